@@ -1,0 +1,32 @@
+"""Serve the page with the bundled weights: ``python app.py``, then http://127.0.0.1:7860.
+
+``PORT`` sets another port and ``GRADIO_SERVER_NAME`` another address; in a Hugging Face Space it is open to all.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main() -> int:
+    host = os.environ.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if os.environ.get("SPACE_ID") else "127.0.0.1")
+    port = os.environ.get("PORT") or "7860"
+    try:
+        if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+            raise ValueError(f"PORT must be a whole number from 1 to 65535, got {port!r}")
+        # Here and not above: loading takes seconds, and a bad port is told at once.
+        from dear import AudioDEAR
+        from dear.ui import serve
+
+        page = serve(AudioDEAR.from_pretrained(), host, int(port))
+    except (ValueError, OSError) as error:
+        print(f"app.py: {error}", file=sys.stderr)
+        return 2
+    print(f"AudioDEAR is served at {page.local_url}", flush=True)
+    page.block_thread()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

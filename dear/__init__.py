@@ -1,0 +1,17 @@
+"""AudioDEAR: a prompt becomes ten seconds of sound, from a masked transformer with a one-step energy-scoring head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["AudioDEAR", "Output", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """The public classes, imported on first use: importing the package alone does not load torch."""
+    if name in ("AudioDEAR", "Output"):
+        from dear import pipeline
+
+        return getattr(pipeline, name)
+    raise AttributeError(f"module 'dear' has no attribute {name!r}")

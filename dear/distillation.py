@@ -1,0 +1,63 @@
+"""Representation distillation: the student's contexts are pulled towards a frozen teacher's (Section 3.3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dear.conditioning import Conditioning
+from dear.model import MaskedModel
+
+REDUCTIONS = ("mean", "sum")
+
+
+def representation_loss(student: Tensor, teacher: Tensor, channels: str = "mean") -> Tensor:
+    """Equation (4) on contexts [B, L, C] -> scalar: mean over items and all L positions.
+
+    channels: "mean" reads the paper's prose (MSE), "sum" its formula (squared norm). Raises ValueError otherwise.
+    """
+    if channels not in REDUCTIONS:
+        raise ValueError(f"channels must be one of {', '.join(REDUCTIONS)}, got {channels!r}")
+    squared = (student.float() - teacher.float()).square()
+    return squared.mean() if channels == "mean" else squared.sum(dim=-1).mean()
+
+
+class Distillation(nn.Module):
+    """Equation (5): the student's own loss plus ``weight`` (lambda) times the representation loss.
+
+    Teacher and student see the same tokens, mask and (already dropped) conditions; the compared tensor is the one
+    that the heads receive. The student may be of any head: the distillation never sees it.
+    """
+
+    def __init__(self, student: MaskedModel, teacher: MaskedModel, weight: float, channels: str = "mean"):
+        super().__init__()
+        if not weight >= 0:
+            raise ValueError(f"weight must be a number from 0 on, got {weight!r}")
+        self.student = student
+        # Kept out of the registered modules: the teacher is neither trained nor saved with the student.
+        object.__setattr__(self, "teacher", teacher.eval().requires_grad_(False))
+        self.weight = weight
+        self.channels = channels
+
+    def forward(
+        self, tokens: Tensor, conditioning: Conditioning, mask: Tensor, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """tokens [B, L, D], mask [B, L] (True: hidden) -> scalars ``loss``, ``head`` and ``representation``."""
+        context = self.student.context(tokens, ~mask, conditioning)
+        head = self.student.head_loss(tokens, context, mask, generator).mean()
+        if self.weight == 0:
+            return {"loss": head, "head": head.detach()}
+        with torch.no_grad():
+            wanted = self.teacher.context(tokens, ~mask, conditioning)
+        representation = representation_loss(context, wanted, self.channels)
+        return {
+            "loss": head + self.weight * representation,
+            "head": head.detach(),
+            "representation": representation.detach(),
+        }
+
+
+def student_from_teacher(teacher: MaskedModel, student: MaskedModel) -> None:
+    """Copy backbone and null condition of the teacher into the student; its head stays as it is (Section 3.3)."""
+    student.backbone.load_state_dict(teacher.backbone.state_dict())
+    student.null.load_state_dict(teacher.null.state_dict())

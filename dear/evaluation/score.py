@@ -1,0 +1,263 @@
+"""Score sounds: ``python -m dear.evaluation.score --sounds DIR`` or ``--model PATH``, ``--reference DIR`` beside it.
+
+JSON goes to stdout, a table to stderr. Accuracy is how often the classifier hears what was asked for. FD is the Fréchet
+distance to held-out recordings in its features, to be read beside its floor: those recordings against the others of
+the same folder. KL is KL(reference || generated), the mean over all pairs of one label. IS is the inception score.
+Each clip is the first and only candidate for its prompt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dear.evaluation.classifier import BUNDLED, SoundClassifier, check_mel, load_classifier
+from dear.evaluation.features import Embedding, SoundsError, embed, embed_sounds, find_sounds, read_sound
+from dear.evaluation.metrics import frechet_distance, inception_score, kl_divergence
+
+if TYPE_CHECKING:
+    from dear.pipeline import AudioDEAR
+
+PROMPTS = BUNDLED.parent / "eval_prompts.json"  # {label: [wordings that training never showed to a model]}
+ROUNDED = 4  # digits behind the point in what is reported
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Real recordings that generated sounds are measured against."""
+
+    embedding: Embedding  # of the held-out recordings
+    floor: float | None  # FD of the held-out recordings against the others; None: there are no others
+    source: str  # where they come from, for people
+
+
+def embed_reference(folder: str | Path, classifier: SoundClassifier, fold: int = 4) -> Reference:
+    """Embed a folder of recordings in the format of clips.csv; those of ``fold`` are the held-out ones.
+
+    The classifier itself was trained on the other folds, so their features are a little too sure of themselves and the
+    floor is, if anything, too high. Sounds of labels that the classifier doesn't know are left out.
+    """
+    known = [sound for sound in find_sounds(folder) if sound.label in classifier.labels]
+    held_out = [sound for sound in known if sound.fold == fold]
+    others = [sound for sound in known if sound.fold != fold]
+    if len(held_out) < 2:
+        folds = sorted({sound.fold for sound in known if sound.fold is not None})
+        raise SoundsError(f"fold must be one of {folds} in {folder}, with at least two known sounds, got {fold!r}")
+    embedding = embed_sounds(held_out, classifier)
+    floor = None
+    if len(others) >= 2:
+        floor = frechet_distance(embedding.features, embed_sounds(others, classifier).features)
+    return Reference(embedding, floor, f"{folder}, fold {fold}")
+
+
+def score_waveforms(
+    waveforms: Iterable[np.ndarray | Tensor],
+    labels: Sequence[str],
+    classifier: SoundClassifier,
+    reference_features: Reference | None = None,
+) -> dict[str, Any]:
+    """Score sounds against the labels that they were made for.
+
+    waveforms [N,S], or any iterable of N arrays [S], at the classifier's sample rate; labels N names. Returns plain
+    numbers, ready for JSON; ``fd``, ``floor_fd`` and ``kl`` are None without a reference.
+    Raises :class:`SoundsError` as :func:`dear.evaluation.features.embed` does.
+    """
+    return score_embedding(embed(waveforms, labels, classifier), classifier, reference_features)
+
+
+def score_embedding(
+    found: Embedding, classifier: SoundClassifier, reference: Reference | None = None
+) -> dict[str, Any]:
+    """What :func:`score_waveforms` returns, from features that are already there."""
+    index = {label: i for i, label in enumerate(classifier.labels)}
+    wanted = np.array([index[label] for label in found.labels])
+    heard = found.probabilities.argmax(axis=1)
+    confusion = np.zeros((len(index), len(index)), dtype=int)
+    np.add.at(confusion, (wanted, heard), 1)
+    asked = [label for label in classifier.labels if confusion[index[label]].any()]
+    measured = dict(classifier.config.measured)
+    result: dict[str, Any] = {
+        "clips": len(found.labels),
+        "candidates": 1,
+        "accuracy": _rounded((wanted == heard).mean()),
+        "per_class": {label: _rounded((heard == index[label])[wanted == index[label]].mean()) for label in asked},
+        "heard_as": {
+            label: {classifier.labels[j]: int(n) for j, n in enumerate(confusion[index[label]]) if n} for label in asked
+        },
+        "fd": None,
+        "floor_fd": None,
+        "kl": None,
+        "is": _rounded(inception_score(found.probabilities)),
+        "embedder": {"name": "SoundClassifier", "digest": classifier.config.digest[:12], "measured": measured},
+        "reference": None,
+    }
+    if reference is not None:
+        real = reference.embedding
+        result["fd"] = _rounded(frechet_distance(found.features, real.features)) if len(found.labels) > 1 else None
+        result["floor_fd"] = None if reference.floor is None else _rounded(reference.floor)
+        result["kl"] = _rounded(_paired_kl(real, found))
+        right = real.probabilities.argmax(axis=1) == [index[label] for label in real.labels]
+        result["reference"] = {
+            "source": reference.source,
+            "clips": len(real.labels),
+            "accuracy": _rounded(right.mean()),
+            "is": _rounded(inception_score(real.probabilities)),
+        }
+    return result
+
+
+def generate_for_scoring(
+    pipeline: AudioDEAR,
+    prompts: Mapping[str, Sequence[str]],
+    clips_per_class: int = 20,
+    batch: int = 10,
+    seed: int = 0,
+    **options: Any,
+) -> tuple[Tensor, list[str]]:
+    """Generate clips to score -> waveforms [N,S] and the label of each, N = labels x ``clips_per_class``.
+
+    Each label goes through its wordings in turn. Clip i has seed ``seed + i`` whatever the batch size, so two models,
+    or two settings of one, are compared on the same noise. ``options`` are those of ``AudioDEAR.generate``.
+    """
+    if not prompts or not all(prompts.values()):
+        raise SoundsError("prompts must hold at least one label with at least one prompt each")
+    for name, value in (("clips_per_class", clips_per_class), ("batch", batch)):
+        if value < 1:
+            raise SoundsError(f"{name} must be at least 1, got {value!r}")
+    items = [(label, texts[i % len(texts)]) for label, texts in prompts.items() for i in range(clips_per_class)]
+    waveforms = []
+    for start in tqdm(range(0, len(items), batch), desc="generating", unit="batch", disable=None):
+        texts = [text for _, text in items[start : start + batch]]
+        waveforms.append(pipeline.generate(texts, seed=seed + start, **options).waveform)
+    return torch.cat(waveforms), [label for label, _ in items]
+
+
+def load_prompts(path: str | Path = PROMPTS) -> dict[str, list[str]]:
+    """Held-back wordings, ``{label: [prompt, ...]}``. Raises :class:`SoundsError` naming the file."""
+    try:
+        prompts = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SoundsError(f"{path} can't be read as prompts: {error}") from None
+    if not isinstance(prompts, dict) or not all(
+        isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts) for texts in prompts.values()
+    ):
+        raise SoundsError(f"{path} must map each label to a list of at least one prompt")
+    return prompts
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The result as text for people."""
+    labels = list(result["per_class"])
+    width = max(map(len, [*labels, "accuracy"]))
+    lines = [f"{'accuracy':<{width}}  {result['accuracy']:6.1%}  of {result['clips']} clips, one candidate each"]
+    for label in labels:
+        wrong = {other: n for other, n in result["heard_as"][label].items() if other != label}
+        heard = ", ".join(f"{n} as {other}" for other, n in sorted(wrong.items(), key=lambda item: -item[1]))
+        lines.append(f"{label:<{width}}  {result['per_class'][label]:6.1%}  {heard}".rstrip())
+    real = result["reference"]
+    if real is not None:
+        floor = "" if result["floor_fd"] is None else f"  (floor {result['floor_fd']:.2f})"
+        fd = "none of one clip" if result["fd"] is None else f"{result['fd']:.2f}"
+        lines.append(f"{'FD':<{width}}  {fd}{floor}")
+        lines.append(f"{'KL':<{width}}  {result['kl']:.3f}")
+    lines.append(f"{'IS':<{width}}  {result['is']:.2f}" + (f"  (real {real['is']:.2f})" if real else ""))
+    if real is not None:
+        lines.append(f"{'real':<{width}}  {real['accuracy']:6.1%}  of {real['clips']} recordings, {real['source']}")
+    embedder = result["embedder"]
+    lines.append(f"{'by':<{width}}  {embedder['name']} {embedder['digest']}")
+    return "\n".join(lines)
+
+
+def _paired_kl(real: Embedding, found: Embedding) -> float:
+    """KL(real || found) over every pair of one label, in which each found clip counts once."""
+    of_label = {label: real.probabilities[np.array(real.labels) == label] for label in set(found.labels)}
+    if missing := sorted(label for label, rows in of_label.items() if not len(rows)):
+        raise SoundsError(f"the reference must hold a recording of every label, got none of {', '.join(missing)}")
+    rows = zip(found.labels, found.probabilities, strict=True)
+    return float(np.mean([kl_divergence(of_label[label], np.tile(q, (len(of_label[label]), 1))) for label, q in rows]))
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), ROUNDED)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m dear.evaluation.score", description=__doc__.partition("\n")[0])
+    sounds = parser.add_argument_group("a folder of sounds")
+    sounds.add_argument("--sounds", type=Path, metavar="DIR", help="subfolders named by label, or a manifest")
+    sounds.add_argument("--manifest", type=Path, metavar="FILE", help="CSV (file,label) or JSON ({file: label})")
+    model = parser.add_argument_group("a checkpoint (the bundled one where --sounds is absent)")
+    model.add_argument("--model", metavar="PATH", help="a folder, or owner/name on the Hub")
+    model.add_argument("--variant", help="student or teacher")
+    model.add_argument("--device", help="where to generate, such as cpu or cuda")
+    model.add_argument("--prompts", type=Path, default=PROMPTS, metavar="FILE", help="JSON, {label: [prompt, ...]}")
+    model.add_argument("--clips-per-class", type=int, default=20, metavar="N")
+    model.add_argument("--batch", type=int, default=10, metavar="N", help="clips generated at a time")
+    model.add_argument("--cfg-scale", type=float)
+    model.add_argument("--iterations", type=int)
+    model.add_argument("--temperature", type=float)
+    model.add_argument("--steps", type=int)
+    model.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--reference", type=Path, metavar="DIR", help="real recordings with a clips.csv")
+    parser.add_argument("--fold", type=int, default=4, help="the held-out fold of the reference")
+    parser.add_argument("--classifier", type=Path, metavar="DIR", help="another classifier than the bundled one")
+    return parser
+
+
+def _generated(args: argparse.Namespace, classifier: SoundClassifier) -> tuple[Tensor, list[str], dict[str, Any]]:
+    """Clips of the checkpoint that the command line names, their labels, and what made them."""
+    from dear.pipeline import AudioDEAR
+
+    given = {name: getattr(args, name) for name in ("variant", "device") if getattr(args, name) is not None}
+    options = {name: getattr(args, name) for name in ("cfg_scale", "iterations", "temperature", "steps")}
+    prompts = load_prompts(args.prompts)
+    pipeline = AudioDEAR.from_pretrained(args.model, **given)
+    check_mel(classifier.config.mel, pipeline.config.mel)
+    waveforms, labels = generate_for_scoring(pipeline, prompts, args.clips_per_class, args.batch, args.seed, **options)
+    used = asdict(pipeline.sampling) | {name: value for name, value in options.items() if value is not None}
+    made_by = {
+        "name": pipeline.config.name,
+        "variant": pipeline.variant,
+        "digest": pipeline.digest,
+        "seed": args.seed,
+        "options": used,
+    }
+    return waveforms, labels, made_by
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit status: 0, or 2 after one sentence about what was wrong."""
+    args = _parser().parse_args(argv)
+    try:
+        if args.sounds is not None and args.model is not None:
+            raise SoundsError("give --sounds or --model, not both")
+        classifier = load_classifier(args.classifier)
+        reference = None if args.reference is None else embed_reference(args.reference, classifier, args.fold)
+        if args.sounds is not None:
+            sounds, rate = find_sounds(args.sounds, args.manifest), classifier.config.mel.sample_rate
+            made_by = {"sounds": str(args.sounds)}
+            waveforms = (read_sound(sound.path, rate) for sound in sounds)
+            labels = [sound.label for sound in sounds]
+        else:
+            waveforms, labels, made_by = _generated(args, classifier)
+        result = score_waveforms(waveforms, labels, classifier, reference) | {"made_by": made_by}
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(table(result), file=sys.stderr)
+    print(json.dumps(result, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

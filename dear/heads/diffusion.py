@@ -1,0 +1,101 @@
+"""The diffusion head of MAR and IMPACT, the teacher's: DDPM on a cosine schedule, noise prediction (Section 3.3)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from dear.config import HeadConfig
+from dear.heads.base import Draw, Head
+from dear.layers import AdaLNMLP, init_weights
+
+# Below this share of signal the inversion x0 = (x - sqrt(1 - a) eps) / sqrt(a) only amplifies the network's error.
+MIN_SIGNAL = 1e-4
+TIME_FEATURES = 256
+
+
+def cosine_signal(timesteps: int) -> Tensor:
+    """Share of signal (cumulative alpha) [timesteps], float64, after Nichol and Dhariwal; index 0 is nearly clean."""
+    t = torch.arange(1, timesteps + 1, dtype=torch.float64, device="cpu") / timesteps
+    f = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+    return (f / math.cos(0.008 / 1.008 * math.pi / 2) ** 2).clamp_min(MIN_SIGNAL)
+
+
+class TimeEmbedding(nn.Module):
+    """Timestep [N] -> [N, width]: sinusoids, then two layers (DiT)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(TIME_FEATURES, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, t: Tensor) -> Tensor:
+        weight = self.mlp[0].weight
+        half = TIME_FEATURES // 2
+        frequencies = 10000 ** (-torch.arange(half, device=t.device, dtype=torch.float32) / half)
+        angles = t[:, None].float() * frequencies
+        return self.mlp(torch.cat((angles.cos(), angles.sin()), dim=-1).to(weight.dtype))
+
+
+class DiffusionHead(Head):
+    """Denoises a token from its context; any number of ancestral (``eta`` 1) or DDIM (``eta`` 0) steps."""
+
+    def __init__(self, config: HeadConfig, token_dim: int, context_dim: int):
+        super().__init__(config, token_dim, context_dim)
+        self.context_in = nn.Linear(context_dim, config.width)
+        self.time_in = TimeEmbedding(config.width)
+        self.net = AdaLNMLP(token_dim, token_dim, config.width, config.depth)
+        init_weights(self)
+        # The schedule follows from the configuration; as plain float64 it also survives a meta-device build.
+        self.signal = cosine_signal(config.timesteps).tolist()
+
+    def forward(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        """Noisy tokens x [N, D] at timesteps t [N], context [N, C] -> predicted noise [N, D]."""
+        return self.net(x, self.context_in(context) + self.time_in(t))
+
+    def loss(self, target: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean squared error of the predicted noise over D and over ``levels`` noise levels per token, as in MAR."""
+        count, levels = target.shape[0], self.config.levels
+        target, context = target.repeat(levels, 1), context.repeat(levels, 1)
+        device = generator.device
+        t = torch.randint(self.config.timesteps, (levels * count,), generator=generator, device=device).to(target.device)
+        noise = torch.randn(target.shape, generator=generator, device=device).to(target)
+        signal = torch.tensor(self.signal, dtype=target.dtype, device=target.device)[t][:, None]
+        noisy = signal.sqrt() * target + (1 - signal).sqrt() * noise
+        error = (self(noisy, t, context) - noise).float().square().mean(dim=-1)
+        return error.view(levels, count).mean(dim=0)
+
+    def sample(
+        self, context: Tensor, null_context: Tensor | None, *, cfg_scale: float, steps: int, temperature: float, draw: Draw
+    ) -> Tensor:
+        """``steps`` denoising steps; guidance mixes the predicted noise at each of them.
+
+        Temperature scales the noise that a step adds; DDIM adds none, so there it scales the start.
+        """
+        self.check_steps(steps)
+        eta = self.config.eta
+        guided = null_context is not None and cfg_scale != 1
+        contexts = torch.cat((context, null_context)) if guided else context
+        times = torch.linspace(self.config.timesteps - 1, 0, steps, dtype=torch.float64).round().long().tolist()
+        signals = [self.signal[time] for time in times] + [1.0]
+        x = draw()
+        if eta == 0:
+            x = temperature * x
+        for step, time in enumerate(times):
+            rows = torch.cat((x, x)) if guided else x
+            noise = self(rows, torch.full((len(rows),), time, device=x.device), contexts)
+            if guided:
+                cond, uncond = noise.chunk(2)
+                noise = cfg_scale * cond + (1 - cfg_scale) * uncond
+            now, then = signals[step], signals[step + 1]
+            clean = (x - math.sqrt(1 - now) * noise) / math.sqrt(now)
+            spread = eta * math.sqrt((1 - then) / (1 - now) * (1 - now / then))
+            x = math.sqrt(then) * clean + math.sqrt(1 - then - spread**2) * noise
+            if spread > 0:
+                x = x + temperature * spread * draw()
+        return x
+
+    def check_steps(self, steps: int) -> None:
+        if not 1 <= steps <= self.config.timesteps:
+            raise ValueError(f"steps must be from 1 to {self.config.timesteps} for the diffusion head, got {steps!r}")

@@ -1,0 +1,63 @@
+"""The energy-scoring head: noise in, token out, one step (Section 3.2, Appendix B)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dear.config import HeadConfig
+from dear.heads.base import Draw, Head
+from dear.layers import AdaLNMLP, init_weights
+
+
+def energy_loss(samples: Tensor, target: Tensor) -> Tensor:
+    """Equation (8), which for m = 2 is equation (3): samples [m, N, D], target [N, D] -> [N].
+
+    ``(2 / m) sum_i |x_i - y| - (1 / (m (m - 1))) sum_{i != j} |x_i - x_j|`` with Euclidean norms over D, taken in
+    float32 or better. Raises ValueError for fewer than two samples or shapes that do not match.
+    """
+    m = samples.shape[0]
+    if m < 2 or samples.shape[1:] != target.shape:
+        raise ValueError(
+            f"samples must be [m >= 2, N, D] for target [N, D], got {list(samples.shape)} and {list(target.shape)}"
+        )
+    precision = torch.promote_types(torch.promote_types(samples.dtype, target.dtype), torch.float32)
+    samples, target = samples.to(precision), target.to(precision)
+    attraction = torch.linalg.vector_norm(samples - target, dim=-1).sum(0)
+    i, j = torch.triu_indices(m, m, offset=1, device=samples.device)
+    # Each unordered pair stands for (i, j) and (j, i).
+    repulsion = 2 * torch.linalg.vector_norm(samples[i] - samples[j], dim=-1).sum(0)
+    return 2 / m * attraction - repulsion / (m * (m - 1))
+
+
+class EnergyHead(Head):
+    """Residual MLP whose input is the noise and whose adaptive LayerNorm carries the context (Appendix E)."""
+
+    def __init__(self, config: HeadConfig, token_dim: int, context_dim: int):
+        super().__init__(config, token_dim, context_dim)
+        self.context_in = nn.Linear(context_dim, config.width)
+        self.net = AdaLNMLP(token_dim, token_dim, config.width, config.depth)
+        # The last layer is not zeroed: samples that coincide have no direction to move apart in.
+        init_weights(self)
+
+    def forward(self, noise: Tensor, context: Tensor) -> Tensor:
+        """noise [..., D], context [N, C] -> tokens [..., D]."""
+        return self.net(noise, self.context_in(context))
+
+    def loss(self, target: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
+        shape = (self.config.samples, *target.shape)
+        noise = torch.randn(shape, generator=generator, device=generator.device).to(target)
+        return energy_loss(self(noise, context), target)
+
+    def sample(
+        self, context: Tensor, null_context: Tensor | None, *, cfg_scale: float, steps: int, temperature: float, draw: Draw
+    ) -> Tensor:
+        """One step; guidance mixes the representations first, ``h = s h_cond + (1 - s) h_uncond`` (equation 9)."""
+        self.check_steps(steps)
+        if null_context is not None and cfg_scale != 1:
+            context = cfg_scale * context + (1 - cfg_scale) * null_context
+        return self(temperature * draw(), context)
+
+    def check_steps(self, steps: int) -> None:
+        if steps != 1:
+            raise ValueError(f"steps must be 1 for the energy head, which samples in one step, got {steps!r}")

@@ -1,0 +1,116 @@
+"""The parts that backbone and heads are made of: rotary positions, local mixing, attention, the adaLN MLP."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def rotary_angles(positions: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """positions [B, P] -> cosine and sine [B, 1, P, dim / 2] of RoFormer's angles."""
+    # Float32 throughout: Apple's GPUs know no float64.
+    frequencies = 10000 ** (-torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32) / dim)
+    angles = positions[:, None, :, None].float() * frequencies
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn the pairs (first half, second half) of x [B, H, P, dim] by ``angles`` [B, 1, P, dim / 2]."""
+    cos, sin = (part.to(x.dtype) for part in angles)
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
+
+
+class Attention(nn.Module):
+    """Multi-head attention in two halves, so that keys and values can be kept."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [B, P, C] -> queries, keys, values, each [B, H, P, C / H]."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
+        return qkv.permute(2, 0, 3, 1, 4).unbind(0)
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
+        """queries [B, H, P, d], keys and values [B, H, K, d], visible [B, 1, P or 1, K] bool -> [B, P, C]."""
+        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=visible)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class LocalMixing(nn.Module):
+    """Depthwise convolution over the token index: each position sees itself and the neighbours that are shown."""
+
+    def __init__(self, width: int, taps: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(taps, width))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor, shown: Tensor) -> Tensor:
+        """x [B, L, C], shown [B, L] bool (False: neighbours see zeros in its place) -> [B, L, C]."""
+        taps = self.weight.shape[0]
+        half, length = taps // 2, x.shape[1]
+        neighbours = F.pad(x * shown[..., None].to(x.dtype), (0, 0, half, half))
+        mixed = torch.addcmul(self.bias, x, self.weight[half])
+        for tap in range(taps):
+            if tap != half:
+                mixed = torch.addcmul(mixed, neighbours[:, tap : tap + length], self.weight[tap])
+        return mixed
+
+
+class FeedForward(nn.Sequential):
+    """The two-layer MLP of a transformer block."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
+
+
+class AdaLNBlock(nn.Module):
+    """Residual MLP block whose LayerNorm is shifted, scaled and gated by a condition (MAR; FiLM)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.modulation = nn.Linear(width, 3 * width)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        shift, scale, gate = self.modulation(condition).chunk(3, dim=-1)
+        return x + gate * self.mlp(self.norm(x) * (1 + scale) + shift)
+
+
+class AdaLNMLP(nn.Module):
+    """Residual MLP on x [..., in_dim] under a condition [..., width] -> [..., out_dim] (Section 4.2, Appendix E)."""
+
+    def __init__(self, in_dim: int, out_dim: int, width: int, depth: int):
+        super().__init__()
+        self.input = nn.Linear(in_dim, width)
+        self.blocks = nn.ModuleList(AdaLNBlock(width) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.modulation = nn.Linear(width, 2 * width)
+        self.output = nn.Linear(width, out_dim)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        condition = F.silu(condition)
+        x = self.input(x)
+        for block in self.blocks:
+            x = block(x, condition)
+        shift, scale = self.modulation(condition).chunk(2, dim=-1)
+        return self.output(self.norm(x) * (1 + scale) + shift)
+
+
+def init_weights(module: nn.Module) -> None:
+    """Xavier-uniform matrices and zero biases (MAR); modulations start small, so that blocks start near identity."""
+    for name, part in module.named_modules():
+        if isinstance(part, nn.Linear):
+            if name.endswith("modulation"):
+                nn.init.normal_(part.weight, std=0.02)
+            else:
+                nn.init.xavier_uniform_(part.weight)
+            nn.init.zeros_(part.bias)
+        elif isinstance(part, LocalMixing):
+            nn.init.normal_(part.weight, std=part.weight.shape[0] ** -0.5)

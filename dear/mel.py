@@ -1,0 +1,57 @@
+"""Waveform to natural-log mel spectrogram, by AudioLDM's protocol (Section 4.1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers.audio_utils import mel_filter_bank
+
+from dear.config import MelConfig
+
+
+class MelSpectrogram(nn.Module):
+    """Log magnitude mel of clips, framed as HiFi-GAN does: reflect padding, frame i centred near sample i * hop."""
+
+    def __init__(self, config: MelConfig):
+        super().__init__()
+        self.config = config
+        filters = mel_filter_bank(
+            num_frequency_bins=config.n_fft // 2 + 1,
+            num_mel_filters=config.n_mels,
+            min_frequency=config.f_min,
+            max_frequency=config.f_max,
+            sampling_rate=config.sample_rate,
+            norm="slaney",
+            mel_scale="slaney",
+        )
+        self.register_buffer("filters", torch.tensor(filters, dtype=torch.float32), persistent=False)  # [bins, M]
+        self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
+
+    @property
+    def padding(self) -> int:
+        """Samples of reflection on each side, so that S = F * hop samples give F frames."""
+        return (self.config.n_fft - self.config.hop_length) // 2
+
+    def magnitudes(self, waveform: Tensor) -> Tensor:
+        """waveform [B, S] -> STFT magnitudes [B, F, n_fft // 2 + 1]."""
+        padded = nn.functional.pad(waveform[:, None], (self.padding, self.padding), mode="reflect")[:, 0]
+        spectrum = torch.stft(
+            padded,
+            self.config.n_fft,
+            self.config.hop_length,
+            window=self.window,
+            center=False,
+            return_complex=True,
+        )
+        return spectrum.abs().transpose(1, 2)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """waveform [B, S] float in [-1, 1] -> log-mel [B, S // hop, M], natural logarithm."""
+        mel = self.magnitudes(waveform.float()) @ self.filters
+        return torch.log(mel.clamp_min(self.config.floor))
+
+    def clip(self, waveform: Tensor) -> Tensor:
+        """waveform [B, S] of any length -> log-mel [B, F, M] of one clip: zero-padded or cropped to F * hop samples."""
+        wanted = self.config.frames * self.config.hop_length
+        waveform = waveform[:, :wanted]
+        return self(nn.functional.pad(waveform, (0, wanted - waveform.shape[1])))

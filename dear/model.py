@@ -1,0 +1,48 @@
+"""Backbone and head over token sequences: contexts, and the masked-modelling loss (Section 3.1). Knows no audio."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dear.backbone import Backbone
+from dear.conditioning import Conditioning, NullCondition
+from dear.config import Config
+from dear.heads import HEADS
+
+
+class MaskedModel(nn.Module):
+    """A variant of a configuration: the transformer, the head, and the null condition."""
+
+    def __init__(self, config: Config, variant: str | None = None):
+        """Raises ValueError for a variant that the configuration does not name, or a head that does not exist."""
+        super().__init__()
+        variant = variant or config.default_variant
+        if variant not in config.variants:
+            raise ValueError(f"variant must be one of {', '.join(config.variants)}, got {variant!r}")
+        kind = config.variants[variant].head.kind
+        if kind not in HEADS:
+            raise ValueError(f"head.kind must be one of {', '.join(HEADS)}, got {kind!r}")
+        self.config = config
+        self.variant = variant
+        self.length = config.length
+        self.token_dim = config.vae.token_dim
+        self.backbone = Backbone(config.backbone, self.length, self.token_dim, config.conditioning.dim)
+        self.head = HEADS[kind](config.variants[variant].head, self.token_dim, config.backbone.width)
+        self.null = NullCondition(config.conditioning.dim)
+
+    def context(self, tokens: Tensor, known: Tensor, conditioning: Conditioning) -> Tensor:
+        """tokens [B, L, D], known [B, L] bool, conditioning of B items -> contexts [B, L, C] of all positions."""
+        prefix = self.backbone.prefix(conditioning.tokens, conditioning.mask)
+        return self.backbone(tokens, known, prefix)
+
+    def head_loss(self, tokens: Tensor, context: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
+        """The head's loss [N] at the N masked positions of tokens [B, L, D] with contexts [B, L, C], mask [B, L]."""
+        return self.head.loss(tokens[mask], context[mask], generator)
+
+    def loss(self, tokens: Tensor, conditioning: Conditioning, mask: Tensor, generator: torch.Generator) -> Tensor:
+        """Masked-modelling loss, one value [N] for each masked position.
+
+        tokens: [B, L, D]; mask: [B, L] bool, True where the token is hidden and to be predicted.
+        """
+        return self.head_loss(tokens, self.context(tokens, ~mask, conditioning), mask, generator)

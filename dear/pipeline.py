@@ -1,0 +1,496 @@
+"""The whole path: prompts -> conditioning -> tokens -> log-mel -> waveform, as :class:`AudioDEAR`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dear.checkpoint import digest as weights_digest
+from dear.checkpoint import load_codec, load_config, load_model, resolve
+from dear.conditioning import Conditioning, MiniLMEncoder, build_text_encoder, check_prompt
+from dear.config import Config, SamplingConfig
+from dear.mel import MelSpectrogram
+from dear.model import MaskedModel
+from dear.sampling import MAX_SAMPLES, MAX_SEED, State, check_number, check_options, check_whole, generate
+
+Progress = Callable[[int, int], object]
+FORMATS = {".wav": "WAV", ".flac": "FLAC"}
+CROSSFADE = 0.02  # seconds, on either side of an inpainted region, inside it
+MAX_PEAK = 2.0  # decoders overshoot 1 a little; beyond this the samples are not in [-1, 1] at all
+
+
+def check_path(path: str | Path) -> Path:
+    """``path`` of a sound to write. Raises ValueError for an unknown suffix, a missing directory or a directory."""
+    if not isinstance(path, str | Path):
+        raise ValueError(f"path must be a file name, got {path!r}")
+    checked = Path(path)
+    if checked.suffix.lower() not in FORMATS:
+        raise ValueError(f"path must end in {' or '.join(FORMATS)}, got {str(path)!r}")
+    if not checked.parent.is_dir():
+        raise ValueError(f"path must lie in an existing directory, got {str(path)!r}: there is no {checked.parent}")
+    if checked.is_dir():
+        raise ValueError(f"path must be a file, got the directory {str(path)!r}")
+    return checked
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """Sounds of one call, all tensors on the CPU. Item i was drawn with ``seeds[i]`` for ``prompts[i]``.
+
+    A partial one, from :meth:`AudioDEAR.stream`, has no waveform yet and holds the mel's floor where no token is known.
+    """
+
+    waveform: Tensor | None  # [B, S] float32 in [-1, 1]
+    sample_rate: int  # Hz
+    mel: Tensor  # [B, F, M] natural-log mel
+    tokens: Tensor  # [B, L, D]; zeros where not known
+    latents: Tensor  # [B, Z, F', M'], the tokens as a picture
+    order: Tensor  # [B, L] iteration, from 0, that drew each token; -1: given, or not drawn yet
+    iteration: int  # iterations done
+    iterations: int  # of how many
+    seed: int  # that of item 0; the others follow it one by one
+    seeds: list[int]
+    prompts: list[str]
+    settings: dict[str, Any]  # what the sound follows from, beside prompts and seeds
+    timings: dict[str, float] = field(default_factory=dict)  # seconds: text, decode, codec, vocoder, total
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Write the sounds as 16-bit WAV or FLAC, by the suffix; several become ``stem-1``, ``stem-2``, ...
+
+        Returns the paths. Each file is written beside its target and then moved, so none is ever half there.
+        Raises ValueError for an unknown suffix, a missing directory, or a partial output.
+        """
+        import soundfile
+
+        path = check_path(path)
+        if self.waveform is None:
+            raise ValueError(
+                f"save needs a finished output, got one after {self.iteration} of {self.iterations} iterations"
+            )
+        count = len(self)
+        names = [path.name] if count == 1 else [f"{path.stem}-{i + 1}{path.suffix}" for i in range(count)]
+        targets = [check_path(path.with_name(name)) for name in names]
+        work = [target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp") for target in targets]
+        try:
+            for name, waveform in zip(work, self.waveform, strict=True):
+                with open(name, "xb") as file:
+                    soundfile.write(
+                        file, waveform.numpy(), self.sample_rate, format=FORMATS[path.suffix.lower()], subtype="PCM_16"
+                    )
+            for name, target in zip(work, targets, strict=True):
+                os.replace(name, target)
+        finally:
+            for name in work:
+                name.unlink(missing_ok=True)
+        return targets
+
+
+class AudioDEAR:
+    """A text-to-audio model ready for use. Its parts are injected and public; a call leaves no trace on them."""
+
+    def __init__(
+        self,
+        config: Config,
+        variant: str,
+        model: MaskedModel,
+        vae: nn.Module,
+        vocoder: nn.Module,
+        text_encoder: MiniLMEncoder,
+        digest: str = "",
+    ):
+        """``digest`` names the weights in the settings of what they generate."""
+        self.config = config
+        self.variant = variant
+        self.sampling: SamplingConfig = config.variants[variant].sampling
+        self.sample_rate = config.mel.sample_rate
+        self.model = model
+        self.vae = vae
+        self.vocoder = vocoder
+        self.text_encoder = text_encoder
+        self.digest = digest
+        # A sound in [-1, 1] has STFT magnitudes up to the sum of the window, so no band can be louder than this.
+        # Strong guidance, or an untrained model, would otherwise reach values whose exponential overflows.
+        self.loudest = math.log(config.mel.n_fft / 2 * float(MelSpectrogram(config.mel).filters.sum(0).max()))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path | None = None,
+        *,
+        variant: str | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> AudioDEAR:
+        """Load a checkpoint.
+
+        source: None for the bundled one; a folder; or "owner/name" on the Hub.
+        variant: "student", "teacher", ...; None for the checkpoint's default.
+        revision, token: of a Hub repository.
+        device: None for CUDA, else MPS, else the CPU. dtype: of the masked model in memory; None for float32.
+        Raises CheckpointError, ConfigError or EncoderError (all ValueError), before anything is built where possible.
+        """
+        device = _check_device(device)
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise ValueError(f"dtype must be a floating torch.dtype such as torch.bfloat16, got {dtype!r}")
+        folder = resolve(source, variants=None if variant is None else (variant,), revision=revision, token=token)
+        config = load_config(folder)
+        variant = config.default_variant if variant is None else variant
+        model = load_model(folder, config, variant, device, dtype or torch.float32)
+        vae, vocoder = load_codec(folder, config, device)
+        text_encoder = build_text_encoder(config.conditioning, device)
+        return cls(config, variant, model, vae, vocoder, text_encoder, weights_digest(folder, variant))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        cfg_scale: float | None = None,
+        iterations: int | None = None,
+        temperature: float | None = None,
+        steps: int | None = None,
+        seed: int | None = None,
+        num_samples: int = 1,
+        progress: Progress | None = None,
+    ) -> Output:
+        """Sounds for one prompt or several, ``num_samples`` of each, in the order of the prompts.
+
+        cfg_scale: 0 to 20. iterations: 1 to L. temperature: 0 to 2. steps: of the head, 1 to 1000. None: the
+            checkpoint's own default.
+        seed: item i uses ``seed + i``, and is what that seed gives alone. None: drawn, and told in ``Output.seed``.
+        num_samples: 1 to 64; prompts times num_samples are at most 64.
+        progress: called as ``progress(iteration, iterations)`` after each iteration.
+        Raises ValueError naming the argument, its value and what is allowed, before any work; FloatingPointError where
+        the model diverges.
+        """
+        request = self._request(
+            prompt,
+            self.sampling,
+            self.model.length,
+            cfg_scale,
+            iterations,
+            temperature,
+            steps,
+            seed,
+            num_samples,
+            progress,
+        )
+        return _last(self._run(request, partial=False))
+
+    def stream(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        cfg_scale: float | None = None,
+        iterations: int | None = None,
+        temperature: float | None = None,
+        steps: int | None = None,
+        seed: int | None = None,
+        num_samples: int = 1,
+        progress: Progress | None = None,
+    ) -> Iterator[Output]:
+        """As :meth:`generate`, one result per iteration; only the last has a waveform. Input is checked at the call."""
+        request = self._request(
+            prompt,
+            self.sampling,
+            self.model.length,
+            cfg_scale,
+            iterations,
+            temperature,
+            steps,
+            seed,
+            num_samples,
+            progress,
+        )
+        return self._run(request, partial=True)
+
+    def inpaint(
+        self,
+        audio: np.ndarray | Tensor,
+        sample_rate: int,
+        start: float,
+        end: float,
+        prompt: str | Sequence[str],
+        *,
+        cfg_scale: float | None = None,
+        iterations: int | None = None,
+        temperature: float | None = None,
+        steps: int | None = None,
+        seed: int | None = None,
+        num_samples: int = 1,
+        progress: Progress | None = None,
+    ) -> Output:
+        """Draw the seconds [start, end) of ``audio`` anew and keep the rest.
+
+        audio: [S] or [C, S], floating in [-1, 1] or int16, at ``sample_rate`` Hz; it is mixed to mono, resampled, and
+            cropped or padded with silence to one clip. Outside the region the result is that clip, sample for sample;
+            inside it the sounds cross-fade over 20 ms at each edge.
+        iterations: at most the tokens that touch the region; the checkpoint's default is lowered to that.
+        The other arguments, and the errors, are those of :meth:`generate`.
+        """
+        mel = self.config.mel
+        samples = _check_audio(audio)
+        sample_rate = check_whole("sample_rate", sample_rate, 1000, 384_000)
+        seconds = mel.samples / mel.sample_rate
+        start, end = check_number("start", start, 0, seconds), check_number("end", end, 0, seconds)
+        first, last = round(start * mel.sample_rate), round(end * mel.sample_rate)
+        if first >= last:
+            raise ValueError(f"end must be at least one sample later than start {start!r}, got {end!r}")
+
+        span = self.config.vae.patch_frames * mel.hop_length  # samples under one token
+        time_index = torch.arange(self.model.length) // self.config.grid[1]
+        keep = ((time_index + 1) * span <= first) | (time_index * span >= last)  # [L]
+        wanted = int((~keep).sum())
+        defaults = dataclasses.replace(self.sampling, iterations=min(self.sampling.iterations, wanted))
+        request = self._request(
+            prompt, defaults, wanted, cfg_scale, iterations, temperature, steps, seed, num_samples, progress
+        )
+        clip = _fit_clip(samples, sample_rate, mel.sample_rate, mel.frames * mel.hop_length)
+        with torch.inference_mode():
+            tokens = self.vae.encode(MelSpectrogram(mel)(clip[None]).to(self.device)).cpu()
+        count = len(request.seeds)
+        request = dataclasses.replace(
+            request,
+            given=tokens.clone().expand(count, -1, -1),
+            given_mask=keep.expand(count, -1),
+            settings=request.settings | {"start": start, "end": end},
+        )
+        out = _last(self._run(request, partial=False))
+        weight = _region(mel.samples, first, last, round(CROSSFADE * mel.sample_rate))
+        original = clip[: mel.samples]
+        mixed = (1 - weight.square()).sqrt() * original + weight * out.waveform
+        return dataclasses.replace(out, waveform=torch.where(weight > 0, mixed, original).clamp(-1, 1))
+
+    def _request(
+        self,
+        prompt: str | Sequence[str],
+        defaults: SamplingConfig,
+        most_iterations: int,
+        cfg_scale: float | None,
+        iterations: int | None,
+        temperature: float | None,
+        steps: int | None,
+        seed: int | None,
+        num_samples: int,
+        progress: Progress | None,
+    ) -> Request:
+        """All inputs, checked."""
+        if isinstance(prompt, list | tuple):
+            prompts = [check_prompt(one) for one in prompt]
+            if not 1 <= len(prompts) <= MAX_SAMPLES:
+                raise ValueError(f"prompt must be 1 to {MAX_SAMPLES} prompts, got {len(prompts)}")
+        else:
+            prompts = [check_prompt(prompt)]
+        num_samples = check_whole("num_samples", num_samples, 1, MAX_SAMPLES)
+        count = len(prompts) * num_samples
+        if count > MAX_SAMPLES:
+            raise ValueError(
+                f"num_samples must be at most {MAX_SAMPLES // len(prompts)} for {len(prompts)} prompts "
+                f"({MAX_SAMPLES} sounds), got {num_samples}"
+            )
+        sampling = check_options(
+            defaults,
+            most_iterations,
+            self.model.head,
+            cfg_scale=cfg_scale,
+            iterations=iterations,
+            temperature=temperature,
+            steps=steps,
+        )
+        # 32 bits: enough for chance, and a number that people and web pages can copy.
+        seed = secrets.randbelow(2**32) if seed is None else check_whole("seed", seed, 0, MAX_SEED)
+        if progress is not None and not callable(progress):
+            raise ValueError(f"progress must be a function of (iteration, iterations) or None, got {progress!r}")
+        settings = {"model": self.config.name, "variant": self.variant, "digest": self.digest}
+        return Request(
+            prompts=prompts,
+            num_samples=num_samples,
+            seeds=[seed + i for i in range(count)],
+            sampling=sampling,
+            settings=settings | dataclasses.asdict(sampling),
+            progress=progress,
+        )
+
+    def _run(self, request: Request, partial: bool) -> Iterator[Output]:
+        """One output per iteration where ``partial``, else the last alone."""
+        clock = _Clock(self.device)
+        with clock.stage("text"):
+            conditioning = self._condition(request)
+        states = generate(
+            self.model,
+            conditioning,
+            request.seeds,
+            request.sampling,
+            given=request.given,
+            given_mask=request.given_mask,
+        )
+        while True:
+            with clock.stage("decode"):
+                state = next(states)
+            if request.progress is not None:
+                request.progress(state.iteration, state.iterations)
+            done = state.iteration == state.iterations
+            if done or partial:
+                yield self._output(state, request, clock, done)
+            if done:
+                return
+
+    def _condition(self, request: Request) -> Conditioning:
+        index = torch.arange(len(request.prompts)).repeat_interleave(request.num_samples)
+        return self.text_encoder.encode(request.prompts).to(self.device).select(index)
+
+    def _output(self, state: State, request: Request, clock: _Clock, done: bool) -> Output:
+        tokens = state.tokens.float()
+        if not tokens.isfinite().all():
+            raise FloatingPointError(
+                f"{self.config.name}/{self.variant} drew values that are not finite: its weights are damaged, or "
+                f"cfg_scale {request.sampling.cfg_scale:g} is too strong for {state.tokens.dtype}"
+            )
+        waveform = None
+        with torch.inference_mode():
+            with clock.stage("codec"):
+                mel = self.vae.decode(tokens).clamp(max=self.loudest)
+                latents = self.vae.latents(tokens)
+                if not done:
+                    mel = torch.where(self._spread(state.known), mel, math.log(self.config.mel.floor))
+            if done:
+                with clock.stage("vocoder"):
+                    waveform = self.vocoder(mel)[:, : self.config.mel.samples].float().clamp(-1, 1)
+        # Clones of what was made in inference mode are ordinary tensors, which the caller may use as any other.
+        return Output(
+            waveform=None if waveform is None else waveform.cpu().clone(),
+            sample_rate=self.sample_rate,
+            mel=mel.cpu().clone(),
+            tokens=tokens.cpu(),
+            latents=latents.cpu().clone(),
+            order=state.order.cpu(),
+            iteration=state.iteration,
+            iterations=state.iterations,
+            seed=request.seeds[0],
+            seeds=list(request.seeds),
+            prompts=[prompt for prompt in request.prompts for _ in range(request.num_samples)],
+            settings=dict(request.settings),
+            timings=clock.timings(),
+        )
+
+    def _spread(self, known: Tensor) -> Tensor:
+        """known [B, L] -> [B, F, M]: which part of the mel lies under known tokens."""
+        vae = self.config.vae
+        grid = known.unflatten(1, self.config.grid)
+        return grid.repeat_interleave(vae.patch_frames, dim=1).repeat_interleave(vae.patch_mels, dim=2)
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What one call asks for, checked: nothing of it is ever stored on the model."""
+
+    prompts: list[str]
+    num_samples: int
+    seeds: list[int]
+    sampling: SamplingConfig
+    settings: dict[str, Any]
+    progress: Progress | None
+    given: Tensor | None = None  # [B, L, D]
+    given_mask: Tensor | None = None  # [B, L] bool
+
+
+class _Clock:
+    """Seconds per stage of one call. Work on CUDA is waited for, as it would otherwise count where it is read."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.begin = time.perf_counter()
+        self.seconds = dict.fromkeys(("text", "decode", "codec", "vocoder"), 0.0)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds[name] += time.perf_counter() - begin
+
+    def timings(self) -> dict[str, float]:
+        return self.seconds | {"total": time.perf_counter() - self.begin}
+
+
+def _last(outputs: Iterator[Output]) -> Output:
+    (out,) = outputs
+    return out
+
+
+def _check_device(device: torch.device | str | None) -> torch.device:
+    if device is None:
+        mps = torch.backends.mps.is_available()
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+    try:
+        checked = torch.device(device)
+        torch.empty(0, device=checked)
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError):
+        raise ValueError(f"device must be one of this machine such as cpu, cuda or mps, got {str(device)!r}") from None
+    return checked
+
+
+def _check_audio(audio: object) -> np.ndarray:
+    """[S] or [C, S], floating or int16 -> [C, S] float64 in about [-1, 1]."""
+    if isinstance(audio, Tensor):
+        audio = audio.detach().cpu()
+        audio = (audio.float() if audio.is_floating_point() else audio).numpy()
+    if not isinstance(audio, np.ndarray) or not (audio.dtype.kind == "f" or audio.dtype == np.int16):
+        kind = f"{audio.dtype} array" if isinstance(audio, np.ndarray) else type(audio).__name__
+        raise ValueError(f"audio must be an array or tensor of floating or int16 samples, got {kind}")
+    samples = audio[None] if audio.ndim == 1 else audio
+    if samples.ndim != 2 or not 1 <= samples.shape[0] <= min(64, samples.shape[1]):
+        raise ValueError(f"audio must have the shape [S] or [C, S] with samples last, got {list(audio.shape)}")
+    samples = samples / 32768 if samples.dtype == np.int16 else samples.astype(np.float64)
+    peak = np.abs(samples).max()
+    if not peak <= MAX_PEAK:
+        raise ValueError(f"audio must hold finite samples in [-1, 1], got a peak of {peak:g}")
+    return samples
+
+
+def _fit_clip(samples: np.ndarray, rate: int, wanted_rate: int, length: int) -> Tensor:
+    """[C, S] at ``rate`` -> mono [length] float32 in [-1, 1] at ``wanted_rate``, cropped or padded with silence."""
+    from scipy.signal import resample_poly
+
+    # One second more than the clip: enough for the filter, and hours of sound are not resampled for ten seconds.
+    mono = samples[:, : int((length / wanted_rate + 1) * rate)].mean(axis=0)
+    if rate != wanted_rate:
+        common = math.gcd(rate, wanted_rate)
+        mono = resample_poly(mono, wanted_rate // common, rate // common)
+    clip = np.zeros(length, dtype=np.float32)
+    clip[: len(mono)] = mono[:length].clip(-1, 1)
+    return torch.from_numpy(clip)
+
+
+def _region(length: int, first: int, last: int, fade: int) -> Tensor:
+    """Weight [length] of new sound: 0 outside [first, last), 1 inside, equal-power ramps where old sound adjoins."""
+    weight = torch.zeros(length)
+    weight[first:last] = 1
+    fade = min(fade, (last - first) // 2)
+    ramp = torch.sin((torch.arange(fade) + 0.5) / max(fade, 1) * (math.pi / 2))
+    if first > 0:
+        weight[first : first + fade] = ramp
+    if last < length:
+        weight[last - fade : last] = ramp.flip(0)
+    return weight

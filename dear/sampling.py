@@ -1,0 +1,172 @@
+"""The one generation loop: iterative parallel decoding with a continuous head (Section 3.1, Appendix F)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dear.conditioning import Conditioning
+from dear.config import SamplingConfig
+from dear.heads import Head
+from dear.masking import cosine_schedule, random_order
+from dear.model import MaskedModel
+
+MAX_SAMPLES = 64
+MAX_SEED = 2**63 - 1 - MAX_SAMPLES
+
+
+@dataclass(frozen=True)
+class State:
+    """A generation after one of its iterations.
+
+    tokens: [B, L, D], zeros where not yet known; known: [B, L] bool; order: [B, L] int64, the iteration (from 0) that
+    drew each token, -1 where it is not drawn yet or was given; iteration: how many are done; iterations: of how many.
+    """
+
+    tokens: Tensor
+    known: Tensor
+    order: Tensor
+    iteration: int
+    iterations: int
+
+
+def check_number(name: str, value: object, low: float, high: float) -> float:
+    """``value`` as a float from ``low`` to ``high``; else ValueError naming both."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ValueError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
+    return float(value)
+
+
+def check_whole(name: str, value: object, low: int, high: int) -> int:
+    """``value`` as a whole number from ``low`` to ``high``; else ValueError naming both."""
+    whole = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value) and value == int(value))
+    if isinstance(value, bool) or not whole or not low <= value <= high:
+        raise ValueError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
+    return int(value)
+
+
+def check_options(
+    defaults: SamplingConfig,
+    length: int,
+    head: Head,
+    *,
+    cfg_scale: float | None = None,
+    iterations: int | None = None,
+    temperature: float | None = None,
+    steps: int | None = None,
+) -> SamplingConfig:
+    """``defaults`` with what the caller names put in, all checked before any work.
+
+    length: L, the most iterations that make sense. Raises ValueError naming the option, its value and what is allowed.
+    """
+    chosen: dict[str, float | int] = {}
+    if cfg_scale is not None:
+        chosen["cfg_scale"] = check_number("cfg_scale", cfg_scale, 0, 20)
+    if iterations is not None:
+        chosen["iterations"] = check_whole("iterations", iterations, 1, length)
+    if temperature is not None:
+        chosen["temperature"] = check_number("temperature", temperature, 0, 2)
+    if steps is not None:
+        chosen["steps"] = check_whole("steps", steps, 1, 1000)
+    sampling = dataclasses.replace(defaults, **chosen)
+    head.check_steps(sampling.steps)
+    return sampling
+
+
+def guidance_scale(sampling: SamplingConfig, known_share: float) -> float:
+    """The guidance scale of an iteration after which ``known_share`` of the tokens are known."""
+    if sampling.guidance == "linear":
+        return 1 + (sampling.cfg_scale - 1) * known_share
+    return sampling.cfg_scale
+
+
+@torch.no_grad()
+def generate(
+    model: MaskedModel,
+    conditioning: Conditioning,
+    seeds: Sequence[int],
+    sampling: SamplingConfig,
+    *,
+    given: Tensor | None = None,
+    given_mask: Tensor | None = None,
+) -> Iterator[State]:
+    """Fill L tokens for each of B items and yield the state after each of ``sampling.iterations`` iterations.
+
+    conditioning: B items, on the model's device.
+    seeds: B seeds; an item's order and noise come from its own CPU generator, so it does not depend on its batch.
+    given, given_mask: tokens [B, L, D] to keep where the mask [B, L] is True, equally many in each item; the loop
+        draws the others.
+    Raises ValueError where ``iterations`` exceeds the number of tokens to draw, or shapes do not match.
+    """
+    parameter = next(model.parameters())
+    device, dtype = parameter.device, parameter.dtype
+    batch, length, dim = len(seeds), model.length, model.token_dim
+    if len(conditioning) != batch:
+        raise ValueError(f"seeds must hold one seed per conditioning item ({len(conditioning)}), got {batch}")
+    if given is None or given_mask is None:
+        given, given_mask = torch.zeros(batch, length, dim), torch.zeros(batch, length, dtype=torch.bool)
+    if given.shape != (batch, length, dim) or given_mask.shape != (batch, length):
+        raise ValueError(
+            f"given and given_mask must be {[batch, length, dim]} and {[batch, length]}, "
+            f"got {list(given.shape)} and {list(given_mask.shape)}"
+        )
+    kept = given_mask.sum(dim=1).tolist()
+    if len(set(kept)) != 1:
+        raise ValueError(f"given_mask must keep equally many tokens in each item, got {kept}")
+    start = kept[0]
+    counts = cosine_schedule(length - start, sampling.iterations)
+
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    order = torch.stack([random_order(length, generator) for generator in generators])
+    # Positions in decoding order [B, L], with the given ones first: a stable sort keeps the random order otherwise.
+    shown_first = (~given_mask.cpu()).gather(1, order).long().argsort(dim=1, stable=True)
+    order = order.gather(1, shown_first).to(device)
+
+    given_mask = given_mask.to(device)
+    tokens = torch.where(given_mask[..., None], given.to(device, dtype), 0)
+    known = given_mask.clone()
+    drawn_at = torch.full((batch, length), -1, dtype=torch.long, device=device)
+    guided = sampling.cfg_scale != 1
+    both = conditioning
+    if guided:
+        dropped = torch.ones(batch, dtype=torch.bool, device=device)
+        null = model.null(conditioning, dropped)
+        both = Conditioning(torch.cat((conditioning.tokens, null.tokens)), torch.cat((conditioning.mask, null.mask)))
+    prefix = model.backbone.prefix(both.tokens.to(dtype), both.mask)
+    sparse = model.config.backbone.masked_attention == "visible"
+
+    for iteration, count in enumerate(counts):
+        end = start + count
+        new = order[:, start:end]
+
+        def draw(shape: tuple[int, int] = (count, dim)) -> Tensor:
+            rows = [torch.randn(shape, generator=generator) for generator in generators]
+            return torch.cat(rows).to(device, dtype)
+
+        repeat = 2 if guided else 1
+        # Under "visible" the tokens drawn later are seen by nobody: leaving them out changes nothing.
+        positions = order[:, :end].repeat(repeat, 1) if sparse else None
+        contexts = model.backbone(tokens.repeat(repeat, 1, 1), known.repeat(repeat, 1), prefix, positions)
+        if sparse:
+            contexts = contexts[:, start:end]
+        else:
+            contexts = contexts.gather(1, new.repeat(repeat, 1)[..., None].expand(-1, -1, contexts.shape[2]))
+        contexts = contexts.reshape(repeat, batch * count, -1)
+        values = model.head.sample(
+            contexts[0],
+            contexts[1] if guided else None,
+            cfg_scale=guidance_scale(sampling, end / length),
+            steps=sampling.steps,
+            temperature=sampling.temperature,
+            draw=draw,
+        )
+        tokens = tokens.scatter(1, new[..., None].expand(-1, -1, dim), values.view(batch, count, dim))
+        known = known.scatter(1, new, True)
+        drawn_at = drawn_at.scatter(1, new, iteration)
+        start = end
+        yield State(tokens, known, drawn_at, iteration + 1, len(counts))

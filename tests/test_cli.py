@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+from factory import tiny_config
+
+import dear
+from dear.__main__ import main
+from dear.model import MaskedModel
+
+ROOT = Path(dear.__file__).parents[1]
+
+
+@pytest.fixture
+def generate(tiny_folder, tmp_path, capsys):
+    """Run ``generate`` in a folder of its own; returns status, stdout, stderr and the files there."""
+    target = tmp_path / "out"
+    target.mkdir()
+
+    def run(*arguments: str, prompt: str = "a dog barking", output: str = "dog.wav", model: Path = tiny_folder):
+        status = main(
+            ["generate", prompt, "-o", str(target / output), "--model", str(model), "--device", "cpu", *arguments]
+        )
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err, sorted(os.listdir(target))
+
+    run.folder = target
+    return run
+
+
+def test_generate_writes_the_same_bytes_for_a_seed(generate):
+    status, told, errors, names = generate("--seed", "0")
+    assert (status, errors, names) == (0, "", ["dog.wav"])
+    assert "dog.wav: seed 0, 0.625 s of sound" in told
+    assert told.count("\n") == 1
+    assert soundfile.info(generate.folder / "dog.wav").frames == 10_000
+    generate("--seed", "0", output="again.wav")
+    generate("--seed", "1", output="other.wav")
+    dog, again, other = ((generate.folder / f"{name}.wav").read_bytes() for name in ("dog", "again", "other"))
+    assert dog == again != other
+
+
+def test_generate_takes_every_option(generate):
+    status, told, errors, names = generate(
+        *[
+            "--variant",
+            "teacher",
+            "--cfg-scale",
+            "3",
+            "--iterations",
+            "2",
+            "--temperature",
+            "0.5",
+            "--steps",
+            "2",
+            "--seed",
+            "5",
+            "--num-samples",
+            "2",
+        ],
+        output="rain.flac",
+        prompt="rain,\nthen waves",
+    )
+    assert (status, errors, names) == (0, "", ["rain-1.flac", "rain-2.flac"])
+    assert "seed 5" in told
+    assert "seed 6" in told
+
+
+def refused(result, *told):
+    status, out, errors, names = result
+    assert status == 2
+    assert out == ""
+    assert names == []
+    assert errors.count("\n") == 1
+    assert "Traceback" not in errors
+    assert len(errors) < 400
+    for part in told:
+        assert part in errors, errors
+
+
+def test_bad_prompts_and_paths_are_refused(generate):
+    refused(generate(prompt=""), "prompt must have 1 to 1000 characters after stripping, got 0")
+    refused(generate(prompt="   "), "prompt must have 1 to 1000 characters after stripping, got 0")
+    refused(generate(prompt="x" * 10_000), "prompt must have 1 to 1000 characters", "10000")
+    refused(generate(output="dog.mp3"), "path must end in .wav or .flac", "dog.mp3")
+    refused(generate(output="none/dog.wav"), "path must lie in an existing directory", "none")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("--iterations abc", "argument --iterations: must be a whole number, got 'abc'"),
+        ("--iterations 1.5", "argument --iterations: must be a whole number, got '1.5'"),
+        ("--cfg-scale much", "argument --cfg-scale: must be a number, got 'much'"),
+        ("--seed " + "x" * 5000, "argument --seed: must be a whole number, got 'xxx"),
+        ("--seed", "argument --seed: expected one argument"),
+        ("--colour red", "unrecognized arguments: --colour red"),
+        ("--device toaster", "device must be one of this machine"),
+        ("--variant painter", "variant must be one of student, teacher, got 'painter'"),
+    ],
+)
+def test_bad_arguments_are_refused(generate, arguments, told):
+    refused(generate(*arguments.split()), told)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("--cfg-scale nan", "cfg_scale must be a number from 0 to 20, got nan"),
+        ("--cfg-scale 1000", "cfg_scale must be a number from 0 to 20, got 1000"),
+        ("--iterations 0", "iterations must be a whole number from 1 to 8, got 0"),
+        ("--iterations 1000000000", "iterations must be a whole number from 1 to 8, got 1000000000"),
+        ("--temperature -1", "temperature must be a number from 0 to 2, got -1.0"),
+        ("--steps 3", "steps must be 1"),
+        ("--seed -1", "seed must be a whole number from 0"),
+        ("--num-samples 65", "num_samples must be a whole number from 1 to 64, got 65"),
+    ],
+)
+def test_values_out_of_range_are_refused(generate, student, arguments, told, monkeypatch):
+    monkeypatch.setattr("dear.pipeline.build_text_encoder", lambda *_: student.text_encoder)  # loaded once is enough
+    refused(generate(*arguments.split()), told)
+
+
+def test_missing_command_and_prompt_are_refused(capsys):
+    for argv in ([], ["sing"], ["generate"], ["generate", "a dog"], ["info", "--preset", "mini", "--model", "x"]):
+        assert main(argv) == 2
+        errors = capsys.readouterr().err
+        assert errors.count("\n") == 1
+        assert "usage" not in errors
+
+
+def test_damaged_checkpoints_are_refused(generate, own_folder, tmp_path):
+    weights = own_folder / "student.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    refused(generate(model=own_folder), f"{weights} is truncated or damaged")
+    weights.unlink()
+    refused(generate(model=own_folder), f"{weights} is missing")
+    weights.write_bytes(whole)
+    config = own_folder / "config.json"
+    config.write_text(json.dumps(tiny_config().to_dict() | {"colour": 1}))
+    refused(generate(model=own_folder), f"{config}: unknown field colour")
+    config.write_text("{")
+    refused(generate(model=own_folder), f"{config}: the configuration is not valid JSON")
+    config.unlink()
+    refused(generate(model=own_folder), f"{config} is missing")
+    refused(generate(model=tmp_path / "none"), "model must be a checkpoint's folder or owner/name on the Hub")
+
+
+def test_interruption_is_quiet(generate, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dear.pipeline.AudioDEAR.from_pretrained", interrupt)
+    assert generate() == (130, "", "", [])
+
+
+def test_info_counts_the_parameters(capsys, tiny_folder):
+    for arguments in (["--model", str(tiny_folder)], ["--model", str(tiny_folder), "--variant", "teacher"]):
+        assert main(["info", *arguments]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["variant"] == arguments[-1].replace(str(tiny_folder), "student")
+        model = MaskedModel(tiny_config(), told["variant"])
+        parameters = told["parameters"]
+        assert set(parameters) == {"backbone", "head", "null", "total"}
+        assert parameters["null"] == 384
+        assert parameters["total"] == sum(p.numel() for p in model.parameters())
+        assert sum(parameters.values()) == 2 * parameters["total"]
+        assert told["config"] == json.loads(tiny_config().to_json())
+
+
+def test_info_of_presets(capsys):
+    totals = {}
+    for name in ("mini", "base", "base-teacher"):
+        assert main(["info", "--preset", name]) == 0
+        totals[name] = json.loads(capsys.readouterr().out)["parameters"]["total"]
+    assert totals["mini"] < 8_000_000
+    assert totals["base"] > 100_000_000
+    for arguments in (["--preset", "huge"], ["--preset", "base", "--variant", "teacher"], ["--model", "./none"]):
+        assert main(["info", *arguments]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.count("\n") == 1
+        assert arguments[-1] in captured.err
+
+
+def test_as_a_process(tiny_folder, tmp_path):
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "dear", *arguments],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    path = tmp_path / "dog.wav"
+    done = run("generate", "a dog 🐕", "-o", str(path), "--seed", "0", "--model", str(tiny_folder), "--device", "cpu")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert path.stat().st_size == 44 + 2 * 10_000
+    bad = run("generate", " ", "-o", str(tmp_path / "none.wav"), "--model", str(tiny_folder))
+    assert bad.returncode == 2
+    assert bad.stdout == ""
+    assert bad.stderr.count("\n") == 1
+    assert "prompt must" in bad.stderr
+    assert os.listdir(tmp_path) == ["dog.wav"]
+
+
+def test_importing_the_package_is_light():
+    code = "import sys, dear, dear.__main__; dear.__main__.parser(); print(dear.__version__, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{dear.__version__} False\n"
+    assert dear.AudioDEAR.__module__ == "dear.pipeline"
+    assert dear.Output.__name__ == "Output"
+    with pytest.raises(AttributeError, match="no attribute 'Painter'"):
+        dear.Painter  # noqa: B018

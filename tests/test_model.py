@@ -1,0 +1,145 @@
+import dataclasses
+
+import pytest
+import torch
+
+from dear.conditioning import Conditioning
+from dear.config import preset
+from dear.distillation import Distillation, representation_loss, student_from_teacher
+from dear.model import MaskedModel
+from factory import tiny_config
+
+
+def build(variant="student", seed=0, **backbone):
+    config = tiny_config()
+    config = dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, **backbone))
+    torch.manual_seed(seed)
+    return MaskedModel(config, variant).double()
+
+
+@pytest.fixture
+def batch():
+    """Tokens [2, 8, 16], known [2, 8] and a conditioning [2, 4, 384] of which the second item has two tokens."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(2, 8, 16, generator=generator, dtype=torch.float64)
+    known = torch.tensor([[1, 0, 0, 1, 1, 0, 1, 0], [0, 0, 1, 0, 0, 0, 0, 1]], dtype=torch.bool)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]], dtype=torch.bool)
+    condition = torch.randn(2, 4, 384, generator=generator, dtype=torch.float64) * mask[..., None]
+    return tokens, known, Conditioning(condition, mask)
+
+
+def test_parameter_counts_of_the_paper():
+    """Section 4.2 and Table 4: 191 M with the energy head, 193 M with the diffusion head."""
+    with torch.device("meta"):
+        for name, wanted in (("base", 191e6), ("base-teacher", 193e6)):
+            model = MaskedModel(preset(name))
+            assert sum(p.numel() for p in model.parameters()) == pytest.approx(wanted, rel=0.01)
+        for variant in ("student", "teacher"):
+            assert sum(p.numel() for p in MaskedModel(preset("mini"), variant).parameters()) <= 8e6
+
+
+@pytest.mark.parametrize("attention", ["visible", "full"])
+def test_hidden_values_never_reach_a_context(batch, attention):
+    model, (tokens, known, conditioning) = build(masked_attention=attention), batch
+    changed = torch.where(known[..., None], tokens, tokens + 5)
+    assert torch.equal(model.context(tokens, known, conditioning), model.context(changed, known, conditioning))
+
+
+def test_visible_hidden_tokens_are_seen_by_themselves_alone(batch):
+    """Revealing one token changes every context; hiding a further one leaves those of hidden tokens to the known ones."""
+    model, (tokens, known, conditioning) = build(masked_attention="visible"), batch
+    position = torch.tensor([[0, 3, 4, 6, 2], [2, 7, 0, 1, 3]])
+    prefix = model.backbone.prefix(conditioning.tokens, conditioning.mask)
+    # Item 0: known 0, 3, 4, 6 and hidden 2; item 1: known 2, 7 and hidden 0, 1, 3.
+    part = model.backbone(tokens, known, prefix, position)
+    whole = model.backbone(tokens, known, prefix)
+    wanted = whole.gather(1, position[..., None].expand(-1, -1, whole.shape[2]))
+    torch.testing.assert_close(part, wanted, rtol=0, atol=1e-12)
+
+
+def test_full_attention_lets_the_number_of_hidden_tokens_show(batch):
+    model, (tokens, known, conditioning) = build(masked_attention="full", conv_width=0), batch
+    more = known.clone()
+    more[0, 1] = True
+    before, after = model.context(tokens, known, conditioning), model.context(tokens, more, conditioning)
+    assert not torch.allclose(before[0], after[0])
+    torch.testing.assert_close(before[1], after[1], rtol=0, atol=1e-12)
+
+
+def test_the_condition_is_listened_to_and_its_padding_is_not(batch):
+    model, (tokens, known, conditioning) = build(), batch
+    wanted = model.context(tokens, known, conditioning)
+    padded = conditioning.tokens + 9.0 * ~conditioning.mask[..., None]
+    again = model.context(tokens, known, Conditioning(padded, conditioning.mask))
+    torch.testing.assert_close(again, wanted, rtol=0, atol=1e-12)
+    other = model.context(tokens, known, Conditioning(-conditioning.tokens, conditioning.mask))
+    assert not torch.allclose(other, wanted)
+
+
+def test_conditioning_attends_to_conditioning_only(batch):
+    model, (tokens, known, conditioning) = build(), batch
+    before = model.backbone.prefix(conditioning.tokens, conditioning.mask).blocks
+    model.context(tokens, known, conditioning)
+    after = model.backbone.prefix(conditioning.tokens, conditioning.mask).blocks
+    for (k1, v1), (k2, v2) in zip(before, after, strict=True):
+        assert torch.equal(k1, k2) and torch.equal(v1, v2)
+
+
+def test_loss_is_one_value_per_hidden_token_and_reaches_every_parameter(batch):
+    for variant in ("student", "teacher"):
+        model, (tokens, known, conditioning) = build(variant), batch
+        conditioning = model.null(conditioning, torch.tensor([False, True]))
+        loss = model.loss(tokens, conditioning, ~known, torch.Generator().manual_seed(0))
+        assert loss.shape == ((~known).sum(),)
+        loss.mean().backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+            assert parameter.grad.abs().sum() > 0, name
+
+
+def test_an_unknown_variant_or_head_is_refused():
+    with pytest.raises(ValueError, match="variant must be one of student, teacher, got 'dean'"):
+        MaskedModel(tiny_config(), "dean")
+
+
+class TestDistillation:
+    def test_loss_is_equation_4(self):
+        student, teacher = torch.randn(2, 3, 8, 5)
+        wanted = (student - teacher).square().sum() / (3 * 8)
+        torch.testing.assert_close(representation_loss(student, teacher, "sum"), wanted)
+        torch.testing.assert_close(representation_loss(student, teacher, "mean"), wanted / 5)
+        with pytest.raises(ValueError, match="channels must be one of mean, sum, got 'max'"):
+            representation_loss(student, teacher, "max")
+
+    def test_total_is_equation_5_over_all_positions(self, batch):
+        tokens, known, conditioning = batch
+        student, teacher = build("student", 0), build("teacher", 1)
+        distillation = Distillation(student, teacher, weight=10.0)
+        values = distillation(tokens, conditioning, ~known, torch.Generator().manual_seed(0))
+        head = student.loss(tokens, conditioning, ~known, torch.Generator().manual_seed(0)).mean()
+        gap = student.context(tokens, known, conditioning) - teacher.context(tokens, known, conditioning)
+        torch.testing.assert_close(values["loss"], head + 10.0 * gap.float().square().mean(), check_dtype=False)
+        assert values["representation"] > 0
+
+    def test_the_teacher_is_frozen_and_no_part_of_the_student(self, batch):
+        tokens, known, conditioning = batch
+        student, teacher = build("student", 0), build("teacher", 1)
+        distillation = Distillation(student, teacher, weight=1.0)
+        loss = distillation(tokens, conditioning, ~known, torch.Generator().manual_seed(0))["loss"]
+        loss.backward()
+        assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
+        assert student.backbone.mask_token.grad.abs().sum() > 0
+        assert {id(p) for p in distillation.parameters()} == {id(p) for p in student.parameters()}
+
+    def test_a_student_that_starts_from_its_teacher_has_no_representation_loss(self, batch):
+        tokens, known, conditioning = batch
+        student, teacher = build("student", 0), build("teacher", 1)
+        student_from_teacher(teacher, student)
+        distillation = Distillation(student, teacher, weight=1000.0)
+        values = distillation(tokens, conditioning, ~known, torch.Generator().manual_seed(0))
+        assert values["representation"] == 0
+        torch.testing.assert_close(values["loss"], values["head"])
+
+    def test_a_negative_weight_is_refused(self):
+        with pytest.raises(ValueError, match="weight must be a number from 0 on, got -1"):
+            Distillation(build(), build("teacher"), weight=-1)

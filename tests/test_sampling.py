@@ -1,0 +1,246 @@
+"""The generation loop against a naive one that recomputes everything, and its promises to callers."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from dear.conditioning import Conditioning
+from dear.config import BackboneConfig, SamplingConfig
+from dear.masking import cosine_schedule
+from dear.model import MaskedModel
+from dear.sampling import check_options, generate, guidance_scale
+from factory import tiny_config
+
+T = 5
+
+
+def build(variant="student", dtype=torch.float64, **backbone):
+    config = tiny_config()
+    config = dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, **backbone))
+    torch.manual_seed(0)
+    model = MaskedModel(config, variant).to(dtype).eval()
+    # Weights at initialisation hardly listen to the condition; larger ones make every mistake visible.
+    for parameter in model.parameters():
+        parameter.data.mul_(1.5)
+    return model
+
+
+def condition(model, batch, seed=0, length=T):
+    generator = torch.Generator().manual_seed(seed)
+    dtype = next(model.parameters()).dtype
+    tokens = torch.randn(batch, length, model.config.conditioning.dim, generator=generator, dtype=torch.float64)
+    mask = torch.arange(length) < torch.tensor([length, length - 2] * batch)[:batch, None]
+    return Conditioning(tokens.to(dtype) * mask[..., None], mask)
+
+
+def run(model, conditioning, seeds, sampling, **options):
+    return list(generate(model, conditioning, seeds, sampling, **options))
+
+
+@torch.no_grad()
+def naive(model, conditioning, seeds, sampling):
+    """All positions, both branches, the prefix anew, in every iteration; one item at a time."""
+    results = []
+    for item, seed in enumerate(seeds):
+        one = conditioning.select([item])
+        null = model.null(one, torch.tensor([True]))
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(model.length, generator=generator)
+        dtype = next(model.parameters()).dtype
+        tokens = torch.zeros(1, model.length, model.token_dim, dtype=dtype)
+        known = torch.zeros(1, model.length, dtype=torch.bool)
+        start = 0
+        for count in cosine_schedule(model.length, sampling.iterations):
+            new = order[start : start + count]
+            start += count
+            contexts = model.context(tokens, known, one)[0, new]
+            nulls = model.context(tokens, known, null)[0, new]
+            tokens[0, new] = model.head.sample(
+                contexts,
+                nulls,
+                cfg_scale=guidance_scale(sampling, start / model.length),
+                steps=sampling.steps,
+                temperature=sampling.temperature,
+                draw=lambda n=count, g=generator: torch.randn(n, model.token_dim, generator=g).to(dtype),
+            )
+            known[0, new] = True
+        results.append(tokens)
+    return torch.cat(results)
+
+
+CASES = [
+    {"masked_attention": "visible", "positions": "rotary", "conv_width": 5},
+    {"masked_attention": "visible", "positions": "learned", "conv_width": 0},
+    {"masked_attention": "full", "positions": "learned", "conv_width": 0},
+    {"masked_attention": "full", "positions": "rotary", "conv_width": 3},
+]
+
+
+@pytest.mark.parametrize("backbone", CASES)
+@pytest.mark.parametrize(("variant", "steps"), [("student", 1), ("teacher", 4)])
+@pytest.mark.parametrize("guidance", ["constant", "linear"])
+def test_the_loop_equals_the_naive_one(backbone, variant, steps, guidance):
+    model = build(variant, **backbone)
+    sampling = SamplingConfig(cfg_scale=2.5, iterations=5, temperature=0.9, steps=steps, guidance=guidance)
+    conditioning = condition(model, 2)
+    got = run(model, conditioning, [7, 8], sampling)[-1].tokens
+    torch.testing.assert_close(got, naive(model, conditioning, [7, 8], sampling), rtol=0, atol=1e-9)
+
+
+def test_float32_stays_near_float64_over_a_few_iterations():
+    sampling = SamplingConfig(cfg_scale=2.0, iterations=3)
+    wide, narrow = build(), build(dtype=torch.float32)
+    got = run(narrow, condition(narrow, 1), [3], sampling)[-1].tokens
+    wanted = run(wide, condition(wide, 1), [3], sampling)[-1].tokens
+    torch.testing.assert_close(got.double(), wanted, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("iterations", [1, 3, 8])
+def test_exactly_as_many_states_as_iterations_each_knowing_more(iterations):
+    model = build()
+    states = run(model, condition(model, 2), [0, 1], SamplingConfig(iterations=iterations))
+    assert [state.iteration for state in states] == list(range(1, iterations + 1))
+    counts = cosine_schedule(model.length, iterations)
+    for k, state in enumerate(states):
+        assert state.known.sum(dim=1).tolist() == [sum(counts[: k + 1])] * 2
+        assert torch.equal(state.known, state.order >= 0)
+        assert (state.order == k).sum(dim=1).tolist() == [counts[k]] * 2
+        assert not state.tokens[~state.known].any()
+    for before, after in zip(states, states[1:], strict=False):
+        assert torch.equal(before.tokens[before.known], after.tokens[before.known])
+    assert states[-1].known.all()
+
+
+def test_an_item_of_a_batch_is_the_one_that_its_seed_gives_alone():
+    model = build()
+    sampling, conditioning = SamplingConfig(cfg_scale=3.0, iterations=4), condition(model, 3)
+    batch = run(model, conditioning, [10, 11, 12], sampling)[-1]
+    alone = run(model, conditioning.select([1]), [11], sampling)[-1]
+    torch.testing.assert_close(alone.tokens[0], batch.tokens[1], rtol=0, atol=1e-9)
+    assert torch.equal(alone.order[0], batch.order[1])
+    assert not torch.equal(batch.order[0], batch.order[1])
+
+
+def test_padding_of_the_conditioning_changes_nothing():
+    model = build()
+    conditioning = condition(model, 2)
+    sampling = SamplingConfig(cfg_scale=3.0, iterations=4)
+    short = run(model, conditioning, [0, 1], sampling)[-1].tokens
+    long = run(model, conditioning.pad(T + 6), [0, 1], sampling)[-1].tokens
+    torch.testing.assert_close(short, long, rtol=0, atol=1e-9)
+
+
+def test_two_generations_at_once_do_not_mix():
+    model = build()
+    conditioning, sampling = condition(model, 1), SamplingConfig(iterations=4)
+    wanted = [run(model, conditioning, [seed], sampling)[-1].tokens for seed in (1, 2)]
+    first, second = (generate(model, conditioning, [seed], sampling) for seed in (1, 2))
+    for a, b in zip(first, second, strict=True):
+        pass
+    assert torch.equal(a.tokens, wanted[0])
+    assert torch.equal(b.tokens, wanted[1])
+
+
+def test_the_global_random_state_is_left_alone():
+    model, before = build(), torch.get_rng_state()
+    run(model, condition(model, 1), [0], SamplingConfig(iterations=2))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_given_tokens_are_kept_and_the_others_drawn():
+    model = build()
+    given = torch.randn(2, model.length, model.token_dim, dtype=torch.float64)
+    keep = torch.ones(2, model.length, dtype=torch.bool)
+    keep[:, 2:5] = False
+    states = run(model, condition(model, 2), [0, 1], SamplingConfig(iterations=3), given=given, given_mask=keep)
+    assert len(states) == 3
+    assert torch.equal(states[-1].tokens[keep], given[keep])
+    assert states[-1].known.all()
+    assert states[-1].order[keep].eq(-1).all()
+    assert sorted(states[-1].order[0, 2:5].tolist()) == [0, 1, 2]
+    with pytest.raises(ValueError, match="iterations must be a whole number from 1 to 3, got 4"):
+        run(model, condition(model, 2), [0, 1], SamplingConfig(iterations=4), given=given, given_mask=keep)
+    keep[0, 0] = False
+    with pytest.raises(ValueError, match="given_mask must keep equally many"):
+        run(model, condition(model, 2), [0, 1], SamplingConfig(iterations=3), given=given, given_mask=keep)
+
+
+def test_what_is_given_is_listened_to():
+    model = build()
+    keep = torch.ones(1, model.length, dtype=torch.bool)
+    keep[:, 3] = False
+    results = [
+        run(
+            model,
+            condition(model, 1),
+            [0],
+            SamplingConfig(iterations=1),
+            given=torch.full((1, model.length, model.token_dim), value, dtype=torch.float64),
+            given_mask=keep,
+        )[-1].tokens[0, 3]
+        for value in (0.0, 1.0)
+    ]
+    assert not torch.allclose(*results)
+
+
+def test_scale_one_equals_no_guidance_and_never_asks_for_the_null_branch():
+    model = build()
+    conditioning = condition(model, 1)
+    plain = run(model, conditioning, [0], SamplingConfig(cfg_scale=1.0, iterations=3))[-1].tokens
+    model.null.vector.data.fill_(math.nan)
+    again = run(model, conditioning, [0], SamplingConfig(cfg_scale=1.0, iterations=3))[-1].tokens
+    assert torch.equal(plain, again)
+
+
+def test_linear_guidance_climbs_to_the_scale():
+    sampling = SamplingConfig(cfg_scale=5.0, guidance="linear")
+    assert guidance_scale(sampling, 0.0) == 1.0
+    assert guidance_scale(sampling, 0.5) == 3.0
+    assert guidance_scale(sampling, 1.0) == 5.0
+    assert guidance_scale(SamplingConfig(cfg_scale=5.0), 0.1) == 5.0
+
+
+BAD = [
+    ("cfg_scale", math.nan),
+    ("cfg_scale", 1000),
+    ("cfg_scale", -0.1),
+    ("cfg_scale", "3"),
+    ("cfg_scale", True),
+    ("iterations", 0),
+    ("iterations", 10**9),
+    ("iterations", 2.5),
+    ("iterations", True),
+    ("temperature", 2.01),
+    ("temperature", math.inf),
+    ("steps", 0),
+    ("steps", 1001),
+    ("steps", 2),  # the energy head draws in one step
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD)
+def test_bad_options_are_refused_by_name_and_value(name, value):
+    model = build()
+    with pytest.raises(ValueError) as refusal:
+        check_options(SamplingConfig(iterations=4), model.length, model.head, **{name: value})
+    assert str(refusal.value).startswith(f"{name} must be")
+    assert repr(value) in str(refusal.value)
+
+
+def test_good_options_replace_the_defaults():
+    model = build()
+    defaults = SamplingConfig(cfg_scale=2.0, iterations=4, temperature=0.7)
+    assert check_options(defaults, model.length, model.head) == defaults
+    changed = check_options(defaults, model.length, model.head, cfg_scale=0, iterations=model.length, temperature=0)
+    assert changed == dataclasses.replace(defaults, cfg_scale=0.0, iterations=model.length, temperature=0.0)
+
+
+def test_only_visible_attention_may_leave_positions_out():
+    model = build(masked_attention="full")
+    prefix = model.backbone.prefix(*dataclasses.astuple(condition(model, 1)))
+    tokens, known = torch.zeros(1, model.length, model.token_dim).double(), torch.zeros(1, model.length).bool()
+    with pytest.raises(ValueError, match="masked_attention"):
+        model.backbone(tokens, known, prefix, torch.tensor([[0, 1]]))
+    assert BackboneConfig().masked_attention == "visible"

@@ -1,0 +1,1 @@
+"""Everything that turns labelled recordings into the bundled weights; ``dear`` never imports it."""

@@ -1,0 +1,75 @@
+"""A recipe: everything that a reproduction needs beyond the recordings, as one YAML file in ``training/configs``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from dear.config import Config, ConfigError, from_dict
+from training.trainer import TrainConfig
+
+
+@dataclass(frozen=True)
+class ScenesConfig:
+    """What the generator is trained on: scenes composed from recordings."""
+
+    count: int = 8000  # training scenes in the cache
+    validation: int = 256  # scenes from the held-out fold, with held-back wordings
+    kinds: tuple[float, float, float] = (0.7, 0.15, 0.15)  # shares of single, "A, then B", "A while B"
+    held_out_fold: int = 4  # the fold that no training stage hears
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class MaskingConfig:
+    """How the generator's training hides tokens and conditions."""
+
+    ratio: tuple[float, float] = (0.7, 1.0)  # uniform range of the share of hidden tokens (the paper's by default)
+    drop: float = 0.1  # probability that an item's condition is dropped, for guidance
+
+    def __post_init__(self) -> None:
+        low, high = self.ratio
+        if not 0 <= low <= high <= 1:
+            raise ConfigError(f"masking.ratio must satisfy 0 <= low <= high <= 1, got {self.ratio!r}")
+        if not 0 <= self.drop < 1:
+            raise ConfigError(f"masking.drop must be in [0, 1), got {self.drop!r}")
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Equation (5) at this recipe's size."""
+
+    weight: float = 1000.0  # lambda
+    channels: str = "mean"  # or sum: how equation (4) reduces over channels
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All stages of ``python -m training.reproduce``; a stage's seconds are those of two cores."""
+
+    model: Config
+    teacher: TrainConfig
+    student: TrainConfig
+    conv: TrainConfig  # refinement of the linear codec
+    vocoder: TrainConfig  # the ISTFT vocoder
+    classifier: TrainConfig  # the evaluation classifier
+    scenes: ScenesConfig = field(default_factory=ScenesConfig)
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Read a recipe. Raises ConfigError that names the file and the field at fault."""
+    path = Path(path)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the recipe {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    try:
+        return from_dict(Recipe, data)
+    except (ConfigError, TypeError) as error:
+        raise ConfigError(f"{path}: {error}") from None

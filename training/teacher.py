@@ -1,0 +1,74 @@
+"""Masked modelling on a cache of tokens: the task of the teacher, and of any head trained without one (Section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dear.conditioning import Conditioning
+from dear.masking import random_mask
+from dear.model import MaskedModel
+from training.cache import Cache
+from training.recipe import MaskingConfig
+
+# Shares of hidden tokens at which a model is validated: an empty scene, half a scene, a nearly finished one.
+VALIDATION_RATIOS = (1.0, 0.8, 0.5, 0.2)
+VALIDATION_BATCH = 64
+
+
+class MaskedModelling:
+    """A :class:`training.trainer.Task`: hide tokens and some conditions, and let the head score what was hidden."""
+
+    def __init__(
+        self, model: MaskedModel, cache: Cache, held_out: Cache, masking: MaskingConfig, batch_size: int, seed: int
+    ):
+        """cache, held_out: what is trained on, and what is measured on; seed: of the order of the cache's items."""
+        self.module = model
+        self.cache = cache
+        self.held_out = held_out
+        self.masking = masking
+        self.batch_size = batch_size
+        self.seed = seed
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a saved state must agree with to be resumed."""
+        config = self.module.config
+        return {
+            "backbone": asdict(config.backbone),
+            "head": asdict(config.variants[self.module.variant].head),
+            "masking": asdict(self.masking),
+            "cache": self.cache.stamp,
+        }
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        return self.cache.batch(self.cache.indices(step, self.batch_size, self.seed))
+
+    def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        tokens, conditioning = batch["tokens"], Conditioning(batch["conditioning"], batch["mask"])
+        drop = torch.rand(len(tokens), generator=generator) < self.masking.drop
+        mask = random_mask(len(tokens), self.module.length, self.masking.ratio, generator)
+        conditioning = self.module.null(conditioning, drop.to(tokens.device))
+        return self.objective(tokens, conditioning, mask.to(tokens.device), generator)
+
+    def objective(
+        self, tokens: Tensor, conditioning: Conditioning, mask: Tensor, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        return {"loss": self.module.loss(tokens, conditioning, mask, generator).mean()}
+
+    def validate(self) -> dict[str, float]:
+        """The head's loss on held-out scenes, with fixed noise, by share of hidden tokens."""
+        device = next(self.module.parameters()).device
+        batch = self.held_out.batch(range(min(len(self.held_out), VALIDATION_BATCH)))
+        batch = {key: value.to(device) for key, value in batch.items()}
+        conditioning = Conditioning(batch["conditioning"], batch["mask"])
+        losses = {}
+        for ratio in VALIDATION_RATIOS:
+            generator = torch.Generator().manual_seed(0)
+            mask = random_mask(len(conditioning), self.module.length, (ratio, ratio), generator).to(device)
+            losses[f"hidden_{ratio:g}"] = self.module.loss(batch["tokens"], conditioning, mask, generator).mean().item()
+        return losses
