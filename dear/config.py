@@ -134,7 +134,9 @@ class BackboneConfig:
         if self.width % self.heads:
             raise ConfigError(f"backbone.heads must divide width {self.width}, got {self.heads!r}")
         if self.positions == "rotary" and (self.width // self.heads) % 2:
-            raise ConfigError(f"backbone.width / heads must be even for rotary positions, got {self.width}/{self.heads}")
+            raise ConfigError(
+                f"backbone.width / heads must be even for rotary positions, got {self.width}/{self.heads}"
+            )
         if self.conv_width and (self.conv_width < 0 or self.conv_width % 2 == 0):
             raise ConfigError(f"backbone.conv_width must be 0 or odd, got {self.conv_width!r}")
 
@@ -314,7 +316,8 @@ def preset(name: str) -> Config:
         return Config(
             variants={
                 "student": VariantConfig(
-                    head=HeadConfig(kind="energy"), sampling=SamplingConfig(cfg_scale=2.0, iterations=32, temperature=0.7)
+                    head=HeadConfig(kind="energy"),
+                    sampling=SamplingConfig(cfg_scale=2.0, iterations=32, temperature=0.7),
                 ),
                 "teacher": VariantConfig(
                     head=HeadConfig(kind="diffusion"), sampling=SamplingConfig(cfg_scale=3.0, iterations=32, steps=100)
@@ -324,9 +327,7 @@ def preset(name: str) -> Config:
     if name == "base":
         return _base("student", HeadConfig(kind="energy", width=1024), SamplingConfig(cfg_scale=4.0))
     if name == "base-teacher":
-        return _base(
-            "teacher", HeadConfig(kind="diffusion", width=1024), SamplingConfig(cfg_scale=5.0, steps=100)
-        )
+        return _base("teacher", HeadConfig(kind="diffusion", width=1024), SamplingConfig(cfg_scale=5.0, steps=100))
     raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
 
 

@@ -122,7 +122,7 @@ def test_pictures_are_streamed_while_tokens_are_drawn(page, monkeypatch):
     run = next(function.fn for function in page.fns.values() if function.name == "run")
     monkeypatch.setattr(tab, "PICTURE_EVERY", 0)
     monkeypatch.setattr(tab, "PICTURE_SHARE", 100)
-    *partial, (sound, facts, pictures, seed) = run("a <b>dog</b> & a cat", 2, 4, 1, 11, False)
+    *partial, (sound, facts, _, seed), (_, _, pictures, _) = run("a <b>dog</b> & a cat", 2, 4, 1, 11, False)
     assert [f"Iteration {i} of 4" in step[1] for i, step in enumerate(partial, 1)] == [True] * 3
     assert all(step[0].value is None and step[2].count("<svg") == 2 for step in partial)
     assert pictures.count("<svg") == 4
@@ -131,7 +131,7 @@ def test_pictures_are_streamed_while_tokens_are_drawn(page, monkeypatch):
     assert seed == 11
     assert Path(sound.value["path"]).name == "a-b-dog-b-a-cat-11.wav"
     monkeypatch.setattr(tab, "PICTURE_EVERY", 60)
-    assert len(list(run("a dog", 2, 4, 1, 11, False))) == 1  # no picture costs a quick generation anything
+    assert len(list(run("a dog", 2, 4, 1, 11, False))) == 2  # no picture costs a quick generation anything
 
 
 def test_files_of_old_results_are_forgotten(model, tmp_path):

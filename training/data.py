@@ -155,7 +155,7 @@ def _fold(row: dict[str, str], table: Path) -> int:
 
 
 def load_waveform(clip: Clip, sample_rate: int) -> np.ndarray:
-    """The recording as mono float32 [S] at ``sample_rate`` Hz. Raises :class:`DataError` naming a file that is broken."""
+    """The recording as mono float32 [S] at ``sample_rate`` Hz. Raises :class:`DataError` naming a broken file."""
     try:
         audio, rate = soundfile.read(clip.path, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError, RuntimeError) as error:

@@ -1,4 +1,6 @@
-"""From a folder of recordings to a checkpoint, every stage in order: ``python -m training.reproduce --clips DIR --out DIR``.
+"""From a folder of recordings to a checkpoint, every stage in order.
+
+    python -m training.reproduce --clips DIR --out DIR
 
 Each stage writes into its own folder of ``--out`` and is skipped once it is done; a stage that was killed goes on
 from its last saved state. ``--stages`` runs some of them, so that independent ones can share a machine.

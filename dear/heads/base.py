@@ -32,7 +32,14 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def sample(
-        self, context: Tensor, null_context: Tensor | None, *, cfg_scale: float, steps: int, temperature: float, draw: Draw
+        self,
+        context: Tensor,
+        null_context: Tensor | None,
+        *,
+        cfg_scale: float,
+        steps: int,
+        temperature: float,
+        draw: Draw,
     ) -> Tensor:
         """Draw one token per row: context [N, C] -> [N, D].
 
@@ -43,6 +50,6 @@ class Head(nn.Module, ABC):
         """
 
     def check_steps(self, steps: int) -> None:
-        """Raises ValueError that says which ``steps`` this head samples with; any from 1 unless a head says otherwise."""
+        """Raises ValueError saying which ``steps`` this head samples with: any from 1, unless a head says otherwise."""
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps!r}")

@@ -59,7 +59,9 @@ class DiffusionHead(Head):
         count, levels = target.shape[0], self.config.levels
         target, context = target.repeat(levels, 1), context.repeat(levels, 1)
         device = generator.device
-        t = torch.randint(self.config.timesteps, (levels * count,), generator=generator, device=device).to(target.device)
+        t = torch.randint(self.config.timesteps, (levels * count,), generator=generator, device=device).to(
+            target.device
+        )
         noise = torch.randn(target.shape, generator=generator, device=device).to(target)
         signal = torch.tensor(self.signal, dtype=target.dtype, device=target.device)[t][:, None]
         noisy = signal.sqrt() * target + (1 - signal).sqrt() * noise
@@ -67,7 +69,14 @@ class DiffusionHead(Head):
         return error.view(levels, count).mean(dim=0)
 
     def sample(
-        self, context: Tensor, null_context: Tensor | None, *, cfg_scale: float, steps: int, temperature: float, draw: Draw
+        self,
+        context: Tensor,
+        null_context: Tensor | None,
+        *,
+        cfg_scale: float,
+        steps: int,
+        temperature: float,
+        draw: Draw,
     ) -> Tensor:
         """``steps`` denoising steps; guidance mixes the predicted noise at each of them.
 

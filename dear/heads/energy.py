@@ -50,7 +50,14 @@ class EnergyHead(Head):
         return energy_loss(self(noise, context), target)
 
     def sample(
-        self, context: Tensor, null_context: Tensor | None, *, cfg_scale: float, steps: int, temperature: float, draw: Draw
+        self,
+        context: Tensor,
+        null_context: Tensor | None,
+        *,
+        cfg_scale: float,
+        steps: int,
+        temperature: float,
+        draw: Draw,
     ) -> Tensor:
         """One step; guidance mixes the representations first, ``h = s h_cond + (1 - s) h_uncond`` (equation 9)."""
         self.check_steps(steps)

@@ -47,7 +47,7 @@ EMPTY = (
 )
 STAGES = {"text": "text", "decode": "tokens", "codec": "codec", "vocoder": "vocoder"}
 PICTURE_EVERY = 0.4  # seconds between pictures of a generation in progress
-PICTURE_SHARE = 0.25  # of the time of a generation in progress, at most, goes into its pictures
+PICTURE_SHARE = 0.12  # of the time of a generation in progress, at most, goes into its pictures
 KEEP = 3600  # seconds for which a result's file is kept for the page and the endpoint to fetch
 # No caller waits for more than this many others; one generation runs at a time, for it uses all cores.
 QUEUE = {"concurrency_id": "generation", "concurrency_limit": 1}
@@ -110,7 +110,9 @@ def generate_tab(model: AudioDEAR, folder: Path) -> None:
             ):
                 now = time.perf_counter()
                 if out.waveform is not None:
-                    yield gr.Audio(store(out, folder)), _facts(model, out), _pictures(model, out), out.seed
+                    # The sound does not wait for its pictures.
+                    yield gr.Audio(store(out, folder)), _facts(model, out), gr.skip(), out.seed
+                    yield gr.skip(), gr.skip(), _pictures(model, out), gr.skip()
                 elif now - drawn_at >= PICTURE_EVERY and drawing <= PICTURE_SHARE * (now - began):
                     view = _pictures(model, out)
                     drawn_at = time.perf_counter()

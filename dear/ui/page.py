@@ -141,10 +141,8 @@ CSS = """
 /* Pictures shrink with the window, their letters do not. */
 @media (max-width: 1180px) { .dear-plot svg text { font-size: 11px !important; } }
 @media (max-width: 640px) {
-  .gradio-container .main.app { padding: 12px 16px !important; }
   .dear-plot svg text { font-size: 15px !important; translate: 0 2px; }
   .dear-plot svg text[style*="middle"] { translate: 0 5px; }
-  footer .divider { display: none !important; }
   .dear-header h1 { font-size: 26px; }
   .dear-header p { font-size: 15px; }
   .dear-facts dl { gap: 8px 22px; }
@@ -152,7 +150,14 @@ CSS = """
 """.replace("LEFT", f"{100 * plots.LEFT:g}").replace("SPAN", f"{100 * (plots.RIGHT - plots.LEFT):g}")
 
 # A line runs over the pictures while their sound plays, and a click on a picture plays from there.
+# The style is for what lies around the blocks, which Gradio's own ``css`` does not reach inside media queries.
 HEAD = """
+<style>
+@media (max-width: 640px) {
+  .gradio-container .main.app { padding: 12px 16px !important; }
+  footer .divider { display: none !important; }
+}
+</style>
 <script>
 (() => {
   const results = (inside) => inside.closest(".dear-results");

@@ -1,0 +1,39 @@
+# make demo   sets up .venv and serves the page with the bundled weights on http://127.0.0.1:7860 (PORT= for another)
+# make test   sets up .venv and runs the tests
+# make lint   formatting, lint and the import contract
+# make clean  removes .venv
+
+PYTHON ?= python3
+PORT ?= 7860
+BIN := .venv/bin
+
+.PHONY: demo test lint format clean
+
+demo: .venv/demo
+	PORT=$(PORT) $(BIN)/python app.py
+
+test: .venv/dev
+	$(BIN)/python -m pytest
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+
+format: .venv/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/demo: requirements.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+.venv/dev: requirements-dev.txt requirements.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
+	touch .venv/demo $@
