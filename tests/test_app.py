@@ -206,6 +206,7 @@ def test_the_page_in_a_browser(browser, page):
     until(lambda: browser.execute_script("return document.querySelector('#sound audio').duration") == 10)
     assert find("#seed input").get_attribute("value") in find("#facts").text
 
+    until(lambda: len(browser.find_elements("css selector", "#pictures svg[role=img]")) == 4)
     titles = [each.text.split("\n")[0] for each in browser.find_elements("css selector", "#pictures figcaption")]
     assert [title.split(" ")[0] for title in titles] == ["Waveform", "Mel", "Latents", "Decoding"]
     for picture in browser.find_elements("css selector", "#pictures svg[role=img]"):

@@ -2,12 +2,12 @@ import dataclasses
 
 import pytest
 import torch
+from factory import tiny_config
 
 from dear.conditioning import Conditioning
 from dear.config import preset
 from dear.distillation import Distillation, representation_loss, student_from_teacher
 from dear.model import MaskedModel
-from factory import tiny_config
 
 
 def build(variant="student", seed=0, **backbone):
@@ -46,7 +46,7 @@ def test_hidden_values_never_reach_a_context(batch, attention):
 
 
 def test_visible_hidden_tokens_are_seen_by_themselves_alone(batch):
-    """Revealing one token changes every context; hiding a further one leaves those of hidden tokens to the known ones."""
+    """So a computation that leaves other hidden tokens out is exact."""
     model, (tokens, known, conditioning) = build(masked_attention="visible"), batch
     position = torch.tensor([[0, 3, 4, 6, 2], [2, 7, 0, 1, 3]])
     prefix = model.backbone.prefix(conditioning.tokens, conditioning.mask)

@@ -71,7 +71,7 @@ class SoundTask:
         return {"network": list(self.module.config.channels), "mels": digest, "seed": self.seed}
 
     def batch(self, step: int) -> dict[str, Tensor]:
-        """Class-balanced examples, half of them mixtures of two: mel [B,CROP,M] and the share [B,K] of each class in it."""
+        """Class-balanced examples, half of them mixtures of two: mel [B,CROP,M] and the share [B,K] of each class."""
         generator = torch.Generator().manual_seed(step_seed(self.seed, step))
         mel, target = self._draw(generator)
         other, other_target = self._draw(generator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,8 @@ class ScenesConfig:
     validation: int = 256  # scenes from the held-out fold, with held-back wordings
     kinds: tuple[float, float, float] = (0.7, 0.15, 0.15)  # shares of single, "A, then B", "A while B"
     held_out_fold: int = 4  # the fold that no training stage hears
+    fit: int = 512  # scenes that the linear codec is fitted to
+    classifier: int = 1200  # scenes that the evaluation classifier is trained on, beside the recordings
     seed: int = 0
 
 
@@ -46,8 +49,22 @@ class DistillConfig:
 
 
 @dataclass(frozen=True)
+class MeasureConfig:
+    """How sampling settings are chosen, and how the result is scored."""
+
+    cfg_scales: tuple[float, ...] = (1.5, 2.0, 3.0)
+    # By variant; every guidance scale is tried with every temperature.
+    temperatures: Mapping[str, tuple[float, ...]] = field(
+        default_factory=lambda: {"student": (0.7, 0.85, 1.0), "teacher": (1.0,)}
+    )
+    tuning_clips: int = 8  # per class and setting, on wordings of the training
+    tuning_seed: int = 10_000  # of the first of them: other noise than that of the scores
+    scored_clips: int = 20  # per class and variant, on held-back wordings
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """All stages of ``python -m training.reproduce``; a stage's seconds are those of two cores."""
+    """All stages of ``python -m training.reproduce``."""
 
     model: Config
     teacher: TrainConfig
@@ -58,6 +75,7 @@ class Recipe:
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
+    measure: MeasureConfig = field(default_factory=MeasureConfig)
 
 
 def load_recipe(path: str | Path) -> Recipe:

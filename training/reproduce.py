@@ -9,29 +9,42 @@ from its last saved state. ``--stages`` runs some of them, so that independent o
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import sys
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
 from torch import nn
 
+from dear.checkpoint import load_config, save_checkpoint
 from dear.conditioning import build_text_encoder
+from dear.evaluation.classifier import SoundClassifier, load_classifier
+from dear.evaluation.score import Reference, embed_reference, generate_for_scoring, score_waveforms
 from dear.mel import MelSpectrogram
 from dear.model import MaskedModel
-from dear.vae import PatchVAE
+from dear.pipeline import AudioDEAR
+from dear.vae import ConvVAE, PatchVAE
+from dear.vocoder import build_vocoder
 from training import cache
 from training.cache import Cache, weights_digest
-from training.codec import fit_patch_vae
-from training.data import Clip, SceneSource, read_clips
+from training.captions import prompts
+from training.card import model_card
+from training.classifier import train_classifier
+from training.codec import RefineCodec, TrainVocoder, fit_patch_vae
+from training.data import CLASSES, Clip, SceneSource, read_clips
 from training.distill import DistilledModelling
+from training.measure import choose_codec, choose_sampling, compare_codecs, recordings, sampling_grid
 from training.recipe import DistillConfig, Recipe, load_recipe
 from training.teacher import MaskedModelling
 from training.trainer import train, write_atomically
 
 RECIPES = Path(__file__).parent / "configs"
-FIT_SCENES = 512  # training scenes whose mels the linear codec is fitted to
+VALIDATION = 20  # held-out recordings that the codec's training is watched on
 
 
 class Reproduction:
@@ -71,13 +84,19 @@ class Reproduction:
         path = self.out / "codec" / "patch.safetensors"
         if not path.exists():
             fitted = fit_patch_vae(
-                self.mels(self.scenes(held_out=False), FIT_SCENES), self.recipe.model.vae, self.recipe.model.mel
+                self.mels(self.scenes(held_out=False), self.recipe.scenes.fit),
+                self.recipe.model.vae,
+                self.recipe.model.mel,
             )
             save_module(fitted, path)
         return load_module(PatchVAE(self.recipe.model.vae, self.recipe.model.mel), path)
 
+    @cached_property
+    def caches(self) -> tuple[Cache, Cache]:
+        """Tokens and conditioning of the training scenes, and of the held-out ones."""
+        return self.cache(held_out=False), self.cache(held_out=True)
+
     def cache(self, held_out: bool) -> Cache:
-        """Tokens and conditioning of the training scenes, or of the held-out ones."""
         settings = self.recipe.scenes
         return cache.build(
             self.out / ("cache-held-out" if held_out else "cache"),
@@ -94,24 +113,26 @@ class Reproduction:
     def teacher(self) -> nn.Module:
         """The diffusion teacher with its averaged weights."""
         model, config = self.model("teacher"), self.recipe.teacher
-        task = MaskedModelling(
-            model, self.cache(False), self.cache(True), self.recipe.masking, config.batch_size, config.seed
-        )
+        task = MaskedModelling(model, *self.caches, self.recipe.masking, config.batch_size, config.seed)
         return train(task, config, self.out / "teacher", "teacher")
 
-    def student(self, weight: float | None = None) -> nn.Module:
-        """The one-step student with its averaged weights; ``weight`` replaces the recipe's lambda."""
-        distill = self.recipe.distill
-        if weight is not None:
-            distill = DistillConfig(weight, distill.channels)
-        name = "student" if weight is None else f"student-lambda-{weight:g}"
+    @cached_property
+    def student(self) -> nn.Module:
+        """The one-step student with its averaged weights."""
+        return self.distilled("student", self.recipe.distill)
+
+    @cached_property
+    def plain(self) -> nn.Module:
+        """A student that starts from the teacher and is then left alone, to compare with."""
+        return self.distilled("student-plain", DistillConfig(weight=0.0))
+
+    def distilled(self, name: str, distill: DistillConfig) -> nn.Module:
         config, teacher = self.recipe.student, self.teacher
         task = DistilledModelling(
             self.model("student"),
             teacher,
             weights_digest(teacher),
-            self.cache(False),
-            self.cache(True),
+            *self.caches,
             self.recipe.masking,
             distill,
             config.batch_size,
@@ -124,6 +145,161 @@ class Reproduction:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.recipe.scenes.seed)
             return MaskedModel(self.recipe.model, variant)
+
+    @cached_property
+    def held_out(self) -> tuple[torch.Tensor, list[str]]:
+        """Mels and labels of the held-out recordings."""
+        fold = self.recipe.scenes.held_out_fold
+        return recordings([clip for clip in self.clips if clip.fold == fold], self.mel)
+
+    @cached_property
+    def conv(self) -> nn.Module:
+        """The linear codec with a trained refinement behind it."""
+        config, settings = self.recipe.conv, dataclasses.replace(self.recipe.model.vae, kind="conv")
+        codec = ConvVAE.from_patch(self.codec, settings, self.recipe.model.mel)
+        task = RefineCodec(
+            codec, self.scenes(held_out=False), self.recipe.model.mel, config.batch_size, self.held_out[0][:VALIDATION]
+        )
+        return train(task, config, self.out / "conv", "conv").cpu()
+
+    @cached_property
+    def istft(self) -> nn.Module:
+        """The one-pass vocoder."""
+        config, settings = self.recipe.vocoder, dataclasses.replace(self.recipe.model.vocoder, kind="istft")
+        vocoder = build_vocoder(settings, self.recipe.model.mel)
+        task = TrainVocoder(
+            vocoder,
+            self.scenes(held_out=False),
+            self.recipe.model.mel,
+            config.batch_size,
+            self.held_out[0][:VALIDATION],
+        )
+        return train(task, config, self.out / "vocoder", "vocoder").cpu()
+
+    @cached_property
+    def classifier(self) -> SoundClassifier:
+        """The evaluation classifier, trained on the same folds as the generator."""
+        folder = self.out / "classifier"
+        if not (folder / "README.md").exists():
+            train_classifier(
+                self.clips,
+                folder,
+                self.out / "classifier-state",
+                self.recipe.classifier,
+                mel=self.recipe.model.mel,
+                held_out_fold=self.recipe.scenes.held_out_fold,
+                scenes=self.recipe.scenes.classifier,
+            )
+        return load_classifier(folder, self.recipe.model.mel)
+
+    @cached_property
+    def reference(self) -> Reference:
+        return embed_reference(self.clips_folder, self.classifier, self.recipe.scenes.held_out_fold)
+
+    @cached_property
+    def codecs(self) -> dict[str, Any]:
+        """Table of what can turn tokens into sound, measured on the held-out recordings."""
+        return self.report(
+            "codecs",
+            lambda: compare_codecs(
+                {"patch": self.codec, "conv": self.conv},
+                {"griffin-lim": self.griffin_lim, "istft": self.istft},
+                *self.held_out,
+                self.classifier,
+                self.reference,
+            ),
+        )
+
+    @cached_property
+    def griffin_lim(self) -> nn.Module:
+        return build_vocoder(self.recipe.model.vocoder, self.recipe.model.mel)
+
+    @cached_property
+    def sound(self) -> tuple[nn.Module, nn.Module]:
+        """The codec and the vocoder that the table chooses."""
+        vae, vocoder = choose_codec(self.codecs, "griffin-lim")
+        return self.conv if vae == "conv" else self.codec, self.istft if vocoder == "istft" else self.griffin_lim
+
+    def sampling(self, variant: str) -> dict[str, float]:
+        """The variant's best guidance scale and temperature, on wordings from training and seeds of their own."""
+        wordings = {label: prompts(label)[0] for label in CLASSES}
+        rows = self.report(
+            f"sampling-{variant}",
+            lambda: sampling_grid(
+                self.pipeline(variant), wordings, self.classifier, self.reference, self.recipe.measure
+            ),
+        )
+        return choose_sampling(rows)
+
+    def pipeline(self, variant: str) -> AudioDEAR:
+        """The variant with its recipe's defaults, from the weights as they were trained."""
+        model = self.teacher if variant == "teacher" else self.student
+        encoder = build_text_encoder(self.recipe.model.conditioning)
+        return AudioDEAR(self.recipe.model, variant, model.cpu().eval(), *self.sound, encoder)
+
+    @cached_property
+    def checkpoint(self) -> Path:
+        """The checkpoint as it ships: chosen codec, chosen sampling, both variants."""
+        vae, vocoder = self.sound
+        kinds = choose_codec(self.codecs, "griffin-lim")
+        model = self.recipe.model
+        variants = {
+            name: dataclasses.replace(variant, sampling=dataclasses.replace(variant.sampling, **self.sampling(name)))
+            for name, variant in model.variants.items()
+        }
+        config = dataclasses.replace(
+            model,
+            vae=dataclasses.replace(model.vae, kind=kinds[0]),
+            vocoder=dataclasses.replace(model.vocoder, kind=kinds[1]),
+            variants=variants,
+        )
+        models = {"teacher": self.teacher.cpu(), "student": self.student.cpu()}
+        return save_checkpoint(self.out / model.name, config, models, vae, vocoder)
+
+    def scores(self) -> dict[str, Any]:
+        """The checkpoint's variants, and the student without distillation, on held-back wordings and the same seeds."""
+
+        def measure() -> dict[str, Any]:
+            held_back = {label: prompts(label)[1] for label in CLASSES}
+            pipelines = {
+                variant: AudioDEAR.from_pretrained(self.checkpoint, variant=variant)
+                for variant in ("student", "teacher")
+            }
+            student = pipelines["student"]
+            plain = AudioDEAR(
+                student.config,
+                "student",
+                self.plain.cpu().eval(),
+                student.vae,
+                student.vocoder,
+                student.text_encoder,
+            )
+            pipelines["student without distillation"] = plain
+            table = {}
+            for name, pipeline in pipelines.items():
+                waveforms, labels = generate_for_scoring(pipeline, held_back, self.recipe.measure.scored_clips)
+                table[name] = score_waveforms(waveforms, labels, self.classifier, self.reference)
+                table[name]["sampling"] = dataclasses.asdict(pipeline.sampling)
+            return table
+
+        return self.report("scores", measure)
+
+    def card(self) -> Path:
+        """The model card, from what was measured."""
+        heard = [clip for clip in self.clips if clip.fold != self.recipe.scenes.held_out_fold]
+        path = self.checkpoint / "README.md"
+        text = model_card(load_config(self.checkpoint), self.recipe, self.codecs, self.scores(), self.classifier, heard)
+        write_atomically(path, lambda file: file.write(text.encode()))
+        return path
+
+    def report(self, name: str, measure: Callable[[], Any]) -> Any:
+        """What ``measure`` returns, kept as JSON so that it is measured once."""
+        path = self.out / "reports" / f"{name}.json"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            data = json.dumps(measure(), indent=2)
+            write_atomically(path, lambda file: file.write(data.encode()))
+        return json.loads(path.read_text(encoding="utf-8"))
 
 
 def save_module(module: nn.Module, path: Path) -> None:
@@ -139,10 +315,18 @@ def load_module(module: nn.Module, path: Path) -> nn.Module:
 
 STAGES = {
     "codec": lambda run: run.codec,
-    "cache": lambda run: (run.cache(False), run.cache(True)),
+    "cache": lambda run: run.caches,
     "teacher": lambda run: run.teacher,
-    "student": lambda run: run.student(),
-    "plain": lambda run: run.student(weight=0.0),
+    "student": lambda run: run.student,
+    "plain": lambda run: run.plain,  # without distillation, to compare with
+    "conv": lambda run: run.conv,
+    "vocoder": lambda run: run.istft,
+    "classifier": lambda run: run.classifier,
+    "codecs": lambda run: run.codecs,
+    "sampling": lambda run: [run.sampling(variant) for variant in run.recipe.model.variants],
+    "checkpoint": lambda run: run.checkpoint,
+    "scores": lambda run: run.scores(),
+    "card": lambda run: run.card(),
 }
 
 

@@ -119,7 +119,7 @@ def generate_tab(model: AudioDEAR, folder: Path) -> None:
                     drawing += drawn_at - now
                     yield gr.Audio(None), _progress(out), view, gr.skip()
         except ValueError as error:
-            raise gr.Error(str(error), title="This can't be generated", print_exception=False) from None
+            raise gr.Error(str(error), print_exception=False) from None
 
     def generate(
         prompt: str,

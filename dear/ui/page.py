@@ -109,6 +109,8 @@ CSS = """
 #sound audio { width: 100%; color-scheme: light; }
 .dark #sound audio { color-scheme: dark; }
 
+/* The message says it already. */
+#facts [data-testid="status-tracker"]:has(.error) { display: none; }
 .dear-headline { font-size: 16px; margin: 0 0 10px; }
 .dear-headline span { color: var(--body-text-color-subdued); }
 .dear-bar { height: 6px; border-radius: 3px; background: var(--dear-track); overflow: hidden; }
@@ -150,9 +152,10 @@ CSS = """
 """.replace("LEFT", f"{100 * plots.LEFT:g}").replace("SPAN", f"{100 * (plots.RIGHT - plots.LEFT):g}")
 
 # A line runs over the pictures while their sound plays, and a click on a picture plays from there.
-# The style is for what lies around the blocks, which Gradio's own ``css`` does not reach inside media queries.
+# The style is for what lies around the blocks, where Gradio prefixes the rules of ``css`` so that they miss.
 HEAD = """
 <style>
+.gradio-container .main.app { max-width: none !important; }
 @media (max-width: 640px) {
   .gradio-container .main.app { padding: 12px 16px !important; }
   footer .divider { display: none !important; }

@@ -1,0 +1,153 @@
+"""From recordings to a checkpoint at toy size, and through kills at any moment."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+from factory import tiny_config
+
+from dear.config import ConfigError, VAEConfig
+from dear.pipeline import AudioDEAR
+from training.data import CLASSES
+from training.recipe import load_recipe
+from training.reproduce import main
+
+ROOT = Path(__file__).parent.parent
+RATE = 16000
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Three recordings of each class, in folds 1, 2 and 4: a tone of its own pitch over noise."""
+    folder = tmp_path_factory.mktemp("clips")
+    (folder / "audio").mkdir()
+    rows = ["file,fold,label,title,source,author,license"]
+    for number, label in enumerate(CLASSES):
+        for fold in (1, 2, 4):
+            rng = np.random.default_rng([number, fold])
+            time_axis = np.arange(RATE) / RATE
+            sound = 0.3 * np.sin(2 * np.pi * 200 * (number + 1) * time_axis) + 0.05 * rng.standard_normal(RATE)
+            soundfile.write(folder / "audio" / f"{fold}-{label}.wav", sound, RATE)
+            rows.append(f"{fold}-{label}.wav,{fold},{label},tone {number},https://example.org/{number},nobody,CC0")
+    (folder / "clips.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    model = dataclasses.replace(tiny_config(), name="toy", vae=VAEConfig(token_dim=16, width=8, depth=1))
+    stage = {"batch_size": 4, "lr": 1e-3, "warmup": 1, "save_every": 2, "log_every": 2}
+    data = {
+        "model": json.loads(model.to_json()),
+        "teacher": stage | {"steps": 6, "validate_every": 3},
+        "student": stage | {"steps": 6, "validate_every": 3},
+        "conv": stage | {"steps": 4},
+        "vocoder": stage | {"steps": 4},
+        "classifier": stage | {"steps": 4},
+        "scenes": {"count": 48, "validation": 4, "fit": 8, "classifier": 10},
+        "measure": {
+            "cfg_scales": [1.0, 2.0],
+            "temperatures": {"student": [1.0], "teacher": [1.0]},
+            "tuning_clips": 1,
+            "scored_clips": 1,
+        },
+    }
+    data["model"]["vocoder"] |= {"width": 8, "depth": 1}
+    path = tmp_path_factory.mktemp("recipe") / "toy.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(clips, recipe, tmp_path_factory):
+    """A reproduction that nothing disturbed."""
+    out = tmp_path_factory.mktemp("finished")
+    assert main(["--clips", str(clips), "--out", str(out), "--recipe", str(recipe), "--workers", "1"]) == 0
+    return out
+
+
+def contents(out):
+    """The bytes of everything that ships."""
+    return {path.name: path.read_bytes() for path in sorted((out / "toy").rglob("*.safetensors"))}
+
+
+def test_all_stages_end_in_a_checkpoint_that_makes_sound(finished):
+    for variant in ("student", "teacher"):
+        model = AudioDEAR.from_pretrained(finished / "toy", variant=variant, device="cpu")
+        out = model.generate("a dog barking", seed=0)
+        assert out.waveform.shape == (1, 10_000)
+        assert out.waveform.abs().max() > 1e-4
+    scores = json.loads((finished / "reports" / "scores.json").read_text())
+    assert set(scores) == {"student", "teacher", "student without distillation"}
+    assert scores["student"]["clips"] == len(CLASSES)
+
+
+def test_the_card_thanks_every_author_that_was_heard_and_tells_the_measured_figures(finished):
+    card = (finished / "toy" / "README.md").read_text()
+    assert card.startswith("---\nlicense: cc-by-4.0\n")
+    for number in range(len(CLASSES)):
+        assert f'"tone {number}" by nobody, CC0, https://example.org/{number}' in card
+    scores = json.loads((finished / "reports" / "scores.json").read_text())
+    for row in scores.values():
+        assert f"| {row['accuracy']:.3f} | {row['fd']:.1f} |" in card
+
+
+def test_students_start_from_the_teacher_and_differ_by_lambda(finished):
+    student = (finished / "student" / "log.jsonl").read_text()
+    plain = (finished / "student-plain" / "log.jsonl").read_text()
+    assert "representation" in student
+    assert "representation" not in plain
+
+
+def test_a_finished_run_does_nothing_again(finished, clips, recipe):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*.pt")}
+    assert len(before) == 6
+    stages = ["--stages", "codec", "teacher", "student", "plain", "conv", "vocoder", "classifier", "codecs", "sampling"]
+    assert main(["--clips", str(clips), "--out", str(finished), "--recipe", str(recipe), *stages]) == 0
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*.pt")} == before
+
+
+def test_killed_in_the_middle_of_every_stage_it_reaches_the_same_weights(finished, clips, recipe, tmp_path):
+    """SIGKILL as soon as a stage has saved its first state (or block), again and again, then to the end."""
+    command = [sys.executable, "-m", "training.reproduce", "--clips", clips, "--out", tmp_path, "--recipe", recipe]
+    command += ["--workers", "1"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    moments = ["cache/blocks/*", "teacher/state.pt", "student/state.pt", "conv/state.pt", "classifier-state/state.pt"]
+    for moment in moments:
+        process = subprocess.Popen([*map(str, command)], env=environment, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not list(tmp_path.glob(moment)):
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert subprocess.run([*map(str, command)], env=environment, stderr=subprocess.DEVNULL, check=False).returncode == 0
+    assert contents(tmp_path) == contents(finished)
+
+
+def test_bad_input_is_one_sentence_and_status_2(clips, recipe, tmp_path, capsys):
+    out = ["--out", str(tmp_path / "out")]
+    assert main(["--clips", str(tmp_path / "none"), *out]) == 2
+    assert "does not exist" in capsys.readouterr().err.splitlines()[-1]
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(recipe.read_text() + "colour: blue\n")
+    assert main(["--clips", str(clips), *out, "--recipe", str(wrong)]) == 2
+    error = capsys.readouterr().err
+    assert f"{wrong}: unknown field colour" in error
+    assert "Traceback" not in error
+
+
+def test_the_bundled_recipe_is_sound_and_within_its_bounds():
+    recipe = load_recipe(ROOT / "training" / "configs" / "mini.yaml")
+    assert recipe.scenes.held_out_fold == 4
+    assert recipe.model.length == 128
+    assert set(recipe.model.variants) == {"student", "teacher"}
+    with pytest.raises(ConfigError, match="cannot read the recipe"):
+        load_recipe(ROOT / "training" / "configs" / "none.yaml")

@@ -1,0 +1,120 @@
+"""The model card of a checkpoint: what it is, what it was trained on, what was measured, whom to thank."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dear.config import Config
+from dear.evaluation.classifier import SoundClassifier
+from dear.model import MaskedModel
+from training.data import Clip
+from training.recipe import Recipe
+
+NAMES = {
+    "student": "student: one step, distilled",
+    "student without distillation": "student: one step, lambda = 0",
+    "teacher": "teacher: diffusion",
+}
+
+
+def model_card(
+    config: Config,
+    recipe: Recipe,
+    codecs: Mapping[str, Any],
+    scores: Mapping[str, Any],
+    classifier: SoundClassifier,
+    heard: Sequence[Clip],
+) -> str:
+    """Markdown with the Hub's front matter; every figure comes from the reports of one reproduction."""
+    fold, real = recipe.scenes.held_out_fold, scores["student"]["reference"]
+    sizes = {
+        variant: sum(p.numel() for p in MaskedModel(config, variant).parameters()) / 1e6 for variant in config.variants
+    }
+    quality = "\n".join(
+        f"| {NAMES[name]} | {row['sampling']['steps']} | {row['accuracy']:.3f} | {row['fd']:.1f} | {row['kl']:.2f} | "
+        f"{row['is']:.2f} |"
+        for name, row in scores.items()
+    )
+    classes = "\n".join(
+        f"| {label} | " + " | ".join(f"{row['per_class'][label]:.2f}" for row in scores.values()) + " |"
+        for label in scores["student"]["per_class"]
+    )
+    sounds = "\n".join(
+        f"| {name} | {row['l1']:.3f} | {row['accuracy']:.3f} | {row['fd']:.1f} | {row['seconds']:.3f} |"
+        for name, row in codecs.items()
+    )
+    student = config.variants["student"].sampling
+    licences = sorted({clip.license for clip in heard})
+    credits = "\n".join(f'- "{clip.title}" by {clip.author}, {clip.license}, {clip.source}' for clip in heard)
+    return f"""---
+license: cc-by-4.0
+library_name: audiodear
+pipeline_tag: text-to-audio
+tags: [text-to-audio, energy-scoring, distillation]
+---
+
+# AudioDEAR mini
+
+Text to ten seconds of sound (16 kHz, mono) for ten classes of environmental sound, alone, one after the other, or two
+at once. It is the small, bundled model of AudioDEAR: a masked transformer fills {config.length} tokens of
+{config.vae.token_dim} values in {student.iterations} iterations; an energy-scoring head draws each token in one step.
+
+| variant | parameters | head | file |
+|---|---|---|---|
+| student (default) | {sizes["student"]:.2f} M | energy scoring, 1 step | `student.safetensors` |
+| teacher | {sizes["teacher"]:.2f} M | diffusion, {config.variants["teacher"].sampling.steps} steps | `teacher.safetensors` |
+
+Codec: `{config.vae.kind}` on log-mel patches; vocoder: `{config.vocoder.kind}`. Text: all-MiniLM-L6-v2 (not part of
+these files). Weights are float16 on disk.
+
+## How it was made
+
+    python -m training.reproduce --clips DIR --out DIR
+
+on the recordings listed below (folds other than {fold}), composed into {recipe.scenes.count:,} scenes of ten seconds
+with captions. The teacher was trained for {recipe.teacher.steps:,} steps of {recipe.teacher.batch_size} scenes; the student
+started from its backbone and was trained for {recipe.student.steps:,} steps with lambda =
+{recipe.distill.weight:g} ({recipe.distill.channels} over channels), hidden shares from {recipe.masking.ratio[0]:g} to
+{recipe.masking.ratio[1]:g}.
+
+## Measured
+
+Fold {fold} was heard by no stage of training. {scores["student"]["clips"]} clips a row, from wordings that training
+never showed; the same seeds for every row, one candidate each; default settings (the student's:
+guidance {student.cfg_scale:g}, temperature {student.temperature:g}, {student.iterations} iterations). Accuracy, Fréchet distance
+(FD), KL and inception score (IS) are those of the classifier in `assets/classifier`
+(digest {classifier.config.digest[:12]}), which names {real["accuracy"]:.1%} of the {real["clips"]} held-out recordings
+correctly. FD of real against real (fold {fold} against the others): {scores["student"]["floor_fd"]:.1f}.
+IS of real: {real["is"]:.2f}.
+
+| variant | steps | accuracy | FD | KL | IS |
+|---|---|---|---|---|---|
+{quality}
+
+Accuracy by class, in the same order of variants:
+
+| class | {" | ".join(scores)} |
+|---|{"---|" * len(scores)}
+{classes}
+
+How held-out recordings survive the way to sound (log-mel L1 in natural logarithms; seconds for one clip):
+
+| way | L1 | accuracy | FD | seconds |
+|---|---|---|---|---|
+{sounds}
+
+`python -m dear.evaluation.score --reference DIR` repeats the student's row.
+
+## What it can't do
+
+It knows ten sounds ({", ".join(classifier.labels)}) and no music, speech or anything else; other prompts
+give the nearest of what it knows. It was trained on {len(heard)} recordings, so its variety is theirs.
+
+## Licences and attribution
+
+These weights: CC-BY 4.0. They were trained on recordings from freesound.org, collected in ESC-10
+(K. J. Piczak, "ESC: Dataset for Environmental Sound Classification", 2015), under {" and ".join(licences)}:
+
+{credits}
+"""
