@@ -72,8 +72,8 @@ class VAEConfig:
     patch_frames: int = 8  # mel frames under one token; for audioldm: 4 latents of 4 frames
     patch_mels: int = 64  # mel bins under one token; for audioldm: 4 latents of 4 bins
     token_dim: int = 128  # D, values per token
-    width: int = 64  # channels of the convolutions; unused by patch
-    depth: int = 4  # residual convolution blocks on each side; unused by patch
+    width: int = 64  # channels of the refinement; unused by patch
+    depth: int = 4  # residual convolution blocks of the refinement; unused by patch
 
     def __post_init__(self) -> None:
         _one_of("vae.kind", self.kind, VAE_KINDS)

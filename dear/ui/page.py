@@ -151,8 +151,8 @@ CSS = """
 }
 """.replace("LEFT", f"{100 * plots.LEFT:g}").replace("SPAN", f"{100 * (plots.RIGHT - plots.LEFT):g}")
 
-# A line runs over the pictures while their sound plays, and a click on a picture plays from there.
 # The style is for what lies around the blocks, where Gradio prefixes the rules of ``css`` so that they miss.
+# The script runs a line over the pictures while their sound plays; a click on a picture plays from there.
 HEAD = """
 <style>
 .gradio-container .main.app { max-width: none !important; }
