@@ -200,11 +200,16 @@ def test_the_page_in_a_browser(browser, page):
     examples = browser.find_elements("css selector", ".dear-examples button")
     assert len(examples) >= 8
     examples[-1].click()
-    until(lambda: find("#prompt textarea").get_attribute("value") == examples[-1].text)
     find("#generate").click()
     until(lambda: "10.0 s of sound in" in find("#facts").text)
     until(lambda: browser.execute_script("return document.querySelector('#sound audio').duration") == 10)
-    assert find("#seed input").get_attribute("value") in find("#facts").text
+    assert find("#prompt textarea").get_attribute("value") == examples[-1].text
+    until(lambda: f"seed\n{find('#seed input').get_attribute('value')}\n" in find("#facts").text)
+
+    # Typing a seed means wanting that seed.
+    assert find("#dice input").is_selected()
+    find("#seed input").send_keys("7")
+    until(lambda: not find("#dice input").is_selected())
 
     until(lambda: len(browser.find_elements("css selector", "#pictures svg[role=img]")) == 4)
     titles = [each.text.split("\n")[0] for each in browser.find_elements("css selector", "#pictures figcaption")]

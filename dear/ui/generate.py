@@ -4,6 +4,7 @@ Annotations are evaluated here: Gradio reads from them what the endpoint takes a
 """
 
 import html
+import json
 import re
 import shutil
 import tempfile
@@ -148,12 +149,11 @@ def generate_tab(model: AudioDEAR, folder: Path) -> None:
         **QUEUE,
     )
     gr.on([button.click, prompt.submit], None, js=SHOW_RESULTS, api_visibility="private")
-    for each in examples:
-        each.click(
-            lambda sample: sample[0], each, prompt, queue=False, show_progress="hidden", api_visibility="private"
-        )
+    # In the browser itself, so that Generate may be pressed in the same breath. A Dataset's value is an index there.
+    for each, texts in zip(examples, EXAMPLES.values(), strict=True):
+        each.click(None, each, prompt, js=f"(index) => {json.dumps(texts)}[index]", api_visibility="private")
     # Typing a seed means wanting that seed.
-    seed.input(lambda: False, None, dice, queue=False, show_progress="hidden", api_visibility="private")
+    seed.input(None, None, dice, js="() => false", api_visibility="private")
     gr.api(generate, api_name="generate", **QUEUE)
 
 

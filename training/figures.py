@@ -1,0 +1,60 @@
+"""The README's picture: a held-out recording of each class beside a generated clip, neither chosen by hand.
+
+python -m training.figures --clips DIR --out assets/spectrograms.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from dear import plots
+from dear.mel import MelSpectrogram
+from dear.pipeline import AudioDEAR
+from training.captions import prompts
+from training.data import CLASSES, DataError, read_clips
+from training.measure import recordings
+
+
+def draw(clips_folder: Path, out: Path, model: str | None, fold: int, seed: int) -> None:
+    """First recording of ``fold`` and first held-back wording of each class, all drawn with ``seed``."""
+    pipeline = AudioDEAR.from_pretrained(model)
+    first = {}
+    for clip in read_clips(clips_folder):
+        if clip.fold == fold:
+            first.setdefault(clip.label, clip)
+    if missing := [label for label in CLASSES if label not in first]:
+        raise DataError(f"fold must hold every class, got {fold!r}, which lacks {', '.join(missing)}")
+    mel = MelSpectrogram(pipeline.config.mel)
+    real, _ = recordings([first[label] for label in CLASSES], mel)
+    made = pipeline.generate([prompts(label)[1][0] for label in CLASSES], seed=seed)
+    # What is shown of the generated clips is what is heard: the mel of the waveform.
+    shown = pipeline.config.mel.samples // pipeline.config.mel.hop_length
+    figure = plots.spectrogram_grid(
+        [one[:shown] for one in real.numpy()],
+        list(mel(made.waveform).numpy()),
+        [label.replace("_", " ") for label in CLASSES],
+        pipeline.config.mel,
+    )
+    figure.savefig(out, dpi=110)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m training.figures", description=__doc__.partition("\n")[0])
+    parser.add_argument("--clips", type=Path, required=True, help="recordings with clips.csv or meta/esc50.csv")
+    parser.add_argument("--out", type=Path, required=True, help="a PNG file")
+    parser.add_argument("--model", help="a checkpoint's folder; the bundled one where absent")
+    parser.add_argument("--fold", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    try:
+        draw(options.clips, options.out, options.model, options.fold, options.seed)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
