@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 
@@ -23,6 +24,7 @@ def main() -> int:
     except (ValueError, OSError) as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # an orderly end, which removes the files of results
     print(f"AudioDEAR is served at {page.local_url}", flush=True)
     page.block_thread()
     return 0

@@ -1,4 +1,4 @@
-"""The parts that backbone and heads are made of: rotary positions, local mixing, attention, the adaLN MLP."""
+"""The parts that networks are made of: rotary positions, attention, local mixing, convolution and adaLN blocks."""
 
 from __future__ import annotations
 
@@ -67,6 +67,22 @@ class FeedForward(nn.Sequential):
 
     def __init__(self, width: int, hidden: int):
         super().__init__(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
+
+
+class ConvNeXtBlock(nn.Module):
+    """Depthwise convolution over time, then an MLP on channels, scaled and added to its input (Vocos)."""
+
+    def __init__(self, width: int, taps: int, expansion: int):
+        super().__init__()
+        self.mix = nn.Conv1d(width, width, taps, padding=taps // 2, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.mlp = FeedForward(width, expansion * width)
+        self.gain = nn.Parameter(torch.full((width,), 0.1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, F, C] -> [B, F, C]."""
+        mixed = self.mix(x.transpose(1, 2)).transpose(1, 2)
+        return x + self.gain * self.mlp(self.norm(mixed))
 
 
 class AdaLNBlock(nn.Module):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dear.config import MelConfig, VAEConfig
-from dear.layers import FeedForward
+from dear.layers import ConvNeXtBlock
 
 
 class PatchVAE(nn.Module):
@@ -76,20 +76,6 @@ class PatchVAE(nn.Module):
         return tokens.transpose(1, 2).unflatten(2, (-1, self.bands))
 
 
-class RefinementBlock(nn.Module):
-    """Depthwise convolution over the patches of a clip, then an MLP on channels, added to its input."""
-
-    def __init__(self, width: int, taps: int = 5):
-        super().__init__()
-        self.mix = nn.Conv1d(width, width, taps, padding=taps // 2, groups=width)
-        self.norm = nn.LayerNorm(width)
-        self.mlp = FeedForward(width, 2 * width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [B, F', C] -> [B, F', C]."""
-        return x + self.mlp(self.norm(self.mix(x.transpose(1, 2)).transpose(1, 2)))
-
-
 class ConvVAE(PatchVAE):
     """The linear codec with a trained decoder, kind "conv": ``decode = linear decode + refinement(tokens)``.
 
@@ -103,7 +89,7 @@ class ConvVAE(PatchVAE):
         super().__init__(vae, mel)
         column = self.bands * vae.token_dim  # all tokens of one stretch of time
         self.input = nn.Linear(column, vae.width)
-        self.blocks = nn.Sequential(*(RefinementBlock(vae.width) for _ in range(vae.depth)))
+        self.blocks = nn.Sequential(*(ConvNeXtBlock(vae.width, taps=5, expansion=2) for _ in range(vae.depth)))
         self.norm = nn.LayerNorm(vae.width)
         self.output = nn.Linear(vae.width, self.bands * self.mean.numel())
         generator = torch.Generator().manual_seed(0)  # initial weights depend on nothing but the configuration

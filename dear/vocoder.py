@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dear.config import MelConfig, VocoderConfig
-from dear.layers import FeedForward
+from dear.layers import ConvNeXtBlock
 from dear.mel import MelSpectrogram
 
 TINY = 1e-9
@@ -116,22 +116,6 @@ class GriffinLim(nn.Module):
         return self.frames.crop(self.frames.signal(spectrum)).clamp(-1, 1)
 
 
-class ConvNeXtBlock(nn.Module):
-    """Depthwise convolution over frames, then an MLP on channels, scaled and added to its input."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.mix = nn.Conv1d(width, width, 7, padding=3, groups=width)
-        self.norm = nn.LayerNorm(width)
-        self.mlp = FeedForward(width, 3 * width)
-        self.gain = nn.Parameter(torch.full((width,), 0.1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [B, F, C] -> [B, F, C]."""
-        mixed = self.mix(x.transpose(1, 2)).transpose(1, 2)
-        return x + self.gain * self.mlp(self.norm(mixed))
-
-
 class ISTFTVocoder(nn.Module):
     """ConvNeXt blocks over frames that shape a fixed noise into sound in the STFT domain, after Vocos.
 
@@ -154,7 +138,7 @@ class ISTFTVocoder(nn.Module):
         self.centre = math.log(mel.floor) / 2
         self.mel_in = nn.Conv1d(mel.n_mels, vocoder.width, 7, padding=3)
         self.noise_in = nn.Linear(2 * self.bins, vocoder.width)
-        self.blocks = nn.ModuleList(ConvNeXtBlock(vocoder.width) for _ in range(vocoder.depth))
+        self.blocks = nn.ModuleList(ConvNeXtBlock(vocoder.width, taps=7, expansion=3) for _ in range(vocoder.depth))
         self.norm = nn.LayerNorm(vocoder.width)
         self.out = nn.Linear(vocoder.width, 3 * self.bins)
         generator = torch.Generator().manual_seed(0)  # initial weights depend on nothing but the configuration

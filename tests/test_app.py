@@ -153,6 +153,11 @@ def test_a_bad_port_is_told_in_one_sentence():
     assert done.stderr == "app.py: PORT must be a whole number from 1 to 65535, got '70000'\n"
 
 
+def test_a_taken_port_is_told(page, model):
+    with pytest.raises(OSError, match=f"port {page.server_port} of 127.0.0.1 can't be served"):
+        serve(model, "127.0.0.1", page.server_port)
+
+
 @pytest.fixture
 def browser(tmp_path):
     if not (CHROMIUM and DRIVER):

@@ -64,7 +64,8 @@ def compare_codecs(
 def choose_codec(table: Mapping[str, Any], usual: str) -> tuple[str, str]:
     """(vae, vocoder) that ship: a trained one only where the table shows no loss against the plain one."""
     plain, trained = table[f"patch + {usual}"], table.get(f"conv + {usual}")
-    better = trained and trained["l1"] < plain["l1"] and trained["accuracy"] >= plain["accuracy"]
+    better = trained and trained["l1"] < plain["l1"]
+    better = better and (trained["accuracy"], -trained["fd"]) > (plain["accuracy"], -plain["fd"])
     fast = table.get("istft")
     usual_row = table[usual]
     lossless = fast and fast["accuracy"] >= usual_row["accuracy"] and fast["l1"] <= usual_row["l1"]

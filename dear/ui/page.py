@@ -205,16 +205,19 @@ def serve(model: AudioDEAR, host: str, port: int) -> gr.Blocks:
     folder = Path(tempfile.mkdtemp(prefix="audiodear-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     page = build(model, folder)
-    page.launch(
-        server_name=host,
-        server_port=port,
-        theme=THEME,
-        css=CSS,
-        head=HEAD,
-        footer_links=["api", "settings"],
-        max_file_size="1mb",
-        ssr_mode=False,
-        quiet=True,
-        prevent_thread_lock=True,
-    )
+    try:
+        page.launch(
+            server_name=host,
+            server_port=port,
+            theme=THEME,
+            css=CSS,
+            head=HEAD,
+            footer_links=["api", "settings"],
+            max_file_size="1mb",
+            ssr_mode=False,
+            quiet=True,
+            prevent_thread_lock=True,
+        )
+    except OSError as error:
+        raise OSError(f"port {port} of {host} can't be served, perhaps another program has it: set PORT") from error
     return page
