@@ -63,9 +63,11 @@ def generate(options: argparse.Namespace) -> None:
     from dear.conditioning import check_prompt
 
     prompt = check_prompt(options.prompt)
-    from dear.pipeline import AudioDEAR, check_path  # slower to import
+    from dear.output import check_path  # slower to import
 
     path = check_path(options.output)
+    from dear.pipeline import AudioDEAR
+
     model = AudioDEAR.from_pretrained(options.model, variant=options.variant, device=options.device)
     out = model.generate(
         prompt,

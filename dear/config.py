@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -60,6 +59,8 @@ class MelConfig:
                 f"mel.f_min and mel.f_max must satisfy 0 <= f_min < f_max <= {self.sample_rate / 2}, "
                 f"got {self.f_min!r} and {self.f_max!r}"
             )
+        if not self.floor > 0:
+            raise ConfigError(f"mel.floor must be above 0, got {self.floor!r}")
         if self.samples > self.frames * self.hop_length:
             raise ConfigError(f"mel.samples must be at most frames * hop_length, got {self.samples!r}")
 
@@ -247,7 +248,7 @@ class Config:
         """Parse ``config.json``. Raises :class:`ConfigError` where it is not JSON or not a configuration."""
         try:
             data = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ConfigError(f"the configuration is not valid JSON: {error}") from None
         return cls.from_dict(data)
 
@@ -285,15 +286,12 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         if len(value) != len(inner):
             raise ConfigError(f"{path} must hold {len(inner)} values, got {value!r}")
         return tuple(_convert(kind, item, path) for kind, item in zip(inner, value, strict=True))
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in typing.get_args(hint):
-            return None
-        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
-        return _convert(hint, value, path)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"{path} must be of type {hint.__name__}, got {value!r}")
+    if hint is float and not math.isfinite(value):
+        raise ConfigError(f"{path} must be a finite number, got {value!r}")
     return value
 
 

@@ -25,8 +25,8 @@ def representation_loss(student: Tensor, teacher: Tensor, channels: str = "mean"
 class Distillation(nn.Module):
     """Equation (5): the student's own loss plus ``weight`` (lambda) times the representation loss.
 
-    Teacher and student see the same tokens, mask and (already dropped) conditions; the compared tensor is the one
-    that the heads receive. The student may be of any head: the distillation never sees it.
+    Teacher and student see the same tokens and mask, and the same items lose their condition, each to the model's own
+    null vector; the compared tensor is the one that the heads receive. The student may be of any head.
     """
 
     def __init__(self, student: MaskedModel, teacher: MaskedModel, weight: float, channels: str = "mean"):
@@ -40,15 +40,15 @@ class Distillation(nn.Module):
         self.channels = channels
 
     def forward(
-        self, tokens: Tensor, conditioning: Conditioning, mask: Tensor, generator: torch.Generator
+        self, tokens: Tensor, conditioning: Conditioning, drop: Tensor, mask: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """tokens [B, L, D], mask [B, L] (True: hidden) -> scalars ``loss``, ``head`` and ``representation``."""
-        context = self.student.context(tokens, ~mask, conditioning)
+        """tokens [B, L, D], drop [B], mask [B, L] (True: hidden) -> scalars ``loss``, ``head``, ``representation``."""
+        context = self.student.context(tokens, ~mask, self.student.null(conditioning, drop))
         head = self.student.head_loss(tokens, context, mask, generator).mean()
         if self.weight == 0:
             return {"loss": head, "head": head.detach()}
         with torch.no_grad():
-            wanted = self.teacher.context(tokens, ~mask, conditioning)
+            wanted = self.teacher.context(tokens, ~mask, self.teacher.null(conditioning, drop))
         representation = representation_loss(context, wanted, self.channels)
         return {
             "loss": head + self.weight * representation,

@@ -43,6 +43,7 @@ class MaskedModel(nn.Module):
     def loss(self, tokens: Tensor, conditioning: Conditioning, mask: Tensor, generator: torch.Generator) -> Tensor:
         """Masked-modelling loss, one value [N] for each masked position.
 
-        tokens: [B, L, D]; mask: [B, L] bool, True where the token is hidden and to be predicted.
+        tokens: [B, L, D]; mask: [B, L] bool, True where the token is hidden and to be predicted. Items whose condition
+        is to be dropped come with ``self.null(conditioning, drop)``.
         """
         return self.head_loss(tokens, self.context(tokens, ~mask, conditioning), mask, generator)

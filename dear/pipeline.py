@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,87 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dear.audio import check_audio, fit_clip, region
 from dear.checkpoint import digest as weights_digest
 from dear.checkpoint import load_codec, load_config, load_model, resolve
 from dear.conditioning import Conditioning, MiniLMEncoder, build_text_encoder, check_prompt
 from dear.config import Config, SamplingConfig
 from dear.mel import MelSpectrogram
 from dear.model import MaskedModel
+from dear.output import Output
 from dear.sampling import MAX_SAMPLES, MAX_SEED, State, check_number, check_options, check_whole, generate
 
 Progress = Callable[[int, int], object]
-FORMATS = {".wav": "WAV", ".flac": "FLAC"}
 CROSSFADE = 0.02  # seconds, on either side of an inpainted region, inside it
-MAX_PEAK = 2.0  # decoders overshoot 1 a little; beyond this the samples are not in [-1, 1] at all
-
-
-def check_path(path: str | Path) -> Path:
-    """``path`` of a sound to write. Raises ValueError for an unknown suffix, a missing directory or a directory."""
-    if not isinstance(path, str | Path):
-        raise ValueError(f"path must be a file name, got {path!r}")
-    checked = Path(path)
-    if checked.suffix.lower() not in FORMATS:
-        raise ValueError(f"path must end in {' or '.join(FORMATS)}, got {str(path)!r}")
-    if not checked.parent.is_dir():
-        raise ValueError(f"path must lie in an existing directory, got {str(path)!r}: there is no {checked.parent}")
-    if checked.is_dir():
-        raise ValueError(f"path must be a file, got the directory {str(path)!r}")
-    return checked
-
-
-@dataclass(frozen=True, eq=False)
-class Output:
-    """Sounds of one call, all tensors on the CPU. Item i was drawn with ``seeds[i]`` for ``prompts[i]``.
-
-    A partial one, from :meth:`AudioDEAR.stream`, has no waveform yet and holds the mel's floor where no token is known.
-    """
-
-    waveform: Tensor | None  # [B, S] float32 in [-1, 1]
-    sample_rate: int  # Hz
-    mel: Tensor  # [B, F, M] natural-log mel
-    tokens: Tensor  # [B, L, D]; zeros where not known
-    latents: Tensor  # [B, Z, F', M'], the tokens as a picture
-    order: Tensor  # [B, L] iteration, from 0, that drew each token; -1: given, or not drawn yet
-    iteration: int  # iterations done
-    iterations: int  # of how many
-    seed: int  # that of item 0; the others follow it one by one
-    seeds: list[int]
-    prompts: list[str]
-    settings: dict[str, Any]  # what the sound follows from, beside prompts and seeds
-    timings: dict[str, float] = field(default_factory=dict)  # seconds: text, decode, codec, vocoder, total
-
-    def __len__(self) -> int:
-        return self.tokens.shape[0]
-
-    def save(self, path: str | Path) -> list[Path]:
-        """Write the sounds as 16-bit WAV or FLAC, by the suffix; several become ``stem-1``, ``stem-2``, ...
-
-        Returns the paths. Each file is written beside its target and then moved, so none is ever half there.
-        Raises ValueError for an unknown suffix, a missing directory, or a partial output.
-        """
-        import soundfile
-
-        path = check_path(path)
-        if self.waveform is None:
-            raise ValueError(
-                f"save needs a finished output, got one after {self.iteration} of {self.iterations} iterations"
-            )
-        count = len(self)
-        names = [path.name] if count == 1 else [f"{path.stem}-{i + 1}{path.suffix}" for i in range(count)]
-        targets = [check_path(path.with_name(name)) for name in names]
-        work = [target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp") for target in targets]
-        try:
-            for name, waveform in zip(work, self.waveform, strict=True):
-                with open(name, "xb") as file:
-                    soundfile.write(
-                        file, waveform.numpy(), self.sample_rate, format=FORMATS[path.suffix.lower()], subtype="PCM_16"
-                    )
-            for name, target in zip(work, targets, strict=True):
-                os.replace(name, target)
-        finally:
-            for name in work:
-                name.unlink(missing_ok=True)
-        return targets
 
 
 class AudioDEAR:
@@ -249,7 +179,7 @@ class AudioDEAR:
         The other arguments, and the errors, are those of :meth:`generate`.
         """
         mel = self.config.mel
-        samples = _check_audio(audio)
+        samples = check_audio(audio)
         sample_rate = check_whole("sample_rate", sample_rate, 1000, 384_000)
         seconds = mel.samples / mel.sample_rate
         start, end = check_number("start", start, 0, seconds), check_number("end", end, 0, seconds)
@@ -265,7 +195,7 @@ class AudioDEAR:
         request = self._request(
             prompt, defaults, wanted, cfg_scale, iterations, temperature, steps, seed, num_samples, progress
         )
-        clip = _fit_clip(samples, sample_rate, mel.sample_rate, mel.frames * mel.hop_length)
+        clip = fit_clip(samples, sample_rate, mel.sample_rate, mel.frames * mel.hop_length)
         with torch.inference_mode():
             tokens = self.vae.encode(MelSpectrogram(mel)(clip[None]).to(self.device)).cpu()
         count = len(request.seeds)
@@ -276,7 +206,7 @@ class AudioDEAR:
             settings=request.settings | {"start": start, "end": end},
         )
         out = _last(self._run(request, partial=False))
-        weight = _region(mel.samples, first, last, round(CROSSFADE * mel.sample_rate))
+        weight = region(mel.samples, first, last, round(CROSSFADE * mel.sample_rate))
         original = clip[: mel.samples]
         mixed = (1 - weight.square()).sqrt() * original + weight * out.waveform
         return dataclasses.replace(out, waveform=torch.where(weight > 0, mixed, original).clamp(-1, 1))
@@ -415,7 +345,7 @@ class Request:
 
 
 class _Clock:
-    """Seconds per stage of one call. Work on CUDA is waited for, as it would otherwise count where it is read."""
+    """Seconds per stage of one call. Work on a GPU is waited for, as it would otherwise count where it is read."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -428,6 +358,8 @@ class _Clock:
         yield
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
         self.seconds[name] += time.perf_counter() - begin
 
     def timings(self) -> dict[str, float]:
@@ -445,52 +377,7 @@ def _check_device(device: torch.device | str | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
     try:
         checked = torch.device(device)
-        torch.empty(0, device=checked)
+        torch.zeros(1, device=checked).cpu()  # the meta device has no values to give back
     except (RuntimeError, TypeError, AssertionError, NotImplementedError):
         raise ValueError(f"device must be one of this machine such as cpu, cuda or mps, got {str(device)!r}") from None
     return checked
-
-
-def _check_audio(audio: object) -> np.ndarray:
-    """[S] or [C, S], floating or int16 -> [C, S] float64 in about [-1, 1]."""
-    if isinstance(audio, Tensor):
-        audio = audio.detach().cpu()
-        audio = (audio.float() if audio.is_floating_point() else audio).numpy()
-    if not isinstance(audio, np.ndarray) or not (audio.dtype.kind == "f" or audio.dtype == np.int16):
-        kind = f"{audio.dtype} array" if isinstance(audio, np.ndarray) else type(audio).__name__
-        raise ValueError(f"audio must be an array or tensor of floating or int16 samples, got {kind}")
-    samples = audio[None] if audio.ndim == 1 else audio
-    if samples.ndim != 2 or not 1 <= samples.shape[0] <= min(64, samples.shape[1]):
-        raise ValueError(f"audio must have the shape [S] or [C, S] with samples last, got {list(audio.shape)}")
-    samples = samples / 32768 if samples.dtype == np.int16 else samples.astype(np.float64)
-    peak = np.abs(samples).max()
-    if not peak <= MAX_PEAK:
-        raise ValueError(f"audio must hold finite samples in [-1, 1], got a peak of {peak:g}")
-    return samples
-
-
-def _fit_clip(samples: np.ndarray, rate: int, wanted_rate: int, length: int) -> Tensor:
-    """[C, S] at ``rate`` -> mono [length] float32 in [-1, 1] at ``wanted_rate``, cropped or padded with silence."""
-    from scipy.signal import resample_poly
-
-    # One second more than the clip: enough for the filter, and hours of sound are not resampled for ten seconds.
-    mono = samples[:, : int((length / wanted_rate + 1) * rate)].mean(axis=0)
-    if rate != wanted_rate:
-        common = math.gcd(rate, wanted_rate)
-        mono = resample_poly(mono, wanted_rate // common, rate // common)
-    clip = np.zeros(length, dtype=np.float32)
-    clip[: len(mono)] = mono[:length].clip(-1, 1)
-    return torch.from_numpy(clip)
-
-
-def _region(length: int, first: int, last: int, fade: int) -> Tensor:
-    """Weight [length] of new sound: 0 outside [first, last), 1 inside, equal-power ramps where old sound adjoins."""
-    weight = torch.zeros(length)
-    weight[first:last] = 1
-    fade = min(fade, (last - first) // 2)
-    ramp = torch.sin((torch.arange(fade) + 0.5) / max(fade, 1) * (math.pi / 2))
-    if first > 0:
-        weight[first : first + fade] = ramp
-    if last < length:
-        weight[last - fade : last] = ramp.flip(0)
-    return weight

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,17 +40,25 @@ class State:
 
 def check_number(name: str, value: object, low: float, high: float) -> float:
     """``value`` as a float from ``low`` to ``high``; else ValueError naming both."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise ValueError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:
+        raise ValueError(f"{name} must be a number from {low:g} to {high:g}, got {_shown(value)}")
     return float(value)
 
 
 def check_whole(name: str, value: object, low: int, high: int) -> int:
     """``value`` as a whole number from ``low`` to ``high``; else ValueError naming both."""
-    whole = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value) and value == int(value))
+    whole = isinstance(value, Integral) or (isinstance(value, Real) and math.isfinite(value) and value == int(value))
     if isinstance(value, bool) or not whole or not low <= value <= high:
-        raise ValueError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
+        raise ValueError(f"{name} must be a whole number from {low} to {high}, got {_shown(value)}")
     return int(value)
+
+
+def _shown(value: object) -> str:
+    """``value`` for a message; a number with thousands of digits has no repr, and a long text needs none."""
+    try:
+        return reprlib.repr(value.item() if isinstance(value, np.generic) else value)
+    except ValueError:
+        return "a far larger number"
 
 
 def check_options(

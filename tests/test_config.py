@@ -40,6 +40,8 @@ def test_an_unknown_field_is_refused_by_its_path():
         ({"backbone": {"width": "wide"}}, "backbone.width must be of type int, got 'wide'"),
         ({"backbone": {"width": True}}, "backbone.width must be of type int, got True"),
         ({"backbone": 3}, "backbone must be an object with fields, got 3"),
+        ({"mel": {"floor": 0.0}}, "mel.floor must be above 0, got 0.0"),
+        ({"backbone": {"mlp_ratio": float("inf")}}, "backbone.mlp_ratio must be a finite number, got inf"),
         ({"mel": {"f_max": None}}, "mel.f_max must be of type float, got None"),
         ({"variants": {}}, "variants must name at least one variant"),
         (
@@ -59,6 +61,8 @@ def test_what_is_not_json_is_refused():
         Config.from_json("{")
     with pytest.raises(ConfigError, match="must be an object"):
         Config.from_json("[]")
+    with pytest.raises(ConfigError, match="not valid JSON"):
+        Config.from_json("[" * 100_000)
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_broken_recordings_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="broken.wav"):
         load_waveform(clip, 16000)
     soundfile.write(path, np.zeros(0), RATE)
-    with pytest.raises(DataError, match="broken.wav holds no samples"):
+    with pytest.raises(DataError, match="broken.wav must hold a finite sound of at least one sample"):
         load_waveform(clip, 16000)
     soundfile.write(path, np.zeros(1000), RATE)
     with pytest.raises(DataError, match="broken.wav is silent"):

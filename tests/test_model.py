@@ -76,13 +76,13 @@ def test_the_condition_is_listened_to_and_its_padding_is_not(batch):
     assert not torch.allclose(other, wanted)
 
 
-def test_conditioning_attends_to_conditioning_only(batch):
-    model, (tokens, known, conditioning) = build(), batch
-    before = model.backbone.prefix(conditioning.tokens, conditioning.mask).blocks
-    model.context(tokens, known, conditioning)
-    after = model.backbone.prefix(conditioning.tokens, conditioning.mask).blocks
-    for (k1, v1), (k2, v2) in zip(before, after, strict=True):
-        assert torch.equal(k1, k2) and torch.equal(v1, v2)
+def test_a_prefix_depends_on_its_own_item_alone(batch):
+    model, (_, _, conditioning) = build(), batch
+    together = model.backbone.prefix(conditioning.tokens, conditioning.mask).blocks
+    alone = model.backbone.prefix(conditioning.tokens[1:, :2], conditioning.mask[1:, :2]).blocks
+    for (keys, values), (own_keys, own_values) in zip(together, alone, strict=True):
+        torch.testing.assert_close(own_keys[0], keys[1, :, :2], rtol=0, atol=1e-12)
+        torch.testing.assert_close(own_values[0], values[1, :, :2], rtol=0, atol=1e-12)
 
 
 def test_loss_is_one_value_per_hidden_token_and_reaches_every_parameter(batch):
@@ -102,6 +102,9 @@ def test_an_unknown_variant_or_head_is_refused():
         MaskedModel(tiny_config(), "dean")
 
 
+KEPT = torch.tensor([False, False])
+
+
 class TestDistillation:
     def test_loss_is_equation_4(self):
         student, teacher = torch.randn(2, 3, 8, 5)
@@ -115,7 +118,7 @@ class TestDistillation:
         tokens, known, conditioning = batch
         student, teacher = build("student", 0), build("teacher", 1)
         distillation = Distillation(student, teacher, weight=10.0)
-        values = distillation(tokens, conditioning, ~known, torch.Generator().manual_seed(0))
+        values = distillation(tokens, conditioning, KEPT, ~known, torch.Generator().manual_seed(0))
         head = student.loss(tokens, conditioning, ~known, torch.Generator().manual_seed(0)).mean()
         gap = student.context(tokens, known, conditioning) - teacher.context(tokens, known, conditioning)
         torch.testing.assert_close(values["loss"], head + 10.0 * gap.float().square().mean(), check_dtype=False)
@@ -125,7 +128,7 @@ class TestDistillation:
         tokens, known, conditioning = batch
         student, teacher = build("student", 0), build("teacher", 1)
         distillation = Distillation(student, teacher, weight=1.0)
-        loss = distillation(tokens, conditioning, ~known, torch.Generator().manual_seed(0))["loss"]
+        loss = distillation(tokens, conditioning, KEPT, ~known, torch.Generator().manual_seed(0))["loss"]
         loss.backward()
         assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
         assert student.backbone.mask_token.grad.abs().sum() > 0
@@ -136,9 +139,22 @@ class TestDistillation:
         student, teacher = build("student", 0), build("teacher", 1)
         student_from_teacher(teacher, student)
         distillation = Distillation(student, teacher, weight=1000.0)
-        values = distillation(tokens, conditioning, ~known, torch.Generator().manual_seed(0))
+        values = distillation(tokens, conditioning, KEPT, ~known, torch.Generator().manual_seed(0))
         assert values["representation"] == 0
         torch.testing.assert_close(values["loss"], values["head"])
+
+    def test_a_dropped_condition_is_each_model_s_own_null(self, batch):
+        tokens, known, conditioning = batch
+        student, teacher = build("student", 0), build("teacher", 1)
+        student_from_teacher(teacher, student)
+        student.null.vector.data.add_(1.0)
+        drop = torch.tensor([True, False])
+        values = Distillation(student, teacher, weight=1.0)(
+            tokens, conditioning, drop, ~known, torch.Generator().manual_seed(0)
+        )
+        contexts = [m.context(tokens, known, m.null(conditioning, drop)) for m in (student, teacher)]
+        torch.testing.assert_close(values["representation"], representation_loss(*contexts))
+        assert values["representation"] > 1e-6
 
     def test_a_negative_weight_is_refused(self):
         with pytest.raises(ValueError, match="weight must be a number from 0 on, got -1"):

@@ -12,7 +12,7 @@ import torch
 
 from dear import AudioDEAR, Output
 from dear.mel import MelSpectrogram
-from dear.pipeline import check_path
+from dear.output import check_path
 
 NAN = float("nan")
 

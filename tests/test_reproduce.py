@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 import yaml
 from factory import tiny_config
 
@@ -53,7 +54,7 @@ def recipe(tmp_path_factory):
         "conv": stage | {"steps": 4},
         "vocoder": stage | {"steps": 4},
         "classifier": stage | {"steps": 4},
-        "scenes": {"count": 48, "validation": 4, "fit": 8, "classifier": 10},
+        "scenes": {"count": 48, "held_out_fold": 4, "validation": 4, "fit": 8, "classifier": 10},
         "measure": {
             "cfg_scales": [1.0, 2.0],
             "temperatures": {"student": [1.0], "teacher": [1.0]},
@@ -86,8 +87,8 @@ def test_all_stages_end_in_a_checkpoint_that_makes_sound(finished):
         out = model.generate("a dog barking", seed=0)
         assert out.waveform.shape == (1, 10_000)
         assert out.waveform.abs().max() > 1e-4
-    scores = json.loads((finished / "reports" / "scores.json").read_text())
-    assert set(scores) == {"student", "teacher", "student without distillation"}
+    scores = json.loads((finished / "reports" / "scores.json").read_text())["result"]
+    assert set(scores) == {"student", "teacher", "plain"}
     assert scores["student"]["clips"] == len(CLASSES)
 
 
@@ -96,7 +97,7 @@ def test_the_card_thanks_every_author_that_was_heard_and_tells_the_measured_figu
     assert card.startswith("---\nlicense: cc-by-4.0\n")
     for number in range(len(CLASSES)):
         assert f'"tone {number}" by nobody, CC0, https://example.org/{number}' in card
-    scores = json.loads((finished / "reports" / "scores.json").read_text())
+    scores = json.loads((finished / "reports" / "scores.json").read_text())["result"]
     for row in scores.values():
         assert f"| {row['accuracy']:.3f} | {row['fd']:.1f} |" in card
 
@@ -109,11 +110,24 @@ def test_students_start_from_the_teacher_and_differ_by_lambda(finished):
 
 
 def test_a_finished_run_does_nothing_again(finished, clips, recipe):
-    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*.pt")}
-    assert len(before) == 6
-    stages = ["--stages", "codec", "teacher", "student", "plain", "conv", "vocoder", "classifier", "codecs", "sampling"]
-    assert main(["--clips", str(clips), "--out", str(finished), "--recipe", str(recipe), *stages]) == 0
-    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*.pt")} == before
+    made = [*finished.rglob("*.pt"), *finished.rglob("*.json"), *finished.rglob("log.jsonl")]
+    before = {path: path.stat().st_mtime_ns for path in made if "toy" not in path.parts}
+    shipped = contents(finished)
+    assert main(["--clips", str(clips), "--out", str(finished), "--recipe", str(recipe)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert contents(finished) == shipped
+    assert (finished / "toy" / "README.md").exists()
+
+
+def test_what_was_made_from_something_else_is_refused_not_reported(finished, clips, recipe, tmp_path, capsys):
+    for old, new, words in (
+        ("tuning_clips: 1", "tuning_clips: 2", "its measure.tuning_clips is 1, wanted is 2"),
+        ("held_out_fold: 4", "held_out_fold: 2", "was made from something else: its scenes.clips"),
+    ):
+        changed = tmp_path / "changed.yaml"
+        changed.write_text(recipe.read_text().replace(old, new))
+        assert main(["--clips", str(clips), "--out", str(finished), "--recipe", str(changed)]) == 2
+        assert words in capsys.readouterr().err
 
 
 def test_killed_in_the_middle_of_every_stage_it_reaches_the_same_weights(finished, clips, recipe, tmp_path):
@@ -121,15 +135,21 @@ def test_killed_in_the_middle_of_every_stage_it_reaches_the_same_weights(finishe
     command = [sys.executable, "-m", "training.reproduce", "--clips", clips, "--out", tmp_path, "--recipe", recipe]
     command += ["--workers", "1"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    moments = ["cache/blocks/*", "teacher/state.pt", "student/state.pt", "conv/state.pt", "classifier-state/state.pt"]
+    stages = ["teacher", "student", "student-plain", "conv", "vocoder", "classifier-state"]
+    moments = ["cache/blocks/*", *(f"{stage}/state.pt" for stage in stages)]
     for moment in moments:
         process = subprocess.Popen([*map(str, command)], env=environment, stderr=subprocess.DEVNULL)
         while process.poll() is None and not list(tmp_path.glob(moment)):
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        assert process.wait() == -signal.SIGKILL
     assert subprocess.run([*map(str, command)], env=environment, stderr=subprocess.DEVNULL, check=False).returncode == 0
     assert contents(tmp_path) == contents(finished)
+    for stage in stages:
+        mine, theirs = (torch.load(out / stage / "state.pt", weights_only=True) for out in (tmp_path, finished))
+        assert mine["step"] == theirs["step"]
+        for name, value in theirs["model"].items():
+            assert torch.equal(mine["model"][name], value), f"{stage}: {name}"
 
 
 def test_bad_input_is_one_sentence_and_status_2(clips, recipe, tmp_path, capsys):

@@ -6,6 +6,7 @@ import re
 from functools import partial
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from factory import tiny_config
@@ -222,6 +223,8 @@ BAD = [
     ("temperature", math.inf),
     ("steps", 0),
     ("steps", 1001),
+    ("cfg_scale", np.float32(21)),
+    ("iterations", np.bool_(True)),
     ("steps", 2),  # the energy head draws in one step
 ]
 
@@ -229,8 +232,25 @@ BAD = [
 @pytest.mark.parametrize(("name", "value"), BAD)
 def test_bad_options_are_refused_by_name_and_value(name, value):
     model = build()
-    with pytest.raises(ValueError, match=rf"^{name} must be .*{re.escape(repr(value))}"):
+    with pytest.raises(
+        ValueError, match=rf"^{name} must be .*got {re.escape(repr(getattr(value, 'item', lambda: value)()))}"
+    ):
         check_options(SamplingConfig(iterations=4), model.length, model.head, **{name: value})
+
+
+def test_a_number_too_long_to_print_is_still_refused_by_name():
+    model = build()
+    with pytest.raises(ValueError, match="^iterations must be a whole number from 1 to 8, got"):
+        check_options(SamplingConfig(iterations=4), model.length, model.head, iterations=10**5000)
+
+
+def test_numbers_of_numpy_are_numbers():
+    model = build()
+    options = check_options(
+        SamplingConfig(iterations=4), model.length, model.head, cfg_scale=np.float32(2), iterations=np.int64(3)
+    )
+    assert (options.cfg_scale, options.iterations) == (2.0, 3)
+    assert type(options.iterations) is int
 
 
 def test_good_options_replace_the_defaults():

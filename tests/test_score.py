@@ -7,9 +7,10 @@ import soundfile
 import torch
 from factory import tiny_config
 
+from dear.audio import AudioError, read_sound
 from dear.config import MelConfig
 from dear.evaluation.classifier import ClassifierConfig, SoundClassifier, save_classifier
-from dear.evaluation.features import SoundsError, embed, find_sounds, fit, read_sound
+from dear.evaluation.features import SoundsError, embed, find_sounds, fit
 from dear.evaluation.metrics import frechet_distance
 from dear.evaluation.score import (
     embed_reference,
@@ -84,7 +85,7 @@ def test_files_are_read_in_mono_at_the_rate_asked_for(tmp_path):
     wanted = 0.25 * np.sin(2 * np.pi * 300 * np.arange(4000) / 4000)
     assert np.abs(found - wanted)[100:-100].max() < 0.01
     (tmp_path / "b.wav").write_bytes(b"not a sound")
-    with pytest.raises(SoundsError, match=r"b\.wav can't be read as a sound"):
+    with pytest.raises(AudioError, match=r"b\.wav can't be read as a sound"):
         read_sound(tmp_path / "b.wav", 4000)
 
 

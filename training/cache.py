@@ -29,14 +29,15 @@ from torch import Tensor, nn
 
 from dear.conditioning import Conditioning
 from dear.mel import MelSpectrogram
-from training.trainer import Progress, difference, write_atomically
+from training.files import StampError, difference, read_json, write_atomically, write_json
+from training.progress import Progress
 
 BLOCK = 32  # scenes that are encoded together, and lost at most when the work is killed
 CAPTIONS = 64  # captions that are encoded together
 SAMPLE = 4  # first scenes whose content goes into the stamp
 
 
-class CacheError(ValueError):
+class CacheError(StampError):
     """A cache that is unfinished, damaged, or made from something else."""
 
 
@@ -116,7 +117,7 @@ def build(
         with _one_thread():
             job.run(workers)
             job.gather(text_encoder)
-        _write_json(folder / "stamp.json", stamp)
+        write_json(folder / "stamp.json", stamp)
     shutil.rmtree(job.blocks, ignore_errors=True)
     return Cache(folder)
 
@@ -147,7 +148,7 @@ class _Job:
         self.blocks.mkdir(parents=True, exist_ok=True)
         shape = (self.count, *self.vae.token_shape)
         np.lib.format.open_memmap(self.folder / "tokens.npy", "w+", np.float16, shape).flush()
-        _write_json(begun, stamp)
+        write_json(begun, stamp)
 
     def run(self, workers: int) -> None:
         """Encode all blocks that are not done."""
@@ -187,12 +188,12 @@ class _Job:
         tokens = np.lib.format.open_memmap(self.folder / "tokens.npy", "r+")
         tokens[span.start : span.stop] = values
         tokens.flush()
-        _write_json(self.path(block), [[scene.caption, list(scene.labels), scene.kind] for scene in scenes])
+        write_json(self.path(block), [[scene.caption, list(scene.labels), scene.kind] for scene in scenes])
         return block
 
     def gather(self, text_encoder: TextEncoder) -> None:
         """Captions of all blocks into one file, and the conditioning of the unique ones, in order of appearance."""
-        rows = [row for block in range(-(-self.count // BLOCK)) for row in _read_json(self.path(block))]
+        rows = [row for block in range(-(-self.count // BLOCK)) for row in read_json(self.path(block))]
         captions = list(dict.fromkeys(row[0] for row in rows))
         position = {caption: index for index, caption in enumerate(captions)}
         encoded: dict[int, Tensor] = {}  # [T, E] each, without padding
@@ -215,7 +216,7 @@ class _Job:
             "labels": [row[1] for row in rows],
             "kind": [row[2] for row in rows],
         }
-        _write_json(self.folder / "captions.json", table)
+        write_json(self.folder / "captions.json", table)
 
 
 class Cache:
@@ -230,8 +231,8 @@ class Cache:
         if not (self.folder / "stamp.json").exists():
             raise CacheError(f"{folder} is not a finished cache; build it with training.cache.build")
         try:
-            self.stamp: dict[str, Any] = _read_json(self.folder / "stamp.json")
-            table = _read_json(self.folder / "captions.json")
+            self.stamp: dict[str, Any] = read_json(self.folder / "stamp.json")
+            table = read_json(self.folder / "captions.json")
             self.tokens = np.load(self.folder / "tokens.npy", mmap_mode="r")  # [N, L, D] float16
             self.conditioning = load_file(self.folder / "conditioning.safetensors")  # tokens [U, T, E], mask [U, T]
         except (OSError, ValueError, SafetensorError) as error:
@@ -282,19 +283,11 @@ def _scenes_digest(scenes: Scenes, count: int) -> str:
 
 
 def _check_stamp(path: Path, wanted: dict[str, Any]) -> None:
-    clause = difference(_read_json(path), wanted)
+    clause = difference(read_json(path), wanted)
     if clause:
         raise CacheError(
             f"{path} belongs to another cache: {clause}; remove that cache to build it anew, or choose another folder"
         )
-
-
-def _write_json(path: Path, data: Any) -> None:
-    write_atomically(path, lambda file: file.write((json.dumps(data, ensure_ascii=False) + "\n").encode()))
-
-
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 @contextlib.contextmanager

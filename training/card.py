@@ -13,9 +13,12 @@ from training.recipe import Recipe
 
 NAMES = {
     "student": "student: one step, distilled",
-    "student without distillation": "student: one step, lambda = 0",
     "teacher": "teacher: diffusion",
+    "plain": "student: one step, lambda = 0",
 }
+
+
+VARIANTS = {"student": "student", "teacher": "teacher", "plain": "student"}
 
 
 def model_card(
@@ -32,7 +35,7 @@ def model_card(
         variant: sum(p.numel() for p in MaskedModel(config, variant).parameters()) / 1e6 for variant in config.variants
     }
     quality = "\n".join(
-        f"| {NAMES[name]} | {row['sampling']['steps']} | {row['accuracy']:.3f} | {row['fd']:.1f} | {row['kl']:.2f} | "
+        f"| {NAMES[name]} | {config.variants[VARIANTS[name]].sampling.steps} | {row['accuracy']:.3f} | {row['fd']:.1f} | {row['kl']:.2f} | "
         f"{row['is']:.2f} |"
         for name, row in scores.items()
     )
@@ -81,7 +84,7 @@ started from its backbone and was trained for {recipe.student.steps:,} steps wit
 ## Measured
 
 Fold {fold} was heard by no stage of training. {scores["student"]["clips"]} clips a row, from wordings that training
-never showed; the same seeds for every row, one candidate each; default settings (the student's:
+never showed; the same seeds for every row, one candidate each, weights rounded as in the files; default settings (the student's:
 guidance {student.cfg_scale:g}, temperature {student.temperature:g}, {student.iterations} iterations). Accuracy, Fréchet distance
 (FD), KL and inception score (IS) are those of the classifier in `assets/classifier`
 (digest {classifier.config.digest[:12]}), which names {real["accuracy"]:.1%} of the {real["clips"]} held-out recordings

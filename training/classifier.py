@@ -28,7 +28,9 @@ from dear.vocoder import build_vocoder
 from training.captions import prompts
 from training.codec import fit_patch_vae
 from training.data import CLASSES, Clip, SceneSource, load_waveform, read_clips
-from training.trainer import Progress, TrainConfig, step_seed, train, write_atomically
+from training.files import write_atomically
+from training.progress import Progress
+from training.trainer import TrainConfig, step_seed, train
 
 TRAINING = TrainConfig(
     steps=1100, batch_size=32, lr=2e-3, weight_decay=0.05, warmup=60, ema=0.995, save_every=200, validate_every=400
@@ -100,7 +102,8 @@ class SoundTask:
         if self.held_out is None:
             return {}
         mels, targets = self.held_out
-        heard = torch.cat([self.module(part.float()).argmax(1).cpu() for part in mels.split(16)])
+        device = next(self.module.parameters()).device
+        heard = torch.cat([self.module(part.float().to(device)).argmax(1).cpu() for part in mels.split(16)])
         return {"held_out_accuracy": (heard == targets).float().mean().item()}
 
     def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:

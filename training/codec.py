@@ -101,7 +101,7 @@ class RefineCodec:
         self.spectrogram = MelSpectrogram(mel)
         self.batch_size = batch_size
         self.held_out = held_out
-        self.settings = {"initial": weights_digest(codec), "seed": scenes.seed}
+        self.settings = {"initial": weights_digest(codec), "scenes": scenes.settings}
 
     def batch(self, step: int) -> dict[str, Tensor]:
         first = step * self.batch_size
@@ -142,7 +142,7 @@ class TrainVocoder:
         self.frames = min(mel.sample_rate // mel.hop_length, mel.frames)  # of one crop: a second
         self.batch_size = batch_size
         self.held_out = held_out
-        self.settings = {"initial": weights_digest(vocoder), "seed": scenes.seed}
+        self.settings = {"initial": weights_digest(vocoder), "scenes": scenes.settings}
 
     def batch(self, step: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(step)

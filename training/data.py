@@ -12,14 +12,15 @@ the void.
 from __future__ import annotations
 
 import csv
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from scipy import fft
-from scipy.signal import resample_poly
 
+from dear.audio import AudioError, read_sound
 from dear.config import MelConfig
 from training import captions
 
@@ -157,16 +158,18 @@ def _fold(row: dict[str, str], table: Path) -> int:
 def load_waveform(clip: Clip, sample_rate: int) -> np.ndarray:
     """The recording as mono float32 [S] at ``sample_rate`` Hz. Raises :class:`DataError` naming a broken file."""
     try:
-        audio, rate = soundfile.read(clip.path, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
-        raise DataError(f"{clip.path} can't be read as sound: {error}") from None
-    if not len(audio) or not np.isfinite(audio).all():
-        raise DataError(f"{clip.path} holds {'numbers that are not finite' if len(audio) else 'no samples'}")
-    audio = audio.mean(axis=1)
-    if rate != sample_rate:
-        divisor = np.gcd(rate, sample_rate)
-        audio = resample_poly(audio, sample_rate // divisor, rate // divisor)
-    return np.ascontiguousarray(audio, dtype=np.float32)
+        return read_sound(clip.path, sample_rate)
+    except AudioError as error:
+        raise DataError(str(error)) from None
+
+
+def clips_digest(clips: Sequence[Clip]) -> str:
+    """First 12 hex digits of a sha256 over the labels, folds and bytes of recordings."""
+    digest = hashlib.sha256()
+    for clip in clips:
+        digest.update(f"{clip.path.name} {clip.fold} {clip.label}\n".encode())
+        digest.update(clip.path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -281,6 +284,13 @@ class SceneSource:
         self.seed = seed
         self.held_back_captions = held_back_captions
         self.kinds = weights / weights.sum()
+        # Plain data that tells one source from another, for the stamps of what is made from it.
+        self.settings = {
+            "clips": clips_digest(clips),
+            "seed": seed,
+            "kinds": list(kinds),
+            "held_back_captions": held_back_captions,
+        }
         self._rate = round(mel.sample_rate * HEADROOM)
         self._material: dict[str, list[_Material]] = {label: [] for label in self.labels}
         for clip in clips:

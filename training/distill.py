@@ -45,7 +45,7 @@ class DistilledModelling(MaskedModelling):
         }
 
     def objective(
-        self, tokens: Tensor, conditioning: Conditioning, mask: Tensor, generator: torch.Generator
+        self, tokens: Tensor, conditioning: Conditioning, drop: Tensor, mask: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
         self.distillation.teacher.to(tokens.device)
-        return self.distillation(tokens, conditioning, mask, generator)
+        return self.distillation(tokens, conditioning, drop, mask, generator)

@@ -30,6 +30,12 @@ def recordings(clips: Sequence[Clip], mel: MelSpectrogram) -> tuple[Tensor, list
     return torch.cat(mels), [clip.label for clip in clips]
 
 
+def embed_training(clips: Sequence[Clip], classifier: SoundClassifier) -> Reference:
+    """The recordings of the training folds as a reference, for what is chosen before the held-out fold is looked at."""
+    sounds = (load_waveform(clip, classifier.config.mel.sample_rate) for clip in clips)
+    return Reference(embed(sounds, [clip.label for clip in clips], classifier), None, "recordings of the training")
+
+
 @torch.no_grad()
 def compare_codecs(
     vaes: Mapping[str, nn.Module],
@@ -62,14 +68,13 @@ def compare_codecs(
 
 
 def choose_codec(table: Mapping[str, Any], usual: str) -> tuple[str, str]:
-    """(vae, vocoder) that ship: a trained one only where the table shows no loss against the plain one."""
-    plain, trained = table[f"patch + {usual}"], table.get(f"conv + {usual}")
-    better = trained and trained["l1"] < plain["l1"]
-    better = better and (trained["accuracy"], -trained["fd"]) > (plain["accuracy"], -plain["fd"])
-    fast = table.get("istft")
-    usual_row = table[usual]
-    lossless = fast and fast["accuracy"] >= usual_row["accuracy"] and fast["l1"] <= usual_row["l1"]
-    return "conv" if better else "patch", "istft" if lossless else usual
+    """(vae, vocoder) that ship: the refined codec only where it beats the linear one in error and for the classifier,
+    the ISTFT vocoder only where neither sees a loss against ``usual``."""
+    plain, refined = table[f"patch + {usual}"], table[f"conv + {usual}"]
+    slow, fast = table[usual], table["istft"]
+    heard = (refined["accuracy"], -refined["fd"]) > (plain["accuracy"], -plain["fd"])
+    lossless = fast["l1"] <= slow["l1"] and fast["accuracy"] >= slow["accuracy"]
+    return "conv" if refined["l1"] < plain["l1"] and heard else "patch", "istft" if lossless else usual
 
 
 def sampling_grid(

@@ -9,10 +9,10 @@ from its last saved state. ``--stages`` runs some of them, so that independent o
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
+import copy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ import torch
 from safetensors.torch import load_file, save
 from torch import nn
 
-from dear.checkpoint import load_config, save_checkpoint
+from dear.checkpoint import save_checkpoint
 from dear.conditioning import build_text_encoder
+from dear.config import Config
 from dear.evaluation.classifier import SoundClassifier, load_classifier
 from dear.evaluation.score import Reference, embed_reference, generate_for_scoring, score_waveforms
 from dear.mel import MelSpectrogram
@@ -36,12 +37,20 @@ from training.captions import prompts
 from training.card import model_card
 from training.classifier import train_classifier
 from training.codec import RefineCodec, TrainVocoder, fit_patch_vae
-from training.data import CLASSES, Clip, SceneSource, read_clips
+from training.data import CLASSES, Clip, SceneSource, clips_digest, read_clips
 from training.distill import DistilledModelling
-from training.measure import choose_codec, choose_sampling, compare_codecs, recordings, sampling_grid
+from training.files import once, write_atomically
+from training.measure import (
+    choose_codec,
+    choose_sampling,
+    compare_codecs,
+    embed_training,
+    recordings,
+    sampling_grid,
+)
 from training.recipe import DistillConfig, Recipe, load_recipe
 from training.teacher import MaskedModelling
-from training.trainer import train, write_atomically
+from training.trainer import train
 
 RECIPES = Path(__file__).parent / "configs"
 VALIDATION = 20  # held-out recordings that the codec's training is watched on
@@ -61,16 +70,19 @@ class Reproduction:
     def clips(self) -> list[Clip]:
         return read_clips(self.clips_folder)
 
-    def scenes(self, held_out: bool, kinds: tuple[float, float, float] | None = None) -> SceneSource:
+    def split(self, held_out: bool) -> list[Clip]:
+        """The recordings of the held-out fold, or all others."""
+        return [clip for clip in self.clips if (clip.fold == self.recipe.scenes.held_out_fold) == held_out]
+
+    def scenes(self, held_out: bool) -> SceneSource:
         """Scenes of the training folds, or of the held-out one with held-back wordings."""
         settings = self.recipe.scenes
-        clips = [clip for clip in self.clips if (clip.fold == settings.held_out_fold) == held_out]
         return SceneSource(
-            clips,
+            self.split(held_out),
             self.recipe.model.mel,
             seed=settings.seed + held_out,
             held_back_captions=held_out,
-            kinds=kinds or settings.kinds,
+            kinds=settings.kinds,
         )
 
     @torch.no_grad()
@@ -81,15 +93,15 @@ class Reproduction:
     @cached_property
     def codec(self) -> PatchVAE:
         """The linear patch codec, fitted in closed form to the training folds."""
-        path = self.out / "codec" / "patch.safetensors"
-        if not path.exists():
-            fitted = fit_patch_vae(
-                self.mels(self.scenes(held_out=False), self.recipe.scenes.fit),
-                self.recipe.model.vae,
-                self.recipe.model.mel,
-            )
-            save_module(fitted, path)
-        return load_module(PatchVAE(self.recipe.model.vae, self.recipe.model.mel), path)
+        path, scenes = self.out / "codec" / "patch.safetensors", self.scenes(held_out=False)
+        model, count = self.recipe.model, self.recipe.scenes.fit
+        stamp = {"scenes": scenes.settings, "count": count, "vae": asdict(model.vae), "mel": asdict(model.mel)}
+        once(
+            path.with_suffix(".json"),
+            stamp,
+            lambda: save_module(fit_patch_vae(self.mels(scenes, count), model.vae, model.mel), path),
+        )
+        return load_module(PatchVAE(model.vae, model.mel), path)
 
     @cached_property
     def caches(self) -> tuple[Cache, Cache]:
@@ -97,15 +109,15 @@ class Reproduction:
         return self.cache(held_out=False), self.cache(held_out=True)
 
     def cache(self, held_out: bool) -> Cache:
-        settings = self.recipe.scenes
+        settings, scenes = self.recipe.scenes, self.scenes(held_out)
         return cache.build(
             self.out / ("cache-held-out" if held_out else "cache"),
-            self.scenes(held_out),
+            scenes,
             settings.validation if held_out else settings.count,
             self.codec,
             self.mel,
             build_text_encoder(self.recipe.model.conditioning),
-            {"fold": settings.held_out_fold, "seed": settings.seed},
+            scenes.settings,
             workers=self.workers,
         )
 
@@ -149,13 +161,12 @@ class Reproduction:
     @cached_property
     def held_out(self) -> tuple[torch.Tensor, list[str]]:
         """Mels and labels of the held-out recordings."""
-        fold = self.recipe.scenes.held_out_fold
-        return recordings([clip for clip in self.clips if clip.fold == fold], self.mel)
+        return recordings(self.split(held_out=True), self.mel)
 
     @cached_property
     def conv(self) -> nn.Module:
         """The linear codec with a trained refinement behind it."""
-        config, settings = self.recipe.conv, dataclasses.replace(self.recipe.model.vae, kind="conv")
+        config, settings = self.recipe.conv, replace(self.recipe.model.vae, kind="conv")
         codec = ConvVAE.from_patch(self.codec, settings, self.recipe.model.mel)
         task = RefineCodec(
             codec, self.scenes(held_out=False), self.recipe.model.mel, config.batch_size, self.held_out[0][:VALIDATION]
@@ -165,7 +176,7 @@ class Reproduction:
     @cached_property
     def istft(self) -> nn.Module:
         """The one-pass vocoder."""
-        config, settings = self.recipe.vocoder, dataclasses.replace(self.recipe.model.vocoder, kind="istft")
+        config, settings = self.recipe.vocoder, replace(self.recipe.model.vocoder, kind="istft")
         vocoder = build_vocoder(settings, self.recipe.model.mel)
         task = TrainVocoder(
             vocoder,
@@ -179,28 +190,46 @@ class Reproduction:
     @cached_property
     def classifier(self) -> SoundClassifier:
         """The evaluation classifier, trained on the same folds as the generator."""
-        folder = self.out / "classifier"
-        if not (folder / "README.md").exists():
-            train_classifier(
+        folder, recipe = self.out / "classifier", self.recipe
+        settings = {
+            "clips": clips_digest(self.clips),
+            "fold": recipe.scenes.held_out_fold,
+            "scenes": recipe.scenes.classifier,
+            "train": asdict(recipe.classifier),
+            "mel": asdict(recipe.model.mel),
+        }
+        once(
+            self.out / "classifier-state" / "measured.json",
+            settings,
+            lambda: train_classifier(
                 self.clips,
                 folder,
                 self.out / "classifier-state",
-                self.recipe.classifier,
-                mel=self.recipe.model.mel,
-                held_out_fold=self.recipe.scenes.held_out_fold,
-                scenes=self.recipe.scenes.classifier,
-            )
-        return load_classifier(folder, self.recipe.model.mel)
+                recipe.classifier,
+                mel=recipe.model.mel,
+                held_out_fold=recipe.scenes.held_out_fold,
+                scenes=recipe.scenes.classifier,
+            ),
+        )
+        return load_classifier(folder, recipe.model.mel)
 
     @cached_property
     def reference(self) -> Reference:
+        """The held-out recordings, as the classifier sees them."""
         return embed_reference(self.clips_folder, self.classifier, self.recipe.scenes.held_out_fold)
+
+    @cached_property
+    def griffin_lim(self) -> nn.Module:
+        return build_vocoder(self.recipe.model.vocoder, self.recipe.model.mel)
 
     @cached_property
     def codecs(self) -> dict[str, Any]:
         """Table of what can turn tokens into sound, measured on the held-out recordings."""
+        parts = {"patch": self.codec, "conv": self.conv, "istft": self.istft}
+        stamp = {name: weights_digest(part) for name, part in parts.items()}
         return self.report(
             "codecs",
+            stamp | {"griffin-lim": asdict(self.recipe.model.vocoder)},
             lambda: compare_codecs(
                 {"patch": self.codec, "conv": self.conv},
                 {"griffin-lim": self.griffin_lim, "istft": self.istft},
@@ -211,95 +240,82 @@ class Reproduction:
         )
 
     @cached_property
-    def griffin_lim(self) -> nn.Module:
-        return build_vocoder(self.recipe.model.vocoder, self.recipe.model.mel)
-
-    @cached_property
     def sound(self) -> tuple[nn.Module, nn.Module]:
         """The codec and the vocoder that the table chooses."""
         vae, vocoder = choose_codec(self.codecs, "griffin-lim")
         return self.conv if vae == "conv" else self.codec, self.istft if vocoder == "istft" else self.griffin_lim
 
     def sampling(self, variant: str) -> dict[str, float]:
-        """The variant's best guidance scale and temperature, on wordings from training and seeds of their own."""
-        wordings = {label: prompts(label)[0] for label in CLASSES}
-        rows = self.report(
-            f"sampling-{variant}",
-            lambda: sampling_grid(
-                self.pipeline(variant), wordings, self.classifier, self.reference, self.recipe.measure
-            ),
-        )
-        return choose_sampling(rows)
+        """The variant's best guidance scale and temperature, by wordings, recordings and seeds of the training side."""
+        pipeline = self.pipeline(variant, self.recipe.model)
 
-    def pipeline(self, variant: str) -> AudioDEAR:
-        """The variant with its recipe's defaults, from the weights as they were trained."""
-        model = self.teacher if variant == "teacher" else self.student
-        encoder = build_text_encoder(self.recipe.model.conditioning)
-        return AudioDEAR(self.recipe.model, variant, model.cpu().eval(), *self.sound, encoder)
+        def measure() -> list[dict[str, Any]]:
+            wordings = {label: prompts(label)[0] for label in CLASSES}
+            reference = embed_training(self.split(held_out=False), self.classifier)
+            return sampling_grid(pipeline, wordings, self.classifier, reference, self.recipe.measure)
+
+        return choose_sampling(self.report(f"sampling-{variant}", self.heard(pipeline), measure))
 
     @cached_property
-    def checkpoint(self) -> Path:
-        """The checkpoint as it ships: chosen codec, chosen sampling, both variants."""
-        vae, vocoder = self.sound
-        kinds = choose_codec(self.codecs, "griffin-lim")
-        model = self.recipe.model
-        variants = {
-            name: dataclasses.replace(variant, sampling=dataclasses.replace(variant.sampling, **self.sampling(name)))
-            for name, variant in model.variants.items()
-        }
-        config = dataclasses.replace(
+    def config(self) -> Config:
+        """The configuration that ships: chosen codec, vocoder and sampling."""
+        model, (vae, vocoder) = self.recipe.model, choose_codec(self.codecs, "griffin-lim")
+        return replace(
             model,
-            vae=dataclasses.replace(model.vae, kind=kinds[0]),
-            vocoder=dataclasses.replace(model.vocoder, kind=kinds[1]),
-            variants=variants,
+            vae=replace(model.vae, kind=vae),
+            vocoder=replace(model.vocoder, kind=vocoder),
+            variants={
+                name: replace(variant, sampling=replace(variant.sampling, **self.sampling(name)))
+                for name, variant in model.variants.items()
+            },
         )
-        models = {"teacher": self.teacher.cpu(), "student": self.student.cpu()}
-        return save_checkpoint(self.out / model.name, config, models, vae, vocoder)
+
+    def pipeline(self, name: str, config: Config) -> AudioDEAR:
+        """The teacher, the student, or the plain student, with weights rounded as they are on disk."""
+        trained = {"teacher": lambda: self.teacher, "student": lambda: self.student, "plain": lambda: self.plain}[
+            name
+        ]()
+        model = copy.deepcopy(trained).cpu().half().float().eval()
+        variant = "teacher" if name == "teacher" else "student"
+        return AudioDEAR(config, variant, model, *self.sound, build_text_encoder(config.conditioning))
 
     def scores(self) -> dict[str, Any]:
-        """The checkpoint's variants, and the student without distillation, on held-back wordings and the same seeds."""
+        """Student, teacher and plain student on held-back wordings and the same seeds."""
+        pipelines = {name: self.pipeline(name, self.config) for name in ("student", "teacher", "plain")}
 
         def measure() -> dict[str, Any]:
             held_back = {label: prompts(label)[1] for label in CLASSES}
-            pipelines = {
-                variant: AudioDEAR.from_pretrained(self.checkpoint, variant=variant)
-                for variant in ("student", "teacher")
-            }
-            student = pipelines["student"]
-            plain = AudioDEAR(
-                student.config,
-                "student",
-                self.plain.cpu().eval(),
-                student.vae,
-                student.vocoder,
-                student.text_encoder,
-            )
-            pipelines["student without distillation"] = plain
             table = {}
             for name, pipeline in pipelines.items():
                 waveforms, labels = generate_for_scoring(pipeline, held_back, self.recipe.measure.scored_clips)
                 table[name] = score_waveforms(waveforms, labels, self.classifier, self.reference)
-                table[name]["sampling"] = dataclasses.asdict(pipeline.sampling)
             return table
 
-        return self.report("scores", measure)
+        return self.report("scores", {name: self.heard(one) for name, one in pipelines.items()}, measure)
 
-    def card(self) -> Path:
-        """The model card, from what was measured."""
-        heard = [clip for clip in self.clips if clip.fold != self.recipe.scenes.held_out_fold]
-        path = self.checkpoint / "README.md"
-        text = model_card(load_config(self.checkpoint), self.recipe, self.codecs, self.scores(), self.classifier, heard)
-        write_atomically(path, lambda file: file.write(text.encode()))
-        return path
+    @cached_property
+    def checkpoint(self) -> Path:
+        """The checkpoint as it ships, with its card."""
+        card = model_card(
+            self.config, self.recipe, self.codecs, self.scores(), self.classifier, self.split(held_out=False)
+        )
+        models = {"teacher": self.teacher.cpu(), "student": self.student.cpu()}
+        return save_checkpoint(self.out / self.config.name, self.config, models, *self.sound, card)
 
-    def report(self, name: str, measure: Callable[[], Any]) -> Any:
-        """What ``measure`` returns, kept as JSON so that it is measured once."""
-        path = self.out / "reports" / f"{name}.json"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            data = json.dumps(measure(), indent=2)
-            write_atomically(path, lambda file: file.write(data.encode()))
-        return json.loads(path.read_text(encoding="utf-8"))
+    def heard(self, pipeline: AudioDEAR) -> dict[str, Any]:
+        """What the sounds of a pipeline follow from, for the stamp of a report."""
+        return {
+            "model": weights_digest(pipeline.model),
+            "vae": weights_digest(pipeline.vae),
+            "vocoder": weights_digest(pipeline.vocoder),
+            "sampling": asdict(pipeline.sampling),
+        }
+
+    def report(self, name: str, stamp: Mapping[str, Any], measure: Callable[[], Any]) -> Any:
+        """What ``measure`` returns, measured once for the same weights, judge and settings."""
+        judge = {"classifier": self.classifier.config.digest, "clips": clips_digest(self.clips)}
+        settings = {**stamp, **judge, "measure": asdict(self.recipe.measure)}
+        return once(self.out / "reports" / f"{name}.json", settings, measure)
 
 
 def save_module(module: nn.Module, path: Path) -> None:
@@ -324,9 +340,8 @@ STAGES = {
     "classifier": lambda run: run.classifier,
     "codecs": lambda run: run.codecs,
     "sampling": lambda run: [run.sampling(variant) for variant in run.recipe.model.variants],
-    "checkpoint": lambda run: run.checkpoint,
     "scores": lambda run: run.scores(),
-    "card": lambda run: run.card(),
+    "checkpoint": lambda run: run.checkpoint,
 }
 
 
@@ -343,7 +358,7 @@ def main(arguments: list[str] | None = None) -> int:
         for stage in options.stages:
             print(f"stage {stage}", file=sys.stderr, flush=True)
             STAGES[stage](run)
-    except ValueError as error:
+    except (ValueError, ArithmeticError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

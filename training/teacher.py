@@ -52,12 +52,13 @@ class MaskedModelling:
         tokens, conditioning = batch["tokens"], Conditioning(batch["conditioning"], batch["mask"])
         drop = torch.rand(len(tokens), generator=generator) < self.masking.drop
         mask = random_mask(len(tokens), self.module.length, self.masking.ratio, generator)
-        conditioning = self.module.null(conditioning, drop.to(tokens.device))
-        return self.objective(tokens, conditioning, mask.to(tokens.device), generator)
+        return self.objective(tokens, conditioning, drop.to(tokens.device), mask.to(tokens.device), generator)
 
     def objective(
-        self, tokens: Tensor, conditioning: Conditioning, mask: Tensor, generator: torch.Generator
+        self, tokens: Tensor, conditioning: Conditioning, drop: Tensor, mask: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
+        """drop [B]: whose condition is lost; mask [B, L]: which tokens are hidden."""
+        conditioning = self.module.null(conditioning, drop)
         return {"loss": self.module.loss(tokens, conditioning, mask, generator).mean()}
 
     def validate(self) -> dict[str, float]:

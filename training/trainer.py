@@ -13,31 +13,29 @@ import copy
 import dataclasses
 import json
 import math
-import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
-from tqdm import tqdm
 
 from dear.config import ConfigError
+from training.files import StampError, difference, write_atomically
+from training.progress import Progress
 
 FINAL_LR = 0.05  # the cosine schedule ends at this fraction of the peak
-QUIET_SECONDS = 60.0  # where stderr is not a terminal, progress is at most one line in this time
 
 
-class StateError(ValueError):
+class StateError(StampError):
     """A training state that cannot be read, or that belongs to another run."""
 
 
@@ -138,46 +136,6 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
             matrix = parameter.ndim >= 2 and name.endswith("weight") and id(parameter) not in embeddings
             (decayed if matrix else kept).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Call ``write(file)`` on a temporary file beside ``path``, make it durable, then move it to ``path``."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-class Progress:
-    """A bar with the time left on a terminal; elsewhere a line at most once a minute, to keep logs short."""
-
-    def __init__(self, name: str, total: int, done: int = 0, unit: str = "step", enabled: bool = True):
-        self.name, self.total, self.unit, self.enabled = name, total, unit, enabled
-        self.first = self.done = done
-        self.started = self.printed = time.monotonic()
-        terminal = enabled and sys.stderr.isatty()
-        self.bar = tqdm(total=total, initial=done, desc=name, unit=unit, dynamic_ncols=True) if terminal else None
-
-    def update(self, count: int = 1, note: str | None = None) -> None:
-        """``count`` more units are done; ``note`` (the loss, say) is shown beside them."""
-        self.done += count
-        if self.bar is not None:
-            if note is not None:
-                self.bar.set_postfix_str(note, refresh=False)
-            self.bar.update(count)
-            return
-        now = time.monotonic()
-        if self.enabled and (now - self.printed >= QUIET_SECONDS or self.done >= self.total):
-            self.printed = now
-            left = (now - self.started) / max(1, self.done - self.first) * (self.total - self.done)
-            parts = [f"{self.name}: {self.unit} {self.done}/{self.total}", note, f"{tqdm.format_interval(left)} left"]
-            print(", ".join(part for part in parts if part), file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
 
 
 class _Objective(nn.Module):
@@ -456,15 +414,3 @@ class _Run:
             raise StateError(f"{path} belongs to another network: {error}; remove it to start anew") from error
         self.step, self.seconds, self.count = state["step"], state["seconds"], state["count"]
         self.totals = {key: value.to(device) for key, value in state["totals"].items()}
-
-
-def difference(saved: Any, wanted: Any, path: str = "") -> str:
-    """The first field in which two trees of plain data differ, as a clause; empty where they are equal."""
-    if isinstance(saved, dict) and isinstance(wanted, dict):
-        for key in [*wanted, *(key for key in saved if key not in wanted)]:
-            inner = f"{path}.{key}" if path else str(key)
-            clause = difference(saved.get(key), wanted.get(key), inner)
-            if clause:
-                return clause
-        return ""
-    return "" if saved == wanted else f"its {path} is {saved!r}, wanted is {wanted!r}"

@@ -10,11 +10,10 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
-from scipy.signal import resample_poly
 from torch import Tensor
 
+from dear.audio import read_sound
 from dear.evaluation.classifier import SoundClassifier
 from dear.mel import MelSpectrogram
 
@@ -69,21 +68,6 @@ def find_sounds(folder: str | Path, manifest: str | Path | None = None) -> list[
             "or list them with their labels in manifest.csv or manifest.json"
         )
     return sounds
-
-
-def read_sound(path: Path, sample_rate: int) -> np.ndarray:
-    """A file's sound as mono float32 [S] at ``sample_rate`` Hz. Raises :class:`SoundsError` naming the file."""
-    try:
-        waveform, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (OSError, soundfile.LibsndfileError) as error:
-        raise SoundsError(f"{path} can't be read as a sound: {error}") from None
-    waveform = waveform.mean(axis=1)
-    if rate != sample_rate:
-        divisor = np.gcd(rate, sample_rate)
-        waveform = resample_poly(waveform, sample_rate // divisor, rate // divisor).astype(np.float32)
-    if not (len(waveform) and np.isfinite(waveform).all()):
-        raise SoundsError(f"{path} must hold a finite sound of at least one sample")
-    return waveform
 
 
 def fit(waveform: np.ndarray | Tensor, samples: int) -> Tensor:

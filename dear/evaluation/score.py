@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from dear.audio import read_sound
 from dear.evaluation.classifier import BUNDLED, SoundClassifier, check_mel, load_classifier
-from dear.evaluation.features import Embedding, SoundsError, embed, embed_sounds, find_sounds, read_sound
+from dear.evaluation.features import Embedding, SoundsError, embed, embed_sounds, find_sounds
 from dear.evaluation.metrics import frechet_distance, inception_score, kl_divergence
 
 if TYPE_CHECKING:

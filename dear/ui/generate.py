@@ -16,7 +16,8 @@ from typing import Any
 import gradio as gr
 
 from dear import plots
-from dear.pipeline import AudioDEAR, Output
+from dear.output import Output
+from dear.pipeline import AudioDEAR
 
 EXAMPLES = {
     "One sound": [
@@ -119,7 +120,7 @@ def generate_tab(model: AudioDEAR, folder: Path) -> None:
                     drawn_at = time.perf_counter()
                     drawing += drawn_at - now
                     yield gr.Audio(None), _progress(out), view, gr.skip()
-        except ValueError as error:
+        except (ValueError, FloatingPointError) as error:
             raise gr.Error(str(error), print_exception=False) from None
 
     def generate(
@@ -132,7 +133,7 @@ def generate_tab(model: AudioDEAR, folder: Path) -> None:
         """Generate ten seconds of sound from a prompt. Returns the WAV file, and the seed, settings and seconds."""
         try:
             out = model.generate(prompt, cfg_scale=cfg_scale, iterations=iterations, temperature=temperature, seed=seed)
-        except ValueError as error:
+        except (ValueError, FloatingPointError) as error:
             raise gr.Error(str(error), print_exception=False) from None
         path = store(out, folder)
         facts = {"seed": out.seed, "settings": out.settings, "timings": out.timings}

@@ -1,0 +1,82 @@
+"""What a generation returns, and how it becomes files."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+FORMATS = {".wav": "WAV", ".flac": "FLAC"}
+
+
+def check_path(path: str | Path) -> Path:
+    """``path`` of a sound to write. Raises ValueError for an unknown suffix, a missing directory or a directory."""
+    if not isinstance(path, str | Path):
+        raise ValueError(f"path must be a file name, got {path!r}")
+    checked = Path(path)
+    if checked.suffix.lower() not in FORMATS:
+        raise ValueError(f"path must end in {' or '.join(FORMATS)}, got {str(path)!r}")
+    if not checked.parent.is_dir():
+        raise ValueError(f"path must lie in an existing directory, got {str(path)!r}: there is no {checked.parent}")
+    if checked.is_dir():
+        raise ValueError(f"path must be a file, got the directory {str(path)!r}")
+    return checked
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """Sounds of one call, all tensors on the CPU. Item i was drawn with ``seeds[i]`` for ``prompts[i]``.
+
+    A partial one, from :meth:`AudioDEAR.stream`, has no waveform yet and holds the mel's floor where no token is known.
+    """
+
+    waveform: Tensor | None  # [B, S] float32 in [-1, 1]
+    sample_rate: int  # Hz
+    mel: Tensor  # [B, F, M] natural-log mel
+    tokens: Tensor  # [B, L, D]; zeros where not known
+    latents: Tensor  # [B, Z, F', M'], the tokens as a picture
+    order: Tensor  # [B, L] iteration, from 0, that drew each token; -1: given, or not drawn yet
+    iteration: int  # iterations done
+    iterations: int  # of how many
+    seed: int  # that of item 0; the others follow it one by one
+    seeds: list[int]
+    prompts: list[str]
+    settings: dict[str, Any]  # what the sound follows from, beside prompts and seeds
+    timings: dict[str, float] = field(default_factory=dict)  # seconds: text, decode, codec, vocoder, total
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Write the sounds as 16-bit WAV or FLAC, by the suffix; several become ``stem-1``, ``stem-2``, ...
+
+        Returns the paths. Each file is written beside its target and then moved, so none is ever half there.
+        Raises ValueError for an unknown suffix, a missing directory, or a partial output.
+        """
+        import soundfile
+
+        path = check_path(path)
+        if self.waveform is None:
+            raise ValueError(
+                f"save needs a finished output, got one after {self.iteration} of {self.iterations} iterations"
+            )
+        count = len(self)
+        names = [path.name] if count == 1 else [f"{path.stem}-{i + 1}{path.suffix}" for i in range(count)]
+        targets = [check_path(path.with_name(name)) for name in names]
+        work = [target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp") for target in targets]
+        try:
+            for name, waveform in zip(work, self.waveform, strict=True):
+                with open(name, "xb") as file:
+                    soundfile.write(
+                        file, waveform.numpy(), self.sample_rate, format=FORMATS[path.suffix.lower()], subtype="PCM_16"
+                    )
+            for name, target in zip(work, targets, strict=True):
+                os.replace(name, target)
+        finally:
+            for name in work:
+                name.unlink(missing_ok=True)
+        return targets
