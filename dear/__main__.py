@@ -68,6 +68,7 @@ def generate(options: argparse.Namespace) -> None:
     path = check_path(options.output)
     from dear.pipeline import AudioDEAR
 
+    _check_before_loading(options)
     model = AudioDEAR.from_pretrained(options.model, variant=options.variant, device=options.device)
     out = model.generate(
         prompt,
@@ -81,6 +82,24 @@ def generate(options: argparse.Namespace) -> None:
     seconds = out.waveform.shape[1] / out.sample_rate
     for file, seed in zip(out.save(path), out.seeds, strict=True):
         print(f"{file}: seed {seed}, {seconds:g} s of sound, all done in {out.timings['total']:.2f} s")
+
+
+def _check_before_loading(options: argparse.Namespace) -> None:
+    """Refuse bad numbers before seconds are spent on weights: the configuration alone says what is allowed."""
+    import torch
+
+    from dear.checkpoint import load_config, resolve
+    from dear.model import MaskedModel
+    from dear.sampling import MAX_SAMPLES, MAX_SEED, check_options, check_whole
+
+    config = load_config(resolve(options.model, variants=()))
+    with torch.device("meta"):
+        model = MaskedModel(config, options.variant)
+    named = {name: getattr(options, name) for name in ("cfg_scale", "iterations", "temperature", "steps")}
+    check_options(config.variants[model.variant].sampling, model.length, model.head, **named)
+    check_whole("num_samples", options.num_samples, 1, MAX_SAMPLES)
+    if options.seed is not None:
+        check_whole("seed", options.seed, 0, MAX_SEED)
 
 
 def show_info(options: argparse.Namespace) -> None:

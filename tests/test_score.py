@@ -263,7 +263,7 @@ def test_the_prompts_in_assets_are_those_held_back_from_training(tmp_path):
     ("arguments", "words"),
     [
         (["--sounds", "nowhere"], "nowhere is not a folder of sounds"),
-        (["--sounds", "x", "--model", "y"], "give --sounds or --model, not both"),
+        (["--sounds", "x", "--model", "y"], "--model is of no use with --sounds"),
         (["--sounds", "x", "--reference", "nowhere"], "nowhere is not a folder of sounds"),
     ],
 )

@@ -334,3 +334,15 @@ def test_only_matrices_decay():
 def test_a_bad_configuration_is_named(field, value):
     with pytest.raises(ConfigError, match=field):
         config(**{field: value})
+
+
+def test_progress_keeps_telling_the_last_loss_where_there_is_no_terminal(capsys, monkeypatch):
+    from training import progress
+
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
+    shown = progress.Progress("stage", 3)
+    for note in ("loss 0.5", None, None):
+        shown.update(note=note)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(", ")[:2] for line in lines] == [[f"stage: step {n}/3", "loss 0.5"] for n in (1, 2, 3)]
+    assert all(line.endswith(" left") for line in lines)

@@ -18,7 +18,7 @@ from training.measure import recordings
 
 
 def draw(clips_folder: Path, out: Path, model: str | None, fold: int, seed: int) -> None:
-    """First recording of ``fold`` and first held-back wording of each class, all drawn with ``seed``."""
+    """First recording of ``fold`` and first held-back wording of each class, drawn with ``seed`` and those after it."""
     pipeline = AudioDEAR.from_pretrained(model)
     first = {}
     for clip in read_clips(clips_folder):

@@ -272,10 +272,7 @@ class Reproduction:
 
     def pipeline(self, name: str, config: Config) -> AudioDEAR:
         """The teacher, the student, or the plain student, with weights rounded as they are on disk."""
-        trained = {"teacher": lambda: self.teacher, "student": lambda: self.student, "plain": lambda: self.plain}[
-            name
-        ]()
-        model = copy.deepcopy(trained).cpu().half().float().eval()
+        model = copy.deepcopy(getattr(self, name)).cpu().half().float().eval()
         variant = "teacher" if name == "teacher" else "student"
         return AudioDEAR(config, variant, model, *self.sound, build_text_encoder(config.conditioning))
 

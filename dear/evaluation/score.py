@@ -236,12 +236,24 @@ def _generated(args: argparse.Namespace, classifier: SoundClassifier) -> tuple[T
     return waveforms, labels, made_by
 
 
+def _check_use(args: argparse.Namespace) -> None:
+    """Refuse options that would be ignored."""
+    if args.sounds is None:
+        if args.manifest is not None:
+            raise SoundsError("--manifest names the sounds of --sounds, which is absent")
+        return
+    usual = _parser().parse_args([])
+    names = ("model", "variant", "device", "prompts", "clips_per_class", "batch", "seed")
+    for name in (*names, "cfg_scale", "iterations", "temperature", "steps"):
+        if getattr(args, name) != getattr(usual, name):
+            raise SoundsError(f"--{name.replace('_', '-')} is of no use with --sounds, which generates nothing")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status: 0, or 2 after one sentence about what was wrong."""
     args = _parser().parse_args(argv)
     try:
-        if args.sounds is not None and args.model is not None:
-            raise SoundsError("give --sounds or --model, not both")
+        _check_use(args)
         classifier = load_classifier(args.classifier)
         reference = None if args.reference is None else embed_reference(args.reference, classifier, args.fold)
         if args.sounds is not None:
@@ -252,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             waveforms, labels, made_by = _generated(args, classifier)
         result = score_waveforms(waveforms, labels, classifier, reference) | {"made_by": made_by}
-    except ValueError as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(table(result), file=sys.stderr)
