@@ -306,13 +306,13 @@ class Reproduction:
             "vae": weights_digest(pipeline.vae),
             "vocoder": weights_digest(pipeline.vocoder),
             "sampling": asdict(pipeline.sampling),
+            "measure": asdict(self.recipe.measure),
         }
 
     def report(self, name: str, stamp: Mapping[str, Any], measure: Callable[[], Any]) -> Any:
         """What ``measure`` returns, measured once for the same weights, judge and settings."""
         judge = {"classifier": self.classifier.config.digest, "clips": clips_digest(self.clips)}
-        settings = {**stamp, **judge, "measure": asdict(self.recipe.measure)}
-        return once(self.out / "reports" / f"{name}.json", settings, measure)
+        return once(self.out / "reports" / f"{name}.json", {**stamp, **judge}, measure)
 
 
 def save_module(module: nn.Module, path: Path) -> None:
