@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from dear.config import Config, ConfigError
@@ -227,4 +227,4 @@ def _write(path: Path, part: nn.Module) -> None:
         if not value.isfinite().all():
             raise CheckpointError(f"{path.name}: {name} must be finite in {value.dtype}, got infinite or NaN values")
         weights[name] = value.contiguous().clone()
-    save_file(weights, path)
+    path.write_bytes(save(weights))

@@ -312,15 +312,17 @@ def preset(name: str) -> Config:
     """The named configuration: ``mini`` (bundled), ``base`` or ``base-teacher`` (the paper's sizes)."""
     if name == "mini":
         return Config(
+            vae=VAEConfig(kind="conv", width=256),
             variants={
                 "student": VariantConfig(
                     head=HeadConfig(kind="energy"),
-                    sampling=SamplingConfig(cfg_scale=2.0, iterations=32, temperature=0.7),
+                    sampling=SamplingConfig(cfg_scale=3.0, iterations=32, temperature=0.7),
                 ),
                 "teacher": VariantConfig(
-                    head=HeadConfig(kind="diffusion"), sampling=SamplingConfig(cfg_scale=3.0, iterations=32, steps=100)
+                    head=HeadConfig(kind="diffusion"),
+                    sampling=SamplingConfig(cfg_scale=3.0, iterations=32, steps=100),
                 ),
-            }
+            },
         )
     if name == "base":
         return _base("student", HeadConfig(kind="energy", width=1024), SamplingConfig(cfg_scale=4.0))
