@@ -305,7 +305,7 @@ class AudioDEAR:
                     mel = torch.where(self._spread(state.known), mel, math.log(self.config.mel.floor))
             if done:
                 with clock.stage("vocoder"):
-                    waveform = self.vocoder(mel)[:, : self.config.mel.samples].float().clamp(-1, 1)
+                    waveform = self.vocoder(mel)[:, : self.config.mel.samples].float()
         # Clones of what was made in inference mode are ordinary tensors, which the caller may use as any other.
         return Output(
             waveform=None if waveform is None else waveform.cpu().clone(),

@@ -16,6 +16,7 @@ from dear.layers import ConvNeXtBlock
 from dear.mel import MelSpectrogram
 
 TINY = 1e-9
+PEAK = 0.99
 
 
 class MelInverse(nn.Module):
@@ -94,6 +95,12 @@ def _unit(spectrum: Tensor) -> Tensor:
     return spectrum * square.clamp_min(TINY**2).rsqrt()
 
 
+def limit(waveform: Tensor) -> Tensor:
+    """waveform [B, S] -> the same, each item that would clip made softer as a whole: its peak becomes PEAK."""
+    peak = waveform.abs().amax(dim=1, keepdim=True)
+    return waveform * (PEAK / peak.clamp_min(PEAK))
+
+
 class GriffinLim(nn.Module):
     """Fast Griffin-Lim (Perraudin et al. 2013, alpha from ``momentum``) from a fixed phase; it has no weights."""
 
@@ -113,7 +120,7 @@ class GriffinLim(nn.Module):
             consistent = self.frames.spectrum(self.frames.signal(spectrum))
             spectrum = magnitudes * _unit(consistent - weight * previous)
             previous = consistent
-        return self.frames.crop(self.frames.signal(spectrum)).clamp(-1, 1)
+        return limit(self.frames.crop(self.frames.signal(spectrum)))
 
 
 class ISTFTVocoder(nn.Module):
@@ -150,7 +157,7 @@ class ISTFTVocoder(nn.Module):
 
     def forward(self, mel: Tensor) -> Tensor:
         """mel [B, F, M] log-mel -> waveform [B, F * hop] float32 in [-1, 1]."""
-        return self.synthesise(mel, self.frames.noise(mel.shape[1])).clamp(-1, 1)
+        return limit(self.synthesise(mel, self.frames.noise(mel.shape[1])))
 
     def synthesise(self, mel: Tensor, noise: Tensor) -> Tensor:
         """As forward, unclamped, from the phases ``noise`` complex [1 or B, F, bins]: what training differentiates.
