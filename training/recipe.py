@@ -31,6 +31,7 @@ class MaskingConfig:
 
     ratio: tuple[float, float] = (0.7, 1.0)  # uniform range of the share of hidden tokens (the paper's by default)
     drop: float = 0.1  # probability that an item's condition is dropped, for guidance
+    words: float = 0.0  # probability that an item loses a uniformly drawn share of its conditioning tokens
 
     def __post_init__(self) -> None:
         low, high = self.ratio
@@ -38,6 +39,8 @@ class MaskingConfig:
             raise ConfigError(f"masking.ratio must satisfy 0 <= low <= high <= 1, got {self.ratio!r}")
         if not 0 <= self.drop < 1:
             raise ConfigError(f"masking.drop must be in [0, 1), got {self.drop!r}")
+        if not 0 <= self.words <= 1:
+            raise ConfigError(f"masking.words must be in [0, 1], got {self.words!r}")
 
 
 @dataclass(frozen=True)

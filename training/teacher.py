@@ -20,6 +20,21 @@ VALIDATION_RATIOS = (1.0, 0.8, 0.5, 0.2)
 VALIDATION_BATCH = 64
 
 
+def thin(conditioning: Conditioning, probability: float, generator: torch.Generator) -> Conditioning:
+    """Hide conditioning tokens, so that a model learns to understand a prompt by its sense and not by one word.
+
+    An item is thinned with ``probability``: it loses a share of its tokens, uniform from none to all of them, but never
+    its last one, the pooled vector. The generator is on the CPU and advances equally whatever the probability.
+    """
+    batch, length = conditioning.mask.shape
+    chosen = torch.rand(batch, generator=generator) < probability
+    share = torch.where(chosen, torch.rand(batch, generator=generator), 0.0)
+    kept = (torch.rand(batch, length, generator=generator) >= share[:, None]).to(conditioning.mask.device)
+    last = conditioning.mask.sum(1, keepdim=True) - 1
+    kept |= torch.arange(length, device=kept.device) == last
+    return Conditioning(conditioning.tokens, conditioning.mask & kept)
+
+
 class MaskedModelling:
     """A :class:`training.trainer.Task`: hide tokens and some conditions, and let the head score what was hidden."""
 
@@ -52,6 +67,7 @@ class MaskedModelling:
         tokens, conditioning = batch["tokens"], Conditioning(batch["conditioning"], batch["mask"])
         drop = torch.rand(len(tokens), generator=generator) < self.masking.drop
         mask = random_mask(len(tokens), self.module.length, self.masking.ratio, generator)
+        conditioning = thin(conditioning, self.masking.words, generator)
         return self.objective(tokens, conditioning, drop.to(tokens.device), mask.to(tokens.device), generator)
 
     def objective(

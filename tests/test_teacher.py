@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dear.conditioning import Conditioning
+from dear.config import ConfigError
+from training.recipe import MaskingConfig
+from training.teacher import thin
+
+
+def conditioning(batch: int = 4000, length: int = 12) -> Conditioning:
+    """Items of 3 to ``length`` real tokens."""
+    counts = 3 + torch.arange(batch) % (length - 2)
+    return Conditioning(torch.ones(batch, length, 2), torch.arange(length) < counts[:, None])
+
+
+def test_thinning_hides_words_but_never_the_pooled_vector():
+    whole = conditioning()
+    thinned = thin(whole, 0.5, torch.Generator().manual_seed(0))
+    assert not (thinned.mask & ~whole.mask).any()
+    last = whole.mask.sum(1) - 1
+    assert thinned.mask[torch.arange(len(whole)), last].all()
+    kept = (thinned.mask.sum(1) - 1) / last
+    untouched = (kept == 1).float().mean()
+    assert 0.5 <= untouched < 0.65  # half are left alone, and of short ones some lose nothing by chance
+    assert 0.7 < kept.mean() < 0.8  # the others lose half on average
+    assert (kept == 0).any()
+    assert torch.equal(thinned.tokens, whole.tokens)
+
+
+def test_no_thinning_leaves_everything_and_draws_as_much():
+    whole, one, other = conditioning(), torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
+    assert torch.equal(thin(whole, 0.0, one).mask, whole.mask)
+    thin(whole, 1.0, other)
+    assert torch.equal(one.get_state(), other.get_state())
+
+
+@pytest.mark.parametrize("change", [{"words": 1.5}, {"words": -0.1}, {"drop": 1.0}, {"ratio": (0.8, 0.2)}])
+def test_bad_masking_is_named(change):
+    with pytest.raises(ConfigError, match=f"masking.{next(iter(change))}"):
+        MaskingConfig(**change)
