@@ -43,17 +43,39 @@ class Block(nn.Module):
         x = x + self.attention.attend(queries, keys, values, visible)
         return x + self.mlp(self.mlp_norm(x)), (keys, values)
 
-    def forward(self, x: Tensor, prefix: tuple[Tensor, Tensor], visible: Tensor, angles, layout: Layout) -> Tensor:
-        """Audio states x [B, P, C] -> next states [B, P, C]."""
+    def forward(
+        self,
+        x: Tensor,
+        prefix: tuple[Tensor, Tensor],
+        visible: Tensor,
+        angles: tuple[Tensor, Tensor] | None,
+        layout: Layout,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
+        """Audio states x [B, P, C] -> next states [B, P, C]; with ``wanted`` [B, W], those of these tokens alone."""
         if self.mixing is not None:
             x = x + layout.mix(self.mixing, self.mixing_norm(x))
-        queries, keys, values = self.attention.project(self.attention_norm(x))
+        normed = self.attention_norm(x)
+        if wanted is None:
+            queries, keys, values = self.attention.project(normed)
+        else:  # the others serve as keys and values only
+            x, visible = take(x, wanted), take(visible[:, 0], wanted)[:, None]
+            queries, keys, values = self.attention.project_apart(take(normed, wanted), normed)
         if angles is not None:
-            queries, keys = rotate(queries, angles), rotate(keys, angles)
+            keys = rotate(keys, angles)
+            if wanted is not None:
+                cos, sin = (take(part[:, 0].expand(len(wanted), -1, -1), wanted)[:, None] for part in angles)
+                angles = cos, sin
+            queries = rotate(queries, angles)
         keys = torch.cat((prefix[0], keys), dim=2)
         values = torch.cat((prefix[1], values), dim=2)
         x = x + self.attention.attend(queries, keys, values, visible)
         return x + self.mlp(self.mlp_norm(x))
+
+
+def take(x: Tensor, index: Tensor) -> Tensor:
+    """x [B, P, K], index [B, W] of tokens -> [B, W, K]."""
+    return x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))
 
 
 @dataclass(frozen=True)
@@ -103,19 +125,27 @@ class Backbone(nn.Module):
             kept.append(pair)
         return Prefix(tuple(kept), mask)
 
-    def forward(self, tokens: Tensor, known: Tensor, prefix: Prefix, positions: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        known: Tensor,
+        prefix: Prefix,
+        positions: Tensor | None = None,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
         """Contexts of the audio tokens.
 
         tokens: [B, L, D] values; those at hidden positions are ignored.
         known: [B, L] bool, False where the token is hidden.
         positions: [B, P] distinct positions to compute, in any order; None for all L. Under "visible" they must hold
             every known position, and the result is exactly that of the full computation.
-        Returns [B, L, C], or [B, P, C] in the order of ``positions``.
+        wanted: [B, W] indices into the computed tokens; the last block computes these alone, and they are returned.
+        Returns [B, L, C], or [B, P, C] in the order of ``positions``, or [B, W, C] in the order of ``wanted``.
         """
         if positions is not None:
             if self.config.masked_attention == "full":
                 raise ValueError('positions needs masked_attention="visible": under "full" every token is attended to')
-            tokens = tokens.gather(1, positions[..., None].expand(-1, -1, tokens.shape[2]))
+            tokens = take(tokens, positions)
             known = known.gather(1, positions)
         x = torch.where(known[..., None], self.token_in(tokens), self.mask_token)
         if self.positions is not None:
@@ -133,6 +163,7 @@ class Backbone(nn.Module):
             where = torch.arange(self.length, device=x.device)[None] if positions is None else positions
             angles = rotary_angles(where, self.config.width // self.config.heads)
         layout = Layout(positions, shown, self.length)
+        last = self.blocks[-1]
         for block, pair in zip(self.blocks, prefix.blocks, strict=True):
-            x = block(x, pair, visible, angles, layout)
+            x = block(x, pair, visible, angles, layout, wanted if block is last else None)
         return self.norm(x)

@@ -36,6 +36,14 @@ class Attention(nn.Module):
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
         return qkv.permute(2, 0, 3, 1, 4).unbind(0)
 
+    def project_apart(self, x: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of x [B, W, C] alone, [B, H, W, C / H]; keys and values of others [B, P, C], [B, H, P, C / H]."""
+        width = self.out.in_features
+        queries = F.linear(x, self.qkv.weight[:width], self.qkv.bias[:width])
+        pair = F.linear(others, self.qkv.weight[width:], self.qkv.bias[width:])
+        keys, values = pair.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return queries.unflatten(-1, (self.heads, -1)).transpose(1, 2), keys, values
+
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
         """queries [B, H, P, d], keys and values [B, H, K, d], visible [B, 1, P or 1, K] bool -> [B, P, C]."""
         mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=visible)

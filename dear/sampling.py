@@ -162,11 +162,10 @@ def generate(
         repeat = 2 if guided else 1
         # Under "visible" the tokens drawn later are seen by nobody: leaving them out changes nothing.
         positions = order[:, :end].repeat(repeat, 1) if sparse else None
-        contexts = model.backbone(tokens.repeat(repeat, 1, 1), known.repeat(repeat, 1), prefix, positions)
-        if sparse:
-            contexts = contexts[:, start:end]
-        else:
-            contexts = contexts.gather(1, new.repeat(repeat, 1)[..., None].expand(-1, -1, contexts.shape[2]))
+        wanted = torch.arange(start, end, device=device).expand(batch, -1) if sparse else new
+        contexts = model.backbone(
+            tokens.repeat(repeat, 1, 1), known.repeat(repeat, 1), prefix, positions, wanted.repeat(repeat, 1)
+        )
         contexts = contexts.reshape(repeat, batch * count, -1)
         values = model.head.sample(
             contexts[0],
