@@ -1,0 +1,106 @@
+"""From manifests to a cache in shards: tokens by the codec, conditioning by the text encoder.
+
+    python -m training.encode --manifest audiocaps.jsonl wavcaps.jsonl --config training/configs/mini.yaml \\
+        --codec assets/mini --out cache
+
+Several machines can share one ``--out``: start as many workers as wanted with ``--worker 0/4``, ``--worker 1/4`` and so
+on. A worker that was killed goes on when it is started again; the one that ends last writes the stamp. The cache is
+the same however many workers there were and however often they were stopped (on devices that compute alike).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import yaml
+from torch import nn
+
+from dear.checkpoint import load_codec, load_config
+from dear.conditioning import build_text_encoder
+from dear.config import Config, ConfigError, VocoderConfig, from_dict
+from dear.mel import MelSpectrogram
+from training.manifest import read_manifest
+from training.sharding import EncodeConfig, encode
+
+TRAINED = ("patch", "conv")  # codecs whose weights come from a checkpoint
+
+
+def load_model_config(path: Path) -> Config:
+    """The ``model`` section of a YAML file. Raises ConfigError naming the file and the field at fault."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(data, Mapping) or "model" not in data:
+        raise ConfigError(f"{path} must have a section model")
+    try:
+        return from_dict(Config, data["model"], "model")
+    except (ConfigError, TypeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def load_vae(config: Config, codec: Path | None, device: torch.device) -> nn.Module:
+    """The codec's encoder: that of the checkpoint ``codec``, or the one that the configuration names the source of.
+
+    Raises ConfigError where a codec that is trained here comes without a checkpoint, or with one whose tokens have
+    other shapes; CheckpointError where its weights can't be read.
+    """
+    if codec is None:
+        if config.vae.kind in TRAINED:
+            raise ConfigError(f"codec must name a checkpoint with weights for vae.kind {config.vae.kind!r}, got none")
+        found = config
+    else:
+        found = load_config(codec)
+        wanted = (config.mel, config.vae.patch_frames, config.vae.patch_mels, config.vae.token_dim)
+        if (found.mel, found.vae.patch_frames, found.vae.patch_mels, found.vae.token_dim) != wanted:
+            raise ConfigError(f"codec {codec} must have the mel, patch and token_dim of the configuration; it differs")
+    # Griffin-Lim has no weights: a vocoder's need not be there to encode.
+    vae, _ = load_codec(codec or Path(), dataclasses.replace(found, vocoder=VocoderConfig()), device)
+    return vae
+
+
+def worker(text: str) -> tuple[int, int]:
+    first, _, count = text.partition("/")
+    return int(first), int(count)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.encode", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--manifest", type=Path, nargs="+", required=True, help="one or several, mixed")
+    parser.add_argument("--config", type=Path, required=True, help="YAML with a section model")
+    parser.add_argument("--codec", type=Path, help="checkpoint folder, for codecs that are trained here")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the cache")
+    parser.add_argument("--worker", type=worker, default=(0, 1), help="i/n: every n-th shard, from shard i on")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    for field in dataclasses.fields(EncodeConfig):
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=int, default=field.default)
+    options = parser.parse_args(arguments)
+    try:
+        config = EncodeConfig(
+            **{field.name: getattr(options, field.name) for field in dataclasses.fields(EncodeConfig)}
+        )
+        model = load_model_config(options.config)
+        entries = [entry for path in options.manifest for entry in read_manifest(path)]
+        device = torch.device(options.device)
+        wordless = any(entry.captions is None for entry in entries)
+        vae, mel = load_vae(model, options.codec, device), MelSpectrogram(model.mel).to(device)
+        text_encoder = build_text_encoder(model.conditioning, device, audio=wordless)
+        finished = encode(entries, options.out, vae, mel, text_encoder, config, options.worker)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{options.out}: {'finished' if finished else 'this part is done, others are not'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

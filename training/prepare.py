@@ -1,0 +1,217 @@
+"""From a dataset's folder and tables to a manifest of the sounds that can be used.
+
+    python -m training.prepare audiocaps --audio wavs --metadata train.csv --out audiocaps.jsonl --exclude test.jsonl
+
+Every sound is decoded once. What is missing, empty, broken, silent, without a usable caption, or also in an excluded
+manifest, is listed with its reason in ``<name>.report.jsonl`` beside ``<name>.jsonl``. A run that was killed goes on
+where it was: until the manifest is written, what was measured is kept in ``<name>.probes.jsonl``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.datasets import READERS, DatasetError, Skipped
+from training.files import write_atomically
+from training.manifest import Entry, read_manifest, write_manifest
+from training.probe import probe
+from training.progress import Progress
+from training.workers import process_pool
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What became of a dataset. ``left``: sounds that were fine, but more than the wanted hours."""
+
+    entries: list[Entry]
+    skipped: list[Skipped]
+    left: int
+
+    def __str__(self) -> str:
+        hours = sum(entry.duration for entry in self.entries) / 3600
+        counts = collections.Counter(skip.reason for skip in self.skipped)
+        told = [f"{reason} {count}" for reason, count in sorted(counts.items())]
+        text = f"{len(self.entries)} sounds, {hours:.2f} h; skipped {len(self.skipped)}"
+        return text + (f" ({', '.join(told)})" if told else "") + (f"; left out {self.left}" if self.left else "")
+
+
+def prepare(
+    found: Iterable[Entry | Skipped],
+    out: str | Path,
+    *,
+    exclude: Sequence[str | Path] = (),
+    splits: Sequence[str] = (),
+    hours: float | None = None,
+    seed: int = 0,
+    workers: int = 1,
+) -> Prepared:
+    """Probe what a reader found, and write the manifest ``out`` and its report.
+
+    exclude: manifests whose sounds must not be in this one, known by their source or by their samples. splits: those
+    to keep, all by default. hours: keep a random part of at most this length, drawn by ``seed``. workers: processes.
+    The result does not depend on ``workers``, nor on earlier runs that were stopped.
+    Raises ManifestError for an unreadable excluded manifest, DatasetError where nothing is left.
+    """
+    if workers < 1:
+        raise DatasetError(f"workers must be at least 1, got {workers!r}")
+    if hours is not None and not hours > 0:
+        raise DatasetError(f"hours must be above 0, got {hours!r}")
+    out = Path(out)
+    banned = [entry for path in exclude for entry in read_manifest(path)]
+    sources = {entry.source: entry.id for entry in banned if entry.source}
+    skipped: list[Skipped] = []
+    candidates: list[Entry] = []
+    for item in found:
+        if isinstance(item, Skipped):
+            skipped.append(item)
+        elif not splits or item.split in splits:
+            if item.source in sources:
+                skipped.append(_skip(item, "excluded", f"source {item.source} is that of {sources[item.source]}"))
+            else:
+                candidates.append(item)
+    out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    journal = out.with_name(f"{out.stem}.probes.jsonl")
+    entries: list[Entry] = []
+    digests = {entry.digest: entry.id for entry in banned}
+    excluded = set(digests)
+    names: set[str] = set()
+    for entry, result in zip(candidates, _probed([entry.path for entry in candidates], journal, workers), strict=True):
+        if "reason" in result:
+            skipped.append(_skip(entry, result["reason"], result["detail"]))
+        elif (digest := result["digest"]) in digests:
+            reason = "excluded" if digest in excluded else "duplicate"
+            skipped.append(_skip(entry, reason, f"the same samples as {digests[digest]}"))
+        elif entry.id in names:
+            skipped.append(_skip(entry, "duplicate", "another sound has this id"))
+        else:
+            digests[digest] = entry.id
+            names.add(entry.id)
+            duration = result["frames"] / result["sample_rate"]
+            measured = {name: result[name] for name in ("sample_rate", "channels", "digest")}
+            entries.append(dataclasses.replace(entry, duration=duration, **measured))
+    kept = _draw(entries, hours, seed)
+    lines = "".join(json.dumps(dataclasses.asdict(skip), ensure_ascii=False) + "\n" for skip in skipped)
+    write_atomically(out.with_name(f"{out.stem}.report.jsonl"), lambda file: file.write(lines.encode()))
+    if not kept:
+        raise DatasetError(f"no sound is left for {out}; see {out.stem}.report.jsonl beside it")
+    write_manifest(out, kept)
+    journal.unlink(missing_ok=True)
+    return Prepared(kept, skipped, len(entries) - len(kept))
+
+
+def _skip(entry: Entry, reason: str, detail: str) -> Skipped:
+    return Skipped(entry.id, str(entry.path), reason, detail)
+
+
+def _draw(entries: list[Entry], hours: float | None, seed: int) -> list[Entry]:
+    """A random part of at most ``hours``, in the order of the whole."""
+    if hours is None:
+        return entries
+    order = np.random.default_rng(seed).permutation(len(entries))
+    lengths = np.cumsum([entries[index].duration for index in order])
+    return [entries[index] for index in sorted(order[: np.searchsorted(lengths, hours * 3600, side="right")])]
+
+
+def _probed(paths: list[Path], journal: Path, workers: int) -> Iterator[dict[str, Any]]:
+    """What :func:`training.probe.probe` says of each path, in order; each new answer goes into the journal first."""
+    known = _read_journal(journal)
+    keys = [_key(path) for path in paths]
+    missing = [key for key in dict.fromkeys(keys) if key not in known]
+    with (
+        open(journal, "a", encoding="utf-8") as file,
+        contextlib.closing(Progress("sounds", len(missing), unit="file")) as progress,
+    ):
+        for key, result in zip(missing, _answers([key[0] for key in missing], workers), strict=True):
+            known[key] = result
+            file.write(json.dumps([*key, result]) + "\n")
+            file.flush()
+            progress.update()
+    yield from (known[key] for key in keys)
+
+
+def _answers(paths: list[str], workers: int) -> Iterator[dict[str, Any]]:
+    if workers == 1 or len(paths) < 2:
+        yield from map(probe, paths)
+        return
+    with process_pool(min(workers, len(paths))) as pool:
+        yield from pool.map(probe, paths, chunksize=max(1, min(16, len(paths) // workers)))
+
+
+def _key(path: Path) -> tuple[str, int, int]:
+    """Path, size and time of change: another file of the same name is probed anew."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return str(path), -1, -1
+    return str(path), status.st_size, status.st_mtime_ns
+
+
+def _read_journal(journal: Path) -> dict[tuple[str, int, int], dict[str, Any]]:
+    """What an earlier run left; its last line may be cut, and is then removed, so that the next one stands alone."""
+    known: dict[tuple[str, int, int], dict[str, Any]] = {}
+    if not journal.exists():
+        return known
+    whole = 0
+    with open(journal, "rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            path, size, changed, result = json.loads(line)
+            known[path, size, changed] = result
+            whole += len(line)
+    os.truncate(journal, whole)
+    return known
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("dataset", choices=READERS)
+    parser.add_argument("--audio", type=Path, required=True, help="folder of the sounds, searched with its subfolders")
+    parser.add_argument("--metadata", type=Path, nargs="+", required=True, help="the dataset's own tables")
+    parser.add_argument("--out", type=Path, required=True, help="manifest to write")
+    parser.add_argument("--exclude", type=Path, nargs="+", default=[], help="manifests of the evaluation sets")
+    parser.add_argument("--blacklist", type=Path, nargs="+", default=[], help="WavCaps' lists of ids to leave out")
+    parser.add_argument("--splits", nargs="+", default=[], help="keep these only (train, fold1, ...)")
+    parser.add_argument("--hours", type=float, help="keep a random part of at most this length")
+    parser.add_argument("--seed", type=int, default=0, help="of captions and of that part")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that decode")
+    options = parser.parse_args(arguments)
+    try:
+        if options.seed < 0:
+            raise DatasetError(f"seed must be at least 0, got {options.seed!r}")
+        if options.blacklist and options.dataset != "wavcaps":
+            raise DatasetError(f"blacklist belongs to wavcaps, got one for {options.dataset}")
+        extra = {"blacklists": options.blacklist} if options.blacklist else {}
+        found = READERS[options.dataset](options.audio, options.metadata, options.seed, **extra)
+        prepared = prepare(
+            found,
+            options.out,
+            exclude=options.exclude,
+            splits=options.splits,
+            hours=options.hours,
+            seed=options.seed,
+            workers=options.workers,
+        )
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{options.out}: {prepared}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""What a sound file holds: decoded once from end to end, in blocks, so that hours of sound need little memory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from typing import Any
+
+import numpy as np
+import soundfile
+
+BLOCK = 1 << 18  # samples that are decoded at a time
+SILENCE = 1e-4  # a sound whose peak is lower is silent
+UNKNOWN_LENGTH = 0x7FFFFFFF  # from here on a WAV's declared length means that its writer did not know it
+
+
+def probe(path: str) -> dict[str, Any]:
+    """``sample_rate``, ``channels``, ``frames`` (samples per channel) and ``digest`` of the file's sound.
+
+    Of a file that can't serve, ``reason`` (missing, empty, broken or silent) and ``detail``. The digest is that of the
+    decoded samples: lossless copies in other containers have the same.
+    """
+    try:
+        if not os.path.getsize(path):
+            return _unusable("empty", "0 bytes")
+        with soundfile.SoundFile(path) as file:
+            return _measure(file)
+    except FileNotFoundError:
+        return _unusable("missing", "no such file")
+    except (OSError, RuntimeError) as error:  # soundfile's own are RuntimeErrors
+        return _unusable("broken", str(error))
+
+
+def _measure(file: soundfile.SoundFile) -> dict[str, Any]:
+    if not (cut := _missing_bytes(file.extra_info)):
+        digest = hashlib.sha256(f"{file.samplerate} {file.channels}\n".encode())
+        frames, peak = 0, 0.0
+        for block in file.blocks(BLOCK, dtype="float32", always_2d=True):
+            if not np.isfinite(block).all():
+                return _unusable("broken", "infinite or undefined samples")
+            frames += len(block)
+            peak = max(peak, float(np.abs(block).max(initial=0.0)))
+            digest.update(np.ascontiguousarray(block).tobytes())
+        if frames < file.frames:
+            return _unusable("broken", f"{frames} of {file.frames} samples")
+        if not frames:
+            return _unusable("empty", "no samples")
+        if peak < SILENCE:
+            return _unusable("silent", f"peak {peak:.1e}")
+        return {
+            "sample_rate": file.samplerate,
+            "channels": file.channels,
+            "frames": frames,
+            "digest": digest.hexdigest()[:16],
+        }
+    return _unusable("broken", f"cut short by {cut} bytes")
+
+
+def _missing_bytes(log: str) -> int:
+    """Bytes by which a WAV ends before its declared length, which libsndfile takes for shorter without complaint."""
+    found = re.search(r"^data : (\d+) \(should be (\d+)\)", log, re.MULTILINE)
+    if found is None or int(found[1]) >= UNKNOWN_LENGTH:
+        return 0
+    missing = int(found[1]) - int(found[2])
+    return missing if missing > 1 else 0  # one: the byte that pads an odd chunk
+
+
+def _unusable(reason: str, detail: str) -> dict[str, Any]:
+    return {"reason": reason, "detail": detail}

@@ -1,0 +1,34 @@
+"""Processes that share work and leave nobody behind."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.connection import wait
+
+
+@contextlib.contextmanager
+def process_pool(count: int) -> Iterator[ProcessPoolExecutor]:
+    """``count`` processes, spawned, since a fork of a process that has used threads may hang. They end with the parent,
+    however that ends; Ctrl-C reaches the parent alone, which winds them up."""
+    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _start)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
