@@ -1,4 +1,4 @@
-"""The command line: ``python -m dear generate "a dog barking" -o dog.wav`` and ``python -m dear info``."""
+"""The command line: ``python -m dear generate "a dog barking" -o dog.wav``, ``python -m dear info`` and ``push``."""
 
 from __future__ import annotations
 
@@ -55,6 +55,13 @@ def parser() -> Parser:
     which.add_argument("--model", help="a checkpoint's folder or owner/name on the Hub; the bundled one where absent")
     info.add_argument("--variant", help="student or teacher; the default one where absent")
     info.set_defaults(run=show_info)
+
+    send = commands.add_parser("push", help="publish a checkpoint on the Hub, as one commit", allow_abbrev=False)
+    send.add_argument("folder", metavar="FOLDER", help="a checkpoint's folder, with all its variants")
+    send.add_argument("repository", metavar="OWNER/NAME", help="made where it is absent")
+    send.add_argument("--private", action="store_true", default=None, help="make the repository private")
+    send.add_argument("--revision", metavar="BRANCH", help="made where it is absent; the main branch by default")
+    send.set_defaults(run=publish)
     return root
 
 
@@ -119,6 +126,13 @@ def show_info(options: argparse.Namespace) -> None:
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     parameters["total"] = sum(p.numel() for p in model.parameters())
     print(json.dumps({"variant": variant, "parameters": parameters, "config": config.to_dict()}, indent=2))
+
+
+def publish(options: argparse.Namespace) -> None:
+    """Push a checkpoint and print the commit's address. The token is that of `hf auth login` or HF_TOKEN."""
+    from dear.checkpoint import push
+
+    print(push(options.folder, options.repository, private=options.private, revision=options.revision))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -29,6 +29,38 @@ def read_sound(path: str | Path, sample_rate: int) -> np.ndarray:
     return np.ascontiguousarray(resample(waveform.mean(axis=1), rate, sample_rate), dtype=np.float32)
 
 
+def read_channels(path: str | Path, longest: float) -> tuple[np.ndarray, int]:
+    """A file's sound as it is: float32 [C, S], and its rate in Hz.
+
+    longest: seconds; a file that says it holds more is refused before it is decoded. Raises :class:`AudioError`.
+    """
+    import soundfile
+
+    path = Path(path)
+    if path.is_file() and not path.stat().st_size:
+        raise AudioError(f"{path.name} must hold a sound, got an empty file of 0 bytes")
+    try:
+        with soundfile.SoundFile(path) as file:
+            seconds = file.frames / file.samplerate
+            if seconds > longest:
+                raise AudioError(
+                    f"{path.name} must be at most {duration(longest)} long, got {duration(seconds)}: cut it first"
+                )
+            samples, rate = file.read(dtype="float32", always_2d=True), file.samplerate
+    except (OSError, RuntimeError):
+        raise AudioError(f"{path.name} must be a sound as WAV, FLAC, MP3, OGG or AIFF, and can't be read") from None
+    if not len(samples):
+        raise AudioError(f"{path.name} must hold a sound, got one of 0 samples")
+    return np.ascontiguousarray(samples.T), rate
+
+
+def duration(seconds: float) -> str:
+    """``seconds`` in words: 12.3 seconds, 2 minutes, 1.5 hours."""
+    size, unit = next((pair for pair in ((3600, "hour"), (60, "minute")) if seconds >= pair[0]), (1, "second"))
+    number = f"{seconds / size:.3g}"
+    return f"{number} {unit}" + ("" if number == "1" else "s")
+
+
 def resample(waveform: np.ndarray, rate: int, wanted: int) -> np.ndarray:
     """waveform [S] at ``rate`` Hz -> [S'] at ``wanted`` Hz."""
     if rate == wanted:

@@ -19,16 +19,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from dear.config import Config, ConfigError
+from dear import audioldm
+from dear.card import model_card
+from dear.config import Config, ConfigError, VAEConfig, VocoderConfig
+from dear.hub import REPOSITORY, CheckpointError, fetch, upload
 from dear.model import MaskedModel
 from dear.vae import build_vae
 from dear.vocoder import build_vocoder
 
 BUNDLED = Path(__file__).resolve().parent.parent / "assets" / "mini"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be found, read, downloaded or written, or whose weights do not fit its configuration."""
+CARD = "README.md"
 
 
 def resolve(
@@ -45,6 +45,8 @@ def resolve(
     revision, token: branch, tag or commit, and access token, of a Hub repository.
     Raises CheckpointError.
     """
+    if revision is not None and not (isinstance(revision, str) and revision):
+        raise CheckpointError(f"revision must be a branch, tag or commit of a Hub repository, got {revision!r}")
     if source is not None and not isinstance(source, str | Path):
         raise CheckpointError(f"model must be a checkpoint's folder or owner/name on the Hub, got {source!r}")
     folder = BUNDLED if source is None else Path(source)
@@ -58,34 +60,15 @@ def resolve(
         raise CheckpointError(
             f"the bundled weights are missing: there is no folder {folder}; clone the repository whole"
         )
-    if not isinstance(source, str) or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source) or folder.exists():
+    if not isinstance(source, str) or not re.fullmatch(REPOSITORY, source) or folder.exists():
         raise CheckpointError(f"model must be a checkpoint's folder or owner/name on the Hub, got {str(source)!r}")
-    downloaded = _download(source, ["config.json"], revision, token)
+    downloaded = fetch(source, ["config.json"], revision, token)
     config = load_config(downloaded)
     names = [_weights(variant, config) for variant in ((config.default_variant,) if variants is None else variants)]
     if not names:
         return downloaded
-    return _download(source, ["config.json", "README.md", "codec/*", *names], revision, token)
-
-
-def _download(repository: str, names: list[str], revision: str | None, token: str | bool | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
-    try:
-        return Path(snapshot_download(repository, revision=revision, token=token, allow_patterns=names))
-    except Exception as error:  # network, disk and Hub errors share no narrower class
-        if isinstance(error, GatedRepoError):
-            advice = "accept its terms on that page, then run `hf auth login` or pass token="
-        elif isinstance(error, RepositoryNotFoundError):
-            advice = "check the name; for a private one run `hf auth login` or pass token="
-        else:
-            advice = "check the network and the name"
-        where = f"https://huggingface.co/{repository}" + (f" at {revision}" if revision else "")
-        raise CheckpointError(
-            f"could not download {', '.join(names)} from {where} ({type(error).__name__}); {advice}, "
-            "or name a local folder"
-        ) from error
+    # The commit that the configuration came from, wherever a branch has moved since.
+    return fetch(source, ["config.json", *names, "codec/*", CARD], downloaded.name, token)
 
 
 def load_config(folder: str | Path) -> Config:
@@ -101,6 +84,12 @@ def load_config(folder: str | Path) -> Config:
         return Config.from_json(text)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+def load_card(folder: str | Path) -> str | None:
+    """The text of the model card, where there is one."""
+    path = Path(folder) / CARD
+    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def load_model(
@@ -121,18 +110,48 @@ def load_model(
 
 
 def load_codec(folder: str | Path, config: Config, device: torch.device | str = "cpu") -> tuple[nn.Module, nn.Module]:
-    """(vae, vocoder) with their weights, float32. Raises CheckpointError as :func:`load_model` does."""
+    """(vae, vocoder) with their weights, float32: the checkpoint's own, or those of the source that it names.
+
+    Raises CheckpointError as :func:`load_model` does, and where a source cannot be downloaded or does not fit.
+    """
     codec = Path(folder) / "codec"
-    _open(codec / "vae.safetensors")
+    named = {"vae": config.vae, "vocoder": config.vocoder}
+    sources = {name: _source(name, part.source) for name, part in named.items() if _is_named(part)}
+    if "vae" not in sources:
+        _open(codec / "vae.safetensors")
     # Their tables (filters, windows) follow from the configuration, so they are built in place, without disturbing
     # the caller's random state.
-    with torch.random.fork_rng(devices=[]):
-        parts = {"vae": build_vae(config.vae, config.mel), "vocoder": build_vocoder(config.vocoder, config.mel)}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            vae = build_vae(config.vae, config.mel, sources.get("vae"))
+            vocoder = build_vocoder(config.vocoder, config.mel, sources.get("vocoder"))
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+    parts = {"vae": vae, "vocoder": vocoder}
     for name, part in parts.items():
-        if part.state_dict():
+        if name not in sources and part.state_dict():
             part.load_state_dict(_read(codec / f"{name}.safetensors", part, torch.float32))
         part.eval().to(device)
-    return parts["vae"], parts["vocoder"]
+    return vae, vocoder
+
+
+def _is_named(part: VAEConfig | VocoderConfig) -> bool:
+    """Whether the checkpoint only names the weights: AudioLDM's licence is not the checkpoint's."""
+    return part.kind == "audioldm"
+
+
+def _source(part: str, source: str) -> Path:
+    """The local folder with AudioLDM's files of ``part``: ``source`` itself, or what was downloaded from it."""
+    names, folder = audioldm.FILES[part], Path(source)
+    if not folder.is_dir():
+        if not re.fullmatch(REPOSITORY, source):
+            raise CheckpointError(f"{part}.source must be a folder or owner/name on the Hub, got {source!r}")
+        folder = fetch(source, names)
+    for name in names:
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder / name} is missing: {part}.source must hold {' and '.join(names)}")
+    _open(folder / names[1])
+    return folder
 
 
 def digest(folder: str | Path, variant: str) -> str:
@@ -151,7 +170,8 @@ def save_checkpoint(
 ) -> Path:
     """Write a whole checkpoint; an earlier one in ``folder`` is replaced, and kept where anything fails.
 
-    models: one per variant of the configuration. card: the text of README.md.
+    models: one per variant of the configuration. card: the text of README.md. A codec that comes from AudioLDM is not
+    written: the configuration names its source.
     Raises CheckpointError where variants and models differ, where ``folder`` holds something else, or where a weight
     does not fit half precision.
     """
@@ -167,11 +187,11 @@ def save_checkpoint(
         (new / "codec").mkdir(parents=True)
         (new / "config.json").write_text(config.to_json(), encoding="utf-8")
         if card is not None:
-            (new / "README.md").write_text(card, encoding="utf-8")
+            (new / CARD).write_text(card, encoding="utf-8")
         for variant, model in models.items():
             _write(new / _weights(variant, config), model)
-        for name, part in (("vae", vae), ("vocoder", vocoder)):
-            if part.state_dict():
+        for name, part, settings in (("vae", vae, config.vae), ("vocoder", vocoder, config.vocoder)):
+            if not _is_named(settings) and part.state_dict():
                 _write(new / "codec" / f"{name}.safetensors", part)
         if folder.exists():
             os.rename(folder, work / "old")
@@ -184,6 +204,39 @@ def save_checkpoint(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return folder
+
+
+def push(
+    folder: str | Path,
+    repository: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    commit_message: str | None = None,
+) -> str:
+    """Publish a checkpoint with all its variants, as one commit of a Hub repository. Returns the commit's address.
+
+    The checkpoint is loaded once before. Where neither it nor the repository has a card, one is generated.
+    The other arguments are those of :meth:`dear.pipeline.AudioDEAR.push_to_hub`. Raises CheckpointError, ConfigError.
+    """
+    folder = Path(folder)
+    config = load_config(folder)
+    for variant in config.variants:
+        load_model(folder, config, variant)
+    load_codec(folder, config)
+    names = ["config.json", CARD, *(_weights(variant, config) for variant in config.variants)]
+    named = {"vae": config.vae, "vocoder": config.vocoder}
+    names += [f"codec/{name}.safetensors" for name, part in named.items() if not _is_named(part)]
+    return upload(
+        {name: folder / name for name in names if (folder / name).is_file()},
+        repository,
+        commit_message or f"Upload {config.name}: {', '.join(config.variants)}",
+        defaults={CARD: model_card(config)},
+        private=private,
+        revision=revision,
+        token=token,
+    )
 
 
 def _weights(variant: str, config: Config) -> str:

@@ -17,10 +17,12 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-HEAD_KINDS = ("energy", "diffusion", "flow", "meanflow", "shortcut")
 VAE_KINDS = ("patch", "conv", "audioldm")
 VOCODER_KINDS = ("griffin-lim", "istft", "audioldm")
 CONDITIONING_KINDS = ("minilm", "paper")
+TEXT_EMBEDDINGS = ("clap+t5", "t5", "clap")
+CLAP_BACKENDS = ("transformers", "laion_clap")
+AUDIOLDM = "cvssp/audioldm-s-full-v2"
 
 
 class ConfigError(ValueError):
@@ -73,13 +75,16 @@ class VAEConfig:
     patch_frames: int = 8  # mel frames under one token; for audioldm: 4 latents of 4 frames
     patch_mels: int = 64  # mel bins under one token; for audioldm: 4 latents of 4 bins
     token_dim: int = 128  # D, values per token
-    width: int = 64  # channels of the refinement; unused by patch
-    depth: int = 4  # residual convolution blocks of the refinement; unused by patch
+    width: int = 64  # channels of the refinement of conv
+    depth: int = 4  # residual convolution blocks of the refinement of conv
+    source: str = AUDIOLDM  # where audioldm comes from: owner/name on the Hub, or a folder that holds vae/
 
     def __post_init__(self) -> None:
         _one_of("vae.kind", self.kind, VAE_KINDS)
         for name in ("patch_frames", "patch_mels", "token_dim", "width", "depth"):
             _at_least(f"vae.{name}", getattr(self, name), 1)
+        if not self.source:
+            raise ConfigError("vae.source must be owner/name on the Hub or a folder, got ''")
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,7 @@ class VocoderConfig:
     momentum: float = 0.99  # Griffin-Lim momentum; unused by the others
     width: int = 192  # channels of the ISTFT vocoder
     depth: int = 6  # ConvNeXt blocks of the ISTFT vocoder
+    source: str = AUDIOLDM  # where audioldm comes from: owner/name on the Hub, or a folder that holds vocoder/
 
     def __post_init__(self) -> None:
         _one_of("vocoder.kind", self.kind, VOCODER_KINDS)
@@ -98,6 +104,8 @@ class VocoderConfig:
             _at_least(f"vocoder.{name}", getattr(self, name), 1)
         if not 0 <= self.momentum < 1:
             raise ConfigError(f"vocoder.momentum must be in [0, 1), got {self.momentum!r}")
+        if not self.source:
+            raise ConfigError("vocoder.source must be owner/name on the Hub or a folder, got ''")
 
 
 @dataclass(frozen=True)
@@ -107,9 +115,19 @@ class ConditioningConfig:
     kind: str = "minilm"  # minilm (token states + pooled vector), paper (Flan-T5-large + CLAP)
     dim: int = 384  # E, values per conditioning token
     max_tokens: int = 64  # T at most; longer prompts keep their first word pieces and their pooled vector
+    # Of the paper alone:
+    text_embeddings: str = "clap+t5"  # what a caption becomes (Table 6): clap+t5, t5 or clap
+    t5: str = "google/flan-t5-large"  # a folder, or owner/name on the Hub
+    # LAION's checkpoint: a path, or owner/name/file.pt on the Hub; or a ClapModel: a folder, or owner/name
+    clap: str = "lukewys/laion_clap/630k-audioset-fusion-best.pt"
+    clap_backend: str = "transformers"  # transformers, or laion_clap: LAION's own code, for its checkpoints alone
 
     def __post_init__(self) -> None:
         _one_of("conditioning.kind", self.kind, CONDITIONING_KINDS)
+        _one_of("conditioning.text_embeddings", self.text_embeddings, TEXT_EMBEDDINGS)
+        _one_of("conditioning.clap_backend", self.clap_backend, CLAP_BACKENDS)
+        if self.clap_backend == "laion_clap" and not self.clap.endswith(".pt"):
+            raise ConfigError(f"conditioning.clap must be a .pt file for clap_backend 'laion_clap', got {self.clap!r}")
         _at_least("conditioning.dim", self.dim, 1)
         _at_least("conditioning.max_tokens", self.max_tokens, 2)
 
@@ -149,18 +167,31 @@ class HeadConfig:
     kind: str = "energy"  # a key of dear.heads.HEADS
     width: int = 192  # hidden width of the residual MLP
     depth: int = 3  # residual MLP blocks
+    guidance_level: str = "default"  # what guidance mixes: prediction, representation, or what is the head's default
+    noise_as: str = "input"  # energy: input (Appendix E, b), or condition (a): the context is the input
     samples: int = 2  # energy: m of equation (8)
-    levels: int = 4  # diffusion: noise levels drawn per token and training step (MAR's diffusion_batch_mul)
+    levels: int = 4  # all but energy: noise levels drawn per token and training step (MAR's diffusion_batch_mul)
     timesteps: int = 1000  # diffusion: length of the training schedule
     eta: float = 1.0  # diffusion: share of fresh noise per sampling step; 1: ancestral, 0: DDIM
+    times: str = "logit-normal"  # flow, meanflow: where training looks between data and noise; or uniform
+    flow_share: float = 0.75  # meanflow, shortcut: share of training rows on plain flow matching (their papers' value)
+    adaptive_power: float = 1.0  # meanflow: p of the adaptive loss weight; 0: none
+    max_steps: int = 128  # shortcut: the most sampling steps, a power of two; the sizes in between are trained
 
     def __post_init__(self) -> None:
-        _one_of("head.kind", self.kind, HEAD_KINDS)
         for name in ("width", "depth", "levels", "timesteps"):
             _at_least(f"head.{name}", getattr(self, name), 1)
         _at_least("head.samples", self.samples, 2)
         if not 0 <= self.eta <= 1:
             raise ConfigError(f"head.eta must be from 0 to 1, got {self.eta!r}")
+        _one_of("head.guidance_level", self.guidance_level, ("default", "prediction", "representation"))
+        _one_of("head.noise_as", self.noise_as, ("input", "condition"))
+        _one_of("head.times", self.times, ("logit-normal", "uniform"))
+        if not 0 <= self.flow_share <= 1:
+            raise ConfigError(f"head.flow_share must be from 0 to 1, got {self.flow_share!r}")
+        _at_least("head.adaptive_power", self.adaptive_power, 0)
+        if self.max_steps < 2 or self.max_steps & (self.max_steps - 1):
+            raise ConfigError(f"head.max_steps must be a power of two from 2 on, got {self.max_steps!r}")
 
 
 @dataclass(frozen=True)

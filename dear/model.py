@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dear.backbone import Backbone
 from dear.conditioning import Conditioning, NullCondition
-from dear.config import Config
+from dear.config import Config, ConfigError
 from dear.heads import HEADS
 
 
@@ -15,14 +15,15 @@ class MaskedModel(nn.Module):
     """A variant of a configuration: the transformer, the head, and the null condition."""
 
     def __init__(self, config: Config, variant: str | None = None):
-        """Raises ValueError for a variant that the configuration does not name, or a head that does not exist."""
+        """Raises ValueError for a variant that the configuration does not name, ConfigError for a head that does not
+        exist or cannot honour its settings."""
         super().__init__()
         variant = variant or config.default_variant
         if variant not in config.variants:
             raise ValueError(f"variant must be one of {', '.join(config.variants)}, got {variant!r}")
         kind = config.variants[variant].head.kind
         if kind not in HEADS:
-            raise ValueError(f"head.kind must be one of {', '.join(HEADS)}, got {kind!r}")
+            raise ConfigError(f"head.kind must be one of {', '.join(HEADS)}, got {kind!r}")
         self.config = config
         self.variant = variant
         self.length = config.length

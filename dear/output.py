@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ class Output:
     """Sounds of one call, all tensors on the CPU. Item i was drawn with ``seeds[i]`` for ``prompts[i]``.
 
     A partial one, from :meth:`AudioDEAR.stream`, has no waveform yet and holds the mel's floor where no token is known.
+    ``out[i]`` is item i alone, and so an output can be iterated over.
     """
 
     waveform: Tensor | None  # [B, S] float32 in [-1, 1]
@@ -51,9 +53,27 @@ class Output:
     def __len__(self) -> int:
         return self.tokens.shape[0]
 
+    def __getitem__(self, index: int) -> Output:
+        """Item ``index`` alone. Raises IndexError beyond the last."""
+        seed = self.seeds[index]
+        item = slice(index, index + 1 or None)
+        return replace(
+            self,
+            waveform=None if self.waveform is None else self.waveform[item],
+            mel=self.mel[item],
+            tokens=self.tokens[item],
+            latents=self.latents[item],
+            order=self.order[item],
+            seed=seed,
+            seeds=[seed],
+            prompts=[self.prompts[index]],
+        )
+
     def save(self, path: str | Path) -> list[Path]:
         """Write the sounds as 16-bit WAV or FLAC, by the suffix; several become ``stem-1``, ``stem-2``, ...
 
+        Each file says what it follows from: its title (INAM in a WAV's LIST chunk, TITLE of a FLAC's Vorbis comments)
+        is the prompt, its comment (ICMT, COMMENT) a JSON object of the seed and ``settings``.
         Returns the paths. Each file is written beside its target and then moved, so none is ever half there.
         Raises ValueError for an unknown suffix, a missing directory, or a partial output.
         """
@@ -69,11 +89,17 @@ class Output:
         targets = [check_path(path.with_name(name)) for name in names]
         work = [target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp") for target in targets]
         try:
-            for name, waveform in zip(work, self.waveform, strict=True):
-                with open(name, "xb") as file:
-                    soundfile.write(
-                        file, waveform.numpy(), self.sample_rate, format=FORMATS[path.suffix.lower()], subtype="PCM_16"
-                    )
+            for name, item in zip(work, self, strict=True):
+                with (
+                    open(name, "xb") as file,
+                    soundfile.SoundFile(
+                        file, "w", self.sample_rate, 1, "PCM_16", format=FORMATS[path.suffix.lower()]
+                    ) as sound,
+                ):
+                    # The comment first: libsndfile reads nothing after a text of more than 2047 bytes.
+                    sound.comment = json.dumps({"seed": item.seed} | self.settings)
+                    sound.title = item.prompts[0]
+                    sound.write(item.waveform[0].numpy())
             for name, target in zip(work, targets, strict=True):
                 os.replace(name, target)
         finally:

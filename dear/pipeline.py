@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import secrets
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,10 +17,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dear.audio import check_audio, fit_clip, region
+from dear.audio import check_audio, fit_clip, region, resample
+from dear.card import model_card
+from dear.checkpoint import (
+    CARD,
+    CheckpointError,
+    load_card,
+    load_codec,
+    load_config,
+    load_model,
+    push,
+    resolve,
+    save_checkpoint,
+)
 from dear.checkpoint import digest as weights_digest
-from dear.checkpoint import load_codec, load_config, load_model, resolve
-from dear.conditioning import Conditioning, MiniLMEncoder, build_text_encoder, check_prompt
+from dear.conditioning import Conditioning, TextEncoder, build_text_encoder, check_prompt
 from dear.config import Config, SamplingConfig
 from dear.mel import MelSpectrogram
 from dear.model import MaskedModel
@@ -28,6 +40,9 @@ from dear.sampling import MAX_SAMPLES, MAX_SEED, State, check_number, check_opti
 
 Progress = Callable[[int, int], object]
 CROSSFADE = 0.02  # seconds, on either side of an inpainted region, inside it
+CONTEXT = 0.4  # of a clip: how much of a sound is heard again to continue it
+LONGEST_EXTENSION = 600.0  # seconds
+DRAFT_STEPS = 10  # of the head, at most, for a draft
 
 
 class AudioDEAR:
@@ -40,10 +55,11 @@ class AudioDEAR:
         model: MaskedModel,
         vae: nn.Module,
         vocoder: nn.Module,
-        text_encoder: MiniLMEncoder,
+        text_encoder: TextEncoder,
         digest: str = "",
+        card: str | None = None,
     ):
-        """``digest`` names the weights in the settings of what they generate."""
+        """``digest`` names the weights in the settings of what they generate; ``card`` is saved with them."""
         self.config = config
         self.variant = variant
         self.sampling: SamplingConfig = config.variants[variant].sampling
@@ -53,6 +69,7 @@ class AudioDEAR:
         self.vocoder = vocoder
         self.text_encoder = text_encoder
         self.digest = digest
+        self.card = card
         # A sound in [-1, 1] has STFT magnitudes up to the sum of the window, so no band can be louder than this.
         # Strong guidance, or an untrained model, would otherwise reach values whose exponential overflows.
         self.loudest = math.log(config.mel.n_fft / 2 * float(MelSpectrogram(config.mel).filters.sum(0).max()))
@@ -85,7 +102,62 @@ class AudioDEAR:
         model = load_model(folder, config, variant, device, dtype or torch.float32)
         vae, vocoder = load_codec(folder, config, device)
         text_encoder = build_text_encoder(config.conditioning, device)
-        return cls(config, variant, model, vae, vocoder, text_encoder, weights_digest(folder, variant))
+        return cls(
+            config, variant, model, vae, vocoder, text_encoder, weights_digest(folder, variant), load_card(folder)
+        )
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write a checkpoint of this variant alone, with its card, or a generated one. Returns its folder.
+
+        An earlier checkpoint in ``folder`` is replaced. Raises CheckpointError where it holds variants that would be
+        lost, where ``folder`` holds something else, and where the weights in memory are less precise than a file's.
+        """
+        if not isinstance(folder, str | Path):
+            raise CheckpointError(f"folder must be a path, got {folder!r}")
+        folder = Path(folder)
+        lost = set(load_config(folder).variants) - {self.variant} if (folder / "config.json").is_file() else None
+        if lost:
+            raise CheckpointError(
+                f"folder must not hold other variants than {self.variant}, which alone is loaded, got {str(folder)!r} "
+                f"with {', '.join(sorted(lost))}"
+            )
+        dtype = next(self.model.parameters()).dtype
+        if dtype == torch.bfloat16:
+            raise CheckpointError("weights must be float32 or float16 to be saved, got torch.bfloat16: load them again")
+        config = dataclasses.replace(self.config, variants={self.variant: self.config.variants[self.variant]})
+        card = model_card(config) if self.card is None else self.card
+        if self.card is not None and len(self.config.variants) > 1:
+            card = f"{card.rstrip()}\n\nThis copy holds the variant `{self.variant}` alone.\n"
+        return save_checkpoint(folder, config, {self.variant: self.model}, self.vae, self.vocoder, card)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        commit_message: str | None = None,
+    ) -> str:
+        """Publish what :meth:`save_pretrained` writes, as one commit. Returns the commit's address.
+
+        repository: "owner/name"; made where it is absent. private: None for the Hub's choice.
+        revision: a branch, made from the main one where it is absent; None for the main one.
+        token: one that may write; None for that of ``hf auth login`` or HF_TOKEN.
+        Raises CheckpointError, also where the repository holds weights that the commit would leave out.
+        """
+        with tempfile.TemporaryDirectory() as parent:
+            folder = self.save_pretrained(Path(parent) / "checkpoint")
+            if self.card is None:  # the repository may have a better one than can be generated
+                (folder / CARD).unlink()
+            return push(
+                folder,
+                repository,
+                private=private,
+                revision=revision,
+                token=token,
+                commit_message=commit_message,
+            )
 
     @property
     def device(self) -> torch.device:
@@ -125,7 +197,7 @@ class AudioDEAR:
             num_samples,
             progress,
         )
-        return _last(self._run(request, partial=False))
+        return _last(self._run(request))
 
     def stream(
         self,
@@ -138,8 +210,13 @@ class AudioDEAR:
         seed: int | None = None,
         num_samples: int = 1,
         progress: Progress | None = None,
+        every: int = 1,
     ) -> Iterator[Output]:
-        """As :meth:`generate`, one result per iteration; only the last has a waveform. Input is checked at the call."""
+        """As :meth:`generate`, one result per iteration; only the last has a waveform. Input is checked at the call.
+
+        every: give a result after each ``every``-th iteration only, and after the last.
+        """
+        every = check_whole("every", every, 1, self.model.length)
         request = self._request(
             prompt,
             self.sampling,
@@ -152,7 +229,28 @@ class AudioDEAR:
             num_samples,
             progress,
         )
-        return self._run(request, partial=True)
+        return self._run(request, every)
+
+    def draft(self, partial: Output) -> Output:
+        """A first listen to a partial result of :meth:`stream`: its missing tokens are drawn all at once.
+
+        That takes one more pass, with at most 10 steps of the head, and the codec. The generation itself goes on
+        undisturbed: what it draws later differs from the draft.
+        """
+        names = [each.name for each in dataclasses.fields(SamplingConfig)]
+        chosen = SamplingConfig(**{name: partial.settings[name] for name in names})
+        request = Request(
+            prompts=partial.prompts,
+            num_samples=1,
+            seeds=partial.seeds,
+            sampling=dataclasses.replace(chosen, iterations=1, steps=min(chosen.steps, DRAFT_STEPS)),
+            settings=partial.settings,
+            progress=None,
+            given=partial.tokens,
+            given_mask=partial.order >= 0,
+        )
+        out = _last(self._run(request))
+        return dataclasses.replace(out, order=partial.order, iteration=partial.iteration, iterations=partial.iterations)
 
     def inpaint(
         self,
@@ -187,9 +285,7 @@ class AudioDEAR:
         if first >= last:
             raise ValueError(f"end must be at least one sample later than start {start!r}, got {end!r}")
 
-        span = self.config.vae.patch_frames * mel.hop_length  # samples under one token
-        time_index = torch.arange(self.model.length) // self.config.grid[1]
-        keep = ((time_index + 1) * span <= first) | (time_index * span >= last)  # [L]
+        keep = self._outside(first, last)
         wanted = int((~keep).sum())
         defaults = dataclasses.replace(self.sampling, iterations=min(self.sampling.iterations, wanted))
         request = self._request(
@@ -205,11 +301,98 @@ class AudioDEAR:
             given_mask=keep.expand(count, -1),
             settings=request.settings | {"start": start, "end": end},
         )
-        out = _last(self._run(request, partial=False))
+        out = _last(self._run(request))
         weight = region(mel.samples, first, last, round(CROSSFADE * mel.sample_rate))
         original = clip[: mel.samples]
         mixed = (1 - weight.square()).sqrt() * original + weight * out.waveform
         return dataclasses.replace(out, waveform=torch.where(weight > 0, mixed, original).clamp(-1, 1))
+
+    def extend(
+        self,
+        audio: np.ndarray | Tensor,
+        sample_rate: int,
+        seconds: float,
+        prompt: str,
+        *,
+        cfg_scale: float | None = None,
+        iterations: int | None = None,
+        temperature: float | None = None,
+        steps: int | None = None,
+        seed: int | None = None,
+        progress: Progress | None = None,
+    ) -> Output:
+        """Continue ``audio`` past its end, by ``seconds`` (0.1 to 600).
+
+        audio: [S] or [C, S] as for :meth:`inpaint`, but of any length. Mixed to mono and resampled, it begins the
+            result sample for sample, but for its last 20 ms, over which the continuation fades in.
+        iterations: of each clip's length; lowered to the tokens that are drawn there.
+        What is drawn continues the last 40 % of a clip, and then itself, with the next seed each time. ``waveform``
+        and ``mel`` of the result are those of the whole sound, the other tensors those of what was drawn last.
+        The other arguments, and the errors, are those of :meth:`generate`.
+        """
+        config = self.config.mel
+        rate, clip = config.sample_rate, config.samples
+        samples = check_audio(audio)
+        sample_rate = check_whole("sample_rate", sample_rate, 1000, 384_000)
+        seconds = check_number("seconds", seconds, 0.1, LONGEST_EXTENSION)
+        request = self._request(
+            prompt, self.sampling, self.model.length, cfg_scale, iterations, temperature, steps, seed, 1, progress
+        )
+        if len(request.prompts) > 1:
+            raise ValueError(f"prompt must be one prompt to continue a sound with, got {len(request.prompts)}")
+        mono = resample(samples.mean(axis=0), sample_rate, rate).clip(-1, 1)
+        sound = torch.from_numpy(np.ascontiguousarray(mono, dtype=np.float32))
+        wanted = len(sound) + round(seconds * rate)
+
+        tails, length = [], len(sound)  # samples that each clip takes up again
+        while length < wanted:
+            tails.append(min(length, int(CONTEXT * clip)))
+            length += clip - tails[-1]
+        firsts = [tail - min(round(CROSSFADE * rate), tail // 2) for tail in tails]
+        counts = [min(request.sampling.iterations, int((~self._outside(each, clip)).sum())) for each in firsts]
+        timings: dict[str, float] = {}
+        for i, (tail, first) in enumerate(zip(tails, firsts, strict=True)):
+            done = sum(counts[:i])
+            out = self.inpaint(
+                sound[-tail:],
+                rate,
+                first / rate,
+                clip / rate,
+                request.prompts[0],
+                cfg_scale=request.sampling.cfg_scale,
+                iterations=counts[i],
+                temperature=request.sampling.temperature,
+                steps=request.sampling.steps,
+                seed=(request.seeds[0] + i) % (MAX_SEED + 1),
+                progress=progress and (lambda n, _, done=done: progress(done + n, sum(counts))),
+            )
+            sound = torch.cat((sound[:-tail], out.waveform[0]))[:wanted]
+            timings = {stage: timings.get(stage, 0.0) + each for stage, each in out.timings.items()}
+        return dataclasses.replace(
+            out,
+            waveform=sound[None],
+            mel=self.log_mel(sound, rate)[None],
+            seed=request.seeds[0],
+            seeds=list(request.seeds),
+            settings=request.settings | {"seconds": seconds},
+            timings=timings,
+        )
+
+    def log_mel(self, audio: np.ndarray | Tensor, sample_rate: int) -> Tensor:
+        """What the model sees of a sound of any length: [S] or [C, S] -> natural-log mel [F, M]."""
+        config = self.config.mel
+        samples = check_audio(audio)
+        sample_rate = check_whole("sample_rate", sample_rate, 1000, 384_000)
+        length = math.ceil(samples.shape[1] / sample_rate * config.sample_rate / config.hop_length) * config.hop_length
+        clip = fit_clip(samples, sample_rate, config.sample_rate, max(length, config.n_fft))
+        with torch.inference_mode():
+            return MelSpectrogram(config)(clip[None])[0].clone()
+
+    def _outside(self, first: int, last: int) -> Tensor:
+        """[L] bool: the tokens that samples ``first`` to ``last`` don't touch."""
+        span = self.config.vae.patch_frames * self.config.mel.hop_length  # samples under one token
+        time_index = torch.arange(self.model.length) // self.config.grid[1]
+        return ((time_index + 1) * span <= first) | (time_index * span >= last)
 
     def _request(
         self,
@@ -261,8 +444,8 @@ class AudioDEAR:
             progress=progress,
         )
 
-    def _run(self, request: Request, partial: bool) -> Iterator[Output]:
-        """One output per iteration where ``partial``, else the last alone."""
+    def _run(self, request: Request, every: int | None = None) -> Iterator[Output]:
+        """The output after each ``every``-th iteration and the last; None: after the last alone."""
         clock = _Clock(self.device)
         with clock.stage("text"):
             conditioning = self._condition(request)
@@ -280,7 +463,7 @@ class AudioDEAR:
             if request.progress is not None:
                 request.progress(state.iteration, state.iterations)
             done = state.iteration == state.iterations
-            if done or partial:
+            if done or (every and state.iteration % every == 0):
                 yield self._output(state, request, clock, done)
             if done:
                 return

@@ -1,17 +1,19 @@
-"""Log-mel to tokens and back.
+"""Log-mel to tokens and back: linear, linear with a trained decoder, or AudioLDM's autoencoder.
 
-A token is one patch of the log-mel, projected on the leading principal components of such patches. The scale and
-shift that give the tokens about unit variance are weights of the codec, so no caller can forget them. A linear
-codec is the bar: an autoencoder of the same token size that was trained for minutes loses every harmonic.
+What gives the tokens about unit variance lies inside each codec, so no caller can forget it. A token of the linear
+ones is one patch of the log-mel, projected on the leading principal components of such patches. They are the bar: an
+autoencoder of the same token size that was trained for minutes loses every harmonic.
 """
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from dear import audioldm
 from dear.config import MelConfig, VAEConfig
 from dear.layers import ConvNeXtBlock
 
@@ -118,11 +120,68 @@ class ConvVAE(PatchVAE):
         return self.refined(tokens).clamp_min(self.floor)
 
 
-KINDS = {"patch": PatchVAE, "conv": ConvVAE}
+class AudioLDMVAE(nn.Module):
+    """AudioLDM's frozen autoencoder, kind "audioldm": the paper's (Section 4.1).
+
+    Latents [B, Z, F / 4, M / 4] are the mean of the posterior times the scaling factor of the autoencoder's own
+    configuration, which gives them about unit variance. The mean and not a sample: it decodes best, one sound has one
+    token sequence wherever it is encoded, and noise that is drawn once would be learnt by heart from a cache.
+
+    A token is a patch of patch_frames x patch_mels mel values, hence of 4 x 4 latents: D = Z * 4 * 4 values, channels
+    outermost, then time, then frequency. Tokens are ordered by time, then by frequency, as ``Config.grid`` says.
+
+    folder: where the files lie (see ``dear.audioldm``); None: untrained, at the published size.
+    Raises ValueError where the files are not such an autoencoder, or the patch or D does not fit it.
+    """
+
+    def __init__(self, vae: VAEConfig, mel: MelConfig, folder: Path | None = None):
+        super().__init__()
+        audioldm.check_mel(mel)
+        self.network = audioldm.autoencoder(folder).requires_grad_(False)
+        config = self.network.config
+        if (config.in_channels, config.out_channels) != (1, 1):
+            raise ValueError(f"vae.source must hold an autoencoder of 1 channel, got {config.in_channels} channels")
+        factor = 2 ** (len(config.block_out_channels) - 1)
+        if vae.patch_frames % factor or vae.patch_mels % factor:
+            raise ValueError(
+                f"vae.patch_frames and vae.patch_mels must be multiples of {factor}, "
+                f"got {vae.patch_frames} x {vae.patch_mels}"
+            )
+        self.patch = (config.latent_channels, vae.patch_frames // factor, vae.patch_mels // factor)
+        if vae.token_dim != math.prod(self.patch):
+            told = "{} latent channels x {} x {}".format(*self.patch)
+            raise ValueError(f"vae.token_dim must be {math.prod(self.patch)} ({told}), got {vae.token_dim}")
+        self.mel_shape = (vae.patch_frames, mel.n_mels)
+        self.bands = mel.n_mels // vae.patch_mels
+        self.token_shape = (mel.frames // vae.patch_frames * self.bands, vae.token_dim)
+        self.scaling = config.scaling_factor
+        self.floor = math.log(mel.floor)
+
+    def patchify(self, latents: Tensor) -> Tensor:
+        """latents [B, Z, F', M'] -> tokens [B, L, D]: the exact inverse of :meth:`latents`."""
+        _, frames, mels = self.patch
+        grid = latents.unflatten(3, (-1, mels)).unflatten(2, (-1, frames))  # [B, Z, T, pf, bands, pm]
+        return grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+    def latents(self, tokens: Tensor) -> Tensor:
+        """tokens [B, L, D] -> scaled latents [B, Z, F', M']."""
+        grid = tokens.unflatten(2, self.patch).unflatten(1, (-1, self.bands))  # [B, T, bands, Z, pf, pm]
+        return grid.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+
+    def encode(self, mel: Tensor) -> Tensor:
+        """mel [B, F, M] log-mel -> tokens [B, L, D]. F may be any multiple of patch_frames; ValueError otherwise."""
+        frames, mels = self.mel_shape
+        if mel.ndim != 3 or mel.shape[1] % frames or mel.shape[2] != mels:
+            raise ValueError(f"mel must be [B, F, {mels}] with F a multiple of {frames}, got {tuple(mel.shape)}")
+        return self.patchify(self.network.encode(mel[:, None]).latent_dist.mode() * self.scaling)
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """tokens [B, L, D] -> log-mel [B, F, M], never below the mel's floor, as no mel of a recording is."""
+        return self.network.decode(self.latents(tokens) / self.scaling).sample[:, 0].clamp_min(self.floor)
 
 
-def build_vae(vae: VAEConfig, mel: MelConfig) -> nn.Module:
-    """The codec that ``vae.kind`` names, untrained. ValueError for a kind that this version does not build."""
-    if vae.kind not in KINDS:
-        raise ValueError(f"vae.kind must be one of {', '.join(KINDS)} in this version, got {vae.kind!r}")
-    return KINDS[vae.kind](vae, mel)
+def build_vae(vae: VAEConfig, mel: MelConfig, folder: Path | None = None) -> nn.Module:
+    """The codec that ``vae.kind`` names, untrained; audioldm: with the weights of ``folder`` where given."""
+    if vae.kind == "audioldm":
+        return AudioLDMVAE(vae, mel, folder)
+    return {"patch": PatchVAE, "conv": ConvVAE}[vae.kind](vae, mel)

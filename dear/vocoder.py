@@ -1,16 +1,18 @@
-"""Log-mel to waveform: Griffin-Lim, which needs no weights, and a small trained ISTFT vocoder.
+"""Log-mel to waveform: Griffin-Lim, which needs no weights, a small trained ISTFT vocoder, and AudioLDM's HiFi-GAN.
 
-Both frame sound as :class:`dear.mel.MelSpectrogram` does, so that F frames give F * hop samples, and both start from
-the phases of one fixed noise: the same mel gives the same samples.
+All give F * hop samples for F frames, and the same samples for the same mel: the first two frame sound as
+:class:`dear.mel.MelSpectrogram` does and start from the phases of one fixed noise, the third draws nothing.
 """
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from dear import audioldm
 from dear.config import MelConfig, VocoderConfig
 from dear.layers import ConvNeXtBlock
 from dear.mel import MelSpectrogram
@@ -175,11 +177,34 @@ class ISTFTVocoder(nn.Module):
         return self.frames.crop(self.frames.signal(magnitudes * (noise + torch.complex(real, imaginary))))
 
 
-VOCODERS = {"griffin-lim": GriffinLim, "istft": ISTFTVocoder}
+class AudioLDMVocoder(nn.Module):
+    """AudioLDM's frozen HiFi-GAN, kind "audioldm": the paper's.
+
+    folder: where the files lie (see ``dear.audioldm``); None: untrained, at the published size.
+    Raises ValueError where the files are not such a vocoder, or it is not one for this mel.
+    """
+
+    def __init__(self, vocoder: VocoderConfig, mel: MelConfig, folder: Path | None = None):
+        super().__init__()
+        audioldm.check_mel(mel)
+        self.network = audioldm.hifigan(folder).requires_grad_(False)
+        self.hop = mel.hop_length
+        config = self.network.config
+        found = (config.model_in_dim, math.prod(config.upsample_rates), config.sampling_rate)
+        if found != (mel.n_mels, mel.hop_length, mel.sample_rate):
+            told = "{} mel bins, {} samples a frame and {} Hz"
+            wanted = told.format(mel.n_mels, mel.hop_length, mel.sample_rate)
+            raise ValueError(f"vocoder.source must hold a vocoder of {wanted}, got {told.format(*found)}")
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """mel [B, F, M] log-mel -> waveform [B, F * hop] float32 in [-1, 1]."""
+        # A kernel of 16 over a stride of 5 makes the network write 32 samples more than F * hop. As in AudioLDM's own
+        # pipeline, the first ones count.
+        return limit(self.network(mel.float())[:, : mel.shape[1] * self.hop])
 
 
-def build_vocoder(vocoder: VocoderConfig, mel: MelConfig) -> nn.Module:
-    """The vocoder that ``vocoder.kind`` names. ValueError for a kind that this version does not build."""
-    if vocoder.kind not in VOCODERS:
-        raise ValueError(f"vocoder.kind must be one of {', '.join(VOCODERS)} in this version, got {vocoder.kind!r}")
-    return VOCODERS[vocoder.kind](vocoder, mel)
+def build_vocoder(vocoder: VocoderConfig, mel: MelConfig, folder: Path | None = None) -> nn.Module:
+    """The vocoder that ``vocoder.kind`` names, untrained; audioldm: with the weights of ``folder`` where given."""
+    if vocoder.kind == "audioldm":
+        return AudioLDMVocoder(vocoder, mel, folder)
+    return {"griffin-lim": GriffinLim, "istft": ISTFTVocoder}[vocoder.kind](vocoder, mel)

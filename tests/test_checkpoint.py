@@ -236,39 +236,3 @@ def test_resolve_finds_folders_and_refuses_what_is_neither_folder_nor_repository
     monkeypatch.setattr(checkpoint, "BUNDLED", tmp_path / "assets")
     with pytest.raises(CheckpointError, match="bundled weights are missing: there is no folder"):
         resolve(None)
-
-
-def test_hub_download_asks_for_the_needed_files_only(tiny_folder, monkeypatch):
-    asked = []
-
-    def snapshot_download(repository, **options):
-        asked.append((repository, options))
-        return str(tiny_folder)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    assert resolve("someone/sounds", revision="v1", token="secret") == tiny_folder
-    assert [repository for repository, _ in asked] == ["someone/sounds"] * 2
-    assert asked[0][1]["allow_patterns"] == ["config.json"]
-    assert asked[1][1] == {
-        "revision": "v1",
-        "token": "secret",
-        "allow_patterns": ["config.json", "README.md", "codec/*", "student.safetensors"],
-    }
-    resolve("someone/sounds", variants=("teacher",))
-    assert asked[3][1]["allow_patterns"][-1] == "teacher.safetensors"
-    assert resolve("someone/sounds", variants=()) == tiny_folder
-    assert len(asked) == 5
-    with pytest.raises(CheckpointError, match="variant must be one of student, teacher"):
-        resolve("someone/sounds", variants=("painter",))
-
-
-def test_failed_download_says_which_file_from_where_and_what_to_do(monkeypatch):
-    def snapshot_download(repository, **options):
-        raise ConnectionError("unreachable")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    with pytest.raises(
-        CheckpointError,
-        match=r"could not download config\.json from https://huggingface\.co/someone/sounds at v2 .* check the network",
-    ):
-        resolve("someone/sounds", revision="v2")

@@ -71,7 +71,6 @@ def test_what_is_not_json_is_refused():
         (BackboneConfig, {"heads": 5}, "backbone.heads"),
         (BackboneConfig, {"conv_width": 4}, "backbone.conv_width"),
         (BackboneConfig, {"masked_attention": "some"}, "backbone.masked_attention"),
-        (HeadConfig, {"kind": "magic"}, "head.kind"),
         (HeadConfig, {"samples": 1}, "head.samples"),
         (SamplingConfig, {"cfg_scale": float("nan")}, "sampling.cfg_scale"),
         (VAEConfig, {"kind": "none"}, "vae.kind"),

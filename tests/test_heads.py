@@ -1,17 +1,40 @@
-"""One contract for all heads, and the formulas of each."""
+"""One contract for all heads, and the formulas of the energy and the diffusion head."""
 
 import dataclasses
 import math
+import runpy
+import textwrap
 
 import pytest
 import torch
+from factory import tiny_config
 
-from dear.config import HeadConfig
+import dear.heads
+from dear.conditioning import Conditioning
+from dear.config import Config, ConfigError, HeadConfig, VariantConfig
 from dear.heads import HEADS
 from dear.heads.diffusion import MIN_SIGNAL, cosine_signal
 from dear.heads.energy import energy_loss
+from dear.model import MaskedModel
+from dear.sampling import check_options, generate
 
 D, C, N = 6, 16, 9
+
+SETTINGS = {
+    "energy": {"kind": "energy"},
+    "energy-noise-as-condition": {"kind": "energy", "noise_as": "condition", "samples": 3},
+    "diffusion": {"kind": "diffusion"},
+    "diffusion-ddim": {"kind": "diffusion", "eta": 0.0},
+    "diffusion-representation": {"kind": "diffusion", "guidance_level": "representation"},
+    "flow": {"kind": "flow"},
+    "flow-uniform": {"kind": "flow", "times": "uniform"},
+    "flow-representation": {"kind": "flow", "guidance_level": "representation"},
+    "meanflow": {"kind": "meanflow"},
+    "meanflow-uniform": {"kind": "meanflow", "times": "uniform", "flow_share": 0.5, "adaptive_power": 0.0},
+    "meanflow-representation": {"kind": "meanflow", "guidance_level": "representation"},
+    "shortcut": {"kind": "shortcut", "flow_share": 0.5},
+    "shortcut-representation": {"kind": "shortcut", "guidance_level": "representation", "max_steps": 16},
+}
 
 
 def build(kind, seed=0, **options):
@@ -34,48 +57,66 @@ def context():
     return torch.randn(N, C, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("kind", HEADS)
+@pytest.fixture
+def target():
+    return torch.randn(N, D, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+
+def test_every_head_is_under_contract():
+    assert {setting["kind"] for setting in SETTINGS.values()} == set(HEADS)
+    assert list(HEADS) == ["energy", "diffusion", "flow", "meanflow", "shortcut"]
+
+
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
 class TestContract:
-    def test_loss_is_one_finite_value_per_row_and_repeats_with_its_generator(self, kind, context):
-        head, target = build(kind), torch.randn(N, D, dtype=torch.float64)
+    def test_loss_is_one_finite_value_per_row_and_repeats_with_its_generator(self, setting, context, target):
+        # Without the adaptive weight, which hides the loss's own size.
+        head = build(**{"adaptive_power": 0.0} | setting)
         first = head.loss(target, context, torch.Generator().manual_seed(3))
         again = head.loss(target, context, torch.Generator().manual_seed(3))
         other = head.loss(target, context, torch.Generator().manual_seed(4))
         assert first.shape == (N,)
-        assert first.isfinite().all()
+        assert first.isfinite().all() and first.gt(0).all()
         assert torch.equal(first, again)
-        assert not torch.equal(first, other)
+        assert not torch.allclose(first, other, rtol=1e-3)
 
-    def test_every_parameter_and_the_context_get_a_finite_gradient(self, kind, context):
-        head = build(kind)
+    def test_every_parameter_and_the_context_get_a_finite_gradient(self, setting, context, target):
+        head = build(**setting)
         context = context.requires_grad_()
-        head.loss(torch.randn(N, D, dtype=torch.float64), context, torch.Generator().manual_seed(0)).mean().backward()
+        head.loss(target, context, torch.Generator().manual_seed(0)).mean().backward()
         for name, parameter in head.named_parameters():
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
             assert parameter.grad.abs().sum() > 0, name
+        assert context.grad.isfinite().all()
         assert context.grad.abs().sum(dim=1).gt(0).all()
 
-    def test_samples_have_the_shape_and_repeat_with_their_noise(self, kind, context):
-        head = build(kind)
-        options = {"cfg_scale": 1.0, "steps": steps_of(kind), "temperature": 1.0}
+    def test_a_row_s_loss_reaches_its_own_context_alone(self, setting, context, target):
+        head, context = build(**setting), context.requires_grad_()
+        head.loss(target, context, torch.Generator().manual_seed(0))[4].backward()
+        reached = context.grad.abs().sum(dim=1).gt(0)
+        assert reached.tolist() == [row == 4 for row in range(N)]
+
+    def test_samples_have_the_shape_and_repeat_with_their_noise(self, setting, context):
+        head = build(**setting)
+        options = {"cfg_scale": 1.0, "steps": steps_of(setting["kind"]), "temperature": 1.0}
         first = head.sample(context, None, draw=drawer(0), **options)
-        assert first.shape == (N, D)
+        assert first.shape == (N, D) and first.dtype == torch.float64
         assert torch.equal(first, head.sample(context, None, draw=drawer(0), **options))
         assert not torch.allclose(first, head.sample(context, None, draw=drawer(1), **options))
 
-    def test_a_row_does_not_depend_on_its_batch(self, kind, context):
-        head = build(kind)
+    def test_a_row_does_not_depend_on_its_batch(self, setting, context):
+        head = build(**setting)
         null = torch.zeros_like(context)
-        options = {"cfg_scale": 3.0, "steps": steps_of(kind), "temperature": 0.8}
+        options = {"cfg_scale": 3.0, "steps": steps_of(setting["kind"]), "temperature": 0.8}
         whole = head.sample(context, null, draw=drawer(0), **options)
         draw = drawer(0)
         alone = head.sample(context[4:5], null[4:5], draw=lambda: draw()[4:5], **options)
-        torch.testing.assert_close(alone, whole[4:5], rtol=0, atol=1e-12)
+        torch.testing.assert_close(alone, whole[4:5], rtol=0, atol=1e-11)
 
-    def test_scale_one_is_no_guidance_and_scale_zero_is_the_null_condition(self, kind, context):
-        head, null = build(kind), torch.randn(N, C, dtype=torch.float64)
-        options = {"steps": steps_of(kind), "temperature": 1.0}
+    def test_scale_one_is_no_guidance_and_scale_zero_is_the_null_condition(self, setting, context):
+        head, null = build(**setting), torch.ones(N, C, dtype=torch.float64)
+        options = {"steps": steps_of(setting["kind"]), "temperature": 1.0}
         free = head.sample(context, None, cfg_scale=1.0, draw=drawer(0), **options)
         assert torch.equal(head.sample(context, null, cfg_scale=1.0, draw=drawer(0), **options), free)
         dropped = head.sample(null, None, cfg_scale=1.0, draw=drawer(0), **options)
@@ -84,43 +125,198 @@ class TestContract:
         guided = head.sample(context, null, cfg_scale=3.0, draw=drawer(0), **options)
         assert not torch.allclose(guided, free)
 
-    @pytest.mark.parametrize("steps", [0, -1, 100_000])
-    def test_steps_out_of_range_are_refused_by_name(self, kind, context, steps):
-        with pytest.raises(ValueError, match=rf"steps must be .*got {steps}"):
-            build(kind).sample(context, None, cfg_scale=1.0, steps=steps, temperature=1.0, draw=drawer(0))
+    def test_guidance_runs_the_head_once_per_step_on_mixed_contexts_or_twice_the_rows(self, setting, context):
+        head, null, rows = build(**setting), torch.ones(N, C, dtype=torch.float64), []
+        head.register_forward_pre_hook(lambda head, inputs: rows.append([len(x) for x in inputs]))
+        steps = steps_of(setting["kind"])
+        head.sample(context, null, cfg_scale=2.0, steps=steps, temperature=1.0, draw=drawer(0))
+        level = "representation" if setting["kind"] == "energy" else setting.get("guidance_level", "prediction")
+        assert head.guidance_level == level
+        assert len(rows) == steps
+        assert {count for call in rows for count in call} == {N if level == "representation" else 2 * N}
 
-    def test_fits_a_mixture_in_two_dimensions(self, kind):
-        """Two classes with two modes each: samples land near the modes of their class, near all of them."""
-        torch.manual_seed(0)
-        head = HEADS[kind](HeadConfig(kind=kind, width=64, depth=2), 2, 2)
-        modes = torch.tensor([[[1.5, 0.0], [-1.5, 0.0]], [[0.0, 1.5], [0.0, -1.5]]])
-        contexts = torch.eye(2)
-        optimizer = torch.optim.Adam(head.parameters(), lr=3e-3)
-        generator = torch.Generator().manual_seed(0)
-        for step in range(500):
-            for group in optimizer.param_groups:
-                group["lr"] = 3e-3 * (1 - step / 500)
-            label = torch.randint(2, (256,), generator=generator)
-            mode = torch.randint(2, (256,), generator=generator)
-            target = modes[label, mode] + 0.15 * torch.randn(256, 2, generator=generator)
-            optimizer.zero_grad()
-            head.loss(target, contexts[label], generator).mean().backward()
-            optimizer.step()
-        with torch.no_grad():
-            for label in range(2):
-                draw = torch.Generator().manual_seed(1)
+    def test_guidance_mixes_representations_or_the_predictions(self, setting, context):
+        """One step on the first noise: what it makes of a prediction is affine, so samples mix as predictions do."""
+        head, null = build(**setting), torch.ones(N, C, dtype=torch.float64)
+        options = {"steps": 1, "temperature": 1.0}
+        guided = head.sample(context, null, cfg_scale=2.5, draw=drawer(0), **options)
+        if head.guidance_level == "representation":
+            wanted = head.sample(2.5 * context - 1.5 * null, None, cfg_scale=1.0, draw=drawer(0), **options)
+        else:
+            both = [head.sample(given, None, cfg_scale=1.0, draw=drawer(0), **options) for given in (context, null)]
+            wanted = 2.5 * both[0] - 1.5 * both[1]
+        torch.testing.assert_close(guided, wanted, rtol=1e-9, atol=1e-9)
+
+    @pytest.mark.parametrize("steps", [0, -1])
+    def test_no_steps_are_refused_by_name(self, setting, context, steps):
+        with pytest.raises(ValueError, match=rf"steps must be .*got {steps}"):
+            build(**setting).sample(context, None, cfg_scale=1.0, steps=steps, temperature=1.0, draw=drawer(0))
+
+    @pytest.mark.parametrize("steps", [1, 3, 16, 17, 129, 1001])
+    def test_steps_are_honoured_or_refused(self, setting, context, steps):
+        head, calls = build(**setting), []
+        head.register_forward_pre_hook(lambda *_: calls.append(1))
+        options = {"cfg_scale": 1.0, "steps": steps, "temperature": 1.0}
+        most = {"energy": 1, "diffusion": 1000, "shortcut": head.config.max_steps}.get(setting["kind"], 10**9)
+        if steps <= most:
+            head.check_steps(steps)
+            if steps < 100:
+                assert head.sample(context[:1], None, draw=drawer(0, 1), **options).isfinite().all()
+                assert len(calls) == steps
+        else:
+            with pytest.raises(ValueError, match=f"steps must be .*{most}.* for the {setting['kind']} head.*{steps}"):
+                head.sample(context[:1], None, draw=drawer(0, 1), **options)
+            assert not calls
+
+    def test_temperature_zero_gives_the_same_for_any_noise(self, setting, context):
+        """Except under ancestral sampling, which starts from the noise itself."""
+        head = build(**setting)
+        options = {"cfg_scale": 1.0, "steps": steps_of(setting["kind"]), "temperature": 0.0}
+        same = torch.equal(*(head.sample(context, None, draw=drawer(seed), **options) for seed in (0, 1)))
+        assert same == (setting["kind"] != "diffusion" or head.config.eta == 0)
+
+    def test_half_precision_samples_and_scores(self, setting, context, target):
+        head = build(**setting).bfloat16()
+        context, target = context.bfloat16(), target.bfloat16()
+        options = {"cfg_scale": 2.0, "steps": steps_of(setting["kind"]), "temperature": 1.0}
+        sample = head.sample(context, -context, draw=lambda: drawer(0)().bfloat16(), **options)
+        assert sample.dtype == torch.bfloat16 and sample.isfinite().all()
+        assert head.loss(target, context, torch.Generator().manual_seed(0)).isfinite().all()
+
+    def test_built_on_the_meta_device_it_becomes_what_it_is_given(self, setting, context, target):
+        wanted = build(**setting)
+        with torch.device("meta"):
+            head = HEADS[setting["kind"]](wanted.config, D, C)
+        assert all(parameter.is_meta for parameter in head.parameters())
+        head.load_state_dict(wanted.state_dict(), assign=True)
+        options = {"cfg_scale": 1.0, "steps": steps_of(setting["kind"]), "temperature": 1.0}
+        samples = [one.sample(context, None, draw=drawer(0), **options) for one in (head, wanted)]
+        assert torch.equal(*samples)
+        losses = [one.loss(target, context, torch.Generator().manual_seed(0)) for one in (head, wanted)]
+        assert torch.equal(*losses)
+
+
+def mixture(label, generator):
+    """Two classes with two modes each, the second a quarter turn of the first: label [N] -> [N, 2]."""
+    side = 4.0 * torch.randint(2, label.shape, generator=generator) - 2.0
+    centre = torch.stack((side * (1 - label), side * label), dim=-1)
+    return centre + 0.3 * torch.randn(*label.shape, 2, generator=generator)
+
+
+def energy_distance(x, y):
+    """Equation (1) between two sets of points [N, 2]."""
+    return (2 * torch.cdist(x, y).mean() - torch.cdist(x, x).mean() - torch.cdist(y, y).mean()).item()
+
+
+@pytest.mark.parametrize(
+    ("setting", "few", "many"),
+    [
+        ({"kind": "energy"}, None, 1),
+        ({"kind": "energy", "noise_as": "condition"}, None, 1),
+        ({"kind": "diffusion"}, None, 50),
+        ({"kind": "flow"}, None, 10),
+        ({"kind": "meanflow"}, 1, 4),
+        ({"kind": "shortcut"}, 1, 4),
+    ],
+    ids=lambda value: "-".join(value.values()) if isinstance(value, dict) else None,
+)
+def test_fits_a_mixture_in_two_dimensions(setting, few, many):
+    """With ``many`` steps it tells the modes apart; with ``few`` it at least leaves the noise far behind."""
+    torch.manual_seed(0)
+    head = HEADS[setting["kind"]](HeadConfig(width=64, depth=2, levels=1, **setting), 2, 2)
+    contexts, generator = torch.eye(2), torch.Generator().manual_seed(0)
+    optimizer = torch.optim.Adam(head.parameters(), lr=5e-3)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, total_iters=150)
+    for _ in range(150):
+        label = torch.randint(2, (256,), generator=generator)
+        optimizer.zero_grad()
+        head.loss(mixture(label, generator), contexts[label], generator).mean().backward()
+        optimizer.step()
+        schedule.step()
+    for label in torch.eye(2, dtype=torch.long):
+        label = label.argmax().expand(500)
+        data, noise = mixture(label, generator), torch.randn(500, 2, generator=generator)
+        for steps in filter(None, (few, many)):
+            with torch.no_grad():
                 samples = head.sample(
-                    contexts[label].expand(400, 2),
+                    contexts[label],
                     None,
                     cfg_scale=1.0,
-                    steps=1 if kind == "energy" else 50,
+                    steps=steps,
                     temperature=1.0,
-                    draw=lambda: torch.randn(400, 2, generator=draw),  # noqa: B023 - used within this turn only
+                    draw=lambda: torch.randn(500, 2, generator=generator),
                 )
-                distance = torch.cdist(samples, modes[label])
-                assert (distance.amin(dim=1) < 0.6).float().mean() > 0.8
-                share = (distance.argmin(dim=1) == 0).float().mean().item()
-                assert 0.35 < share < 0.65
+            # One Gaussian with the moments of the data knows nothing of its modes.
+            reference = data.std(dim=0) * noise if steps == many else noise
+            assert energy_distance(samples, data) < energy_distance(reference, data) / 2
+            ratio = samples.std(dim=0) / data.std(dim=0)
+            assert ratio.min() > 1 / 3 and ratio.max() < 3
+            assert (samples.mean(dim=0) - data.mean(dim=0)).abs().max() < 0.8
+
+
+class TestRefusals:
+    def test_the_energy_head_mixes_representations_only(self):
+        build("energy", guidance_level="representation")
+        with pytest.raises(ConfigError, match=r"head\.guidance_level must be one of default, representation for the"):
+            build("energy", guidance_level="prediction")
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("guidance_level", "both"),
+            ("noise_as", "output"),
+            ("times", "late"),
+            ("flow_share", 1.5),
+            ("adaptive_power", -1.0),
+            ("max_steps", 1),
+            ("max_steps", 100),
+        ],
+    )
+    def test_settings_out_of_range_are_refused_by_name(self, name, value):
+        with pytest.raises(ConfigError, match=rf"head\.{name} must be .*got {value!r}"):
+            HeadConfig(**{name: value})
+
+
+def test_weights_of_shipped_designs_keep_their_names():
+    block = [f"{part}.{kind}" for part in ("norm", "mlp.0", "mlp.2", "modulation") for kind in ("weight", "bias")]
+    parts = [f"{part}.{kind}" for part in ("input", "modulation", "output") for kind in ("weight", "bias")]
+    net = {"net." + part for part in parts} | {f"net.blocks.{i}.{part}" for i in range(2) for part in block}
+    context = {"context_in.weight", "context_in.bias"}
+    time = {f"time_in.mlp.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")}
+    assert set(build("energy").state_dict()) == net | context
+    assert set(build("diffusion").state_dict()) == net | context | time
+
+
+def test_a_sixth_head_is_one_file_and_one_line(tmp_path, monkeypatch):
+    """The file is the package's own example, and the rest of the system takes the head as it takes the others."""
+    text = dear.heads.__doc__
+    example = text[text.index("    import torch") : text.index("and one more line")]
+    (tmp_path / "gaussian.py").write_text(textwrap.dedent(example))
+    monkeypatch.setitem(HEADS, "gaussian", runpy.run_path(str(tmp_path / "gaussian.py"))["GaussianHead"])
+
+    variant = VariantConfig(head=HeadConfig(kind="gaussian"), sampling=tiny_config().variants["student"].sampling)
+    config = Config.from_json(dataclasses.replace(tiny_config(), variants={"sixth": variant}).to_json())
+    torch.manual_seed(0)
+    model = MaskedModel(config)
+    generator = torch.Generator().manual_seed(0)
+    tokens = 3.0 + 0.5 * torch.randn(16, 8, 16, generator=generator)
+    conditioning = Conditioning(torch.randn(16, 2, 384, generator=generator), torch.ones(16, 2, dtype=torch.bool))
+    mask = torch.rand(16, 8, generator=generator) < 0.8
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = model.loss(tokens, conditioning, mask, generator).mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 2
+    sampling = check_options(variant.sampling, model.length, model.head)
+    *_, last = generate(model.eval(), conditioning.select([0, 1]), [0, 1], sampling)
+    assert last.known.all()
+    assert last.tokens.mean().item() == pytest.approx(3.0, abs=1.0)
+    with pytest.raises(ValueError, match="steps must be 1 for the gaussian head, got 2"):
+        check_options(variant.sampling, model.length, model.head, steps=2)
 
 
 def literal_energy(samples, target):

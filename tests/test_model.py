@@ -5,9 +5,12 @@ import torch
 from factory import tiny_config
 
 from dear.conditioning import Conditioning
-from dear.config import preset
+from dear.config import ConfigError, HeadConfig, SamplingConfig, VariantConfig, preset
 from dear.distillation import Distillation, representation_loss, student_from_teacher
+from dear.heads import HEADS
 from dear.model import MaskedModel
+from dear.pipeline import AudioDEAR
+from dear.sampling import generate
 
 
 def build(variant="student", seed=0, **backbone):
@@ -28,14 +31,49 @@ def batch():
     return tokens, known, Conditioning(condition, mask)
 
 
-def test_parameter_counts_of_the_paper():
-    """Section 4.2 and Table 4: 191 M with the energy head, 193 M with the diffusion head."""
+def size(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+def meta(config, variant=None):
     with torch.device("meta"):
-        for name, wanted in (("base", 191e6), ("base-teacher", 193e6)):
-            model = MaskedModel(preset(name))
-            assert sum(p.numel() for p in model.parameters()) == pytest.approx(wanted, rel=0.01)
-        for variant in ("student", "teacher"):
-            assert sum(p.numel() for p in MaskedModel(preset("mini"), variant).parameters()) <= 8e6
+        return MaskedModel(config, variant)
+
+
+@pytest.mark.parametrize(("name", "count"), [("base", 191e6), ("base-teacher", 193e6)])
+def test_the_paper_s_models_have_its_sizes_and_shapes(name, count):
+    """Section 4.2 and Table 4: 191 M parameters with the energy head, 193 M with the diffusion head."""
+    config = preset(name)
+    model = meta(config)
+    assert all(p.is_meta for p in model.parameters())
+    assert size(model) == pytest.approx(count, rel=0.01)
+    assert (model.length, model.token_dim) == (256, 128)
+    assert (config.conditioning.max_tokens, model.null.vector.shape) == (78, (1024,))
+    assert len(model.backbone.blocks) == 24
+    assert model.backbone.token_in.weight.shape == (768, 128)
+    assert model.backbone.conditioning_in.weight.shape == (768, 1024)
+    assert len(model.head.net.blocks) == 3
+    assert model.head.net.input.weight.shape == (1024, 128)
+    assert model.head.net.output.weight.shape == (128, 1024)
+    assert model.head.context_in.weight.shape == (1024, 768)
+    with torch.device("meta"):
+        tokens, known = torch.zeros(2, 256, 128), torch.zeros(2, 256, dtype=torch.bool)
+        conditioning = Conditioning(torch.zeros(2, 78, 1024), torch.ones(2, 78, dtype=torch.bool))
+        assert model.context(tokens, known, conditioning).shape == (2, 256, 768)
+
+
+@pytest.mark.parametrize(
+    ("kind", "millions"), [("energy", 191), ("diffusion", 193), ("flow", 193), ("meanflow", 194), ("shortcut", 194)]
+)
+def test_parameter_counts_of_table_4(kind, millions):
+    variant = VariantConfig(head=HeadConfig(kind=kind, width=1024))
+    model = meta(dataclasses.replace(preset("base"), variants={kind: variant}))
+    assert size(model) == pytest.approx(millions * 1e6, rel=0.01)
+
+
+def test_the_bundled_models_stay_small():
+    for variant in ("student", "teacher"):
+        assert size(meta(preset("mini"), variant)) <= 8e6
 
 
 @pytest.mark.parametrize("attention", ["visible", "full"])
@@ -100,6 +138,33 @@ def test_loss_is_one_value_per_hidden_token_and_reaches_every_parameter(batch):
 def test_an_unknown_variant_or_head_is_refused():
     with pytest.raises(ValueError, match="variant must be one of student, teacher, got 'dean'"):
         MaskedModel(tiny_config(), "dean")
+    variant = VariantConfig(head=HeadConfig(kind="magic"), sampling=SamplingConfig(iterations=3))
+    config = dataclasses.replace(tiny_config(), variants={"student": variant})
+    with pytest.raises(ConfigError, match=f"head.kind must be one of {', '.join(HEADS)}, got 'magic'"):
+        MaskedModel(config)
+
+
+def test_an_unknown_head_is_refused_before_a_checkpoint_is_built(own_folder, monkeypatch):
+    text = (own_folder / "config.json").read_text().replace('"energy"', '"magic"')
+    (own_folder / "config.json").write_text(text)
+    monkeypatch.setattr(torch.nn.Linear, "__init__", lambda *_, **__: pytest.fail("a network was built"))
+    with pytest.raises(ConfigError, match="head.kind must be one of energy, .*, got 'magic'"):
+        AudioDEAR.from_pretrained(own_folder, device="cpu")
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_every_head_trains_and_samples_within_a_model(kind, batch):
+    tokens, known, conditioning = batch
+    variant = VariantConfig(head=HeadConfig(kind=kind, width=32, depth=1), sampling=SamplingConfig(iterations=3))
+    torch.manual_seed(0)
+    model = MaskedModel(dataclasses.replace(tiny_config(), variants={"any": variant})).double()
+    loss = model.loss(tokens, conditioning, ~known, torch.Generator().manual_seed(0))
+    assert loss.shape == ((~known).sum(),)
+    loss.mean().backward()
+    assert all(p.grad.abs().sum() > 0 for p in model.parameters() if p is not model.null.vector)
+    together = list(generate(model, conditioning, [5, 6], variant.sampling))[-1].tokens
+    alone = list(generate(model, conditioning.select([1]), [6], variant.sampling))[-1].tokens
+    torch.testing.assert_close(alone[0], together[1], rtol=1e-8, atol=1e-8)
 
 
 KEPT = torch.tensor([False, False])

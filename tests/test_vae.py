@@ -167,6 +167,4 @@ def test_bad_shapes_and_kinds_are_named():
         PatchVAE(VAEConfig(patch_frames=4, patch_mels=16, token_dim=65), MEL)
     with pytest.raises(ValueError, match="must divide 64 x 64, got 7 x 64"):
         PatchVAE(VAEConfig(patch_frames=7), MEL)
-    with pytest.raises(ValueError, match="patch, conv in this version, got 'audioldm'"):
-        build_vae(VAEConfig(kind="audioldm", patch_frames=16, patch_mels=16), MEL)
     assert type(build_vae(VAEConfig(kind="conv", width=8, depth=1), MEL)) is ConvVAE

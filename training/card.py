@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dear.card import anatomy, front_matter
 from dear.config import Config
 from dear.evaluation.classifier import SoundClassifier
-from dear.model import MaskedModel
 from training.data import Clip
 from training.recipe import Recipe
 
@@ -31,9 +31,6 @@ def model_card(
 ) -> str:
     """Markdown with the Hub's front matter; every figure comes from the reports of one reproduction."""
     fold, real = recipe.scenes.held_out_fold, scores["student"]["reference"]
-    sizes = {
-        variant: sum(p.numel() for p in MaskedModel(config, variant).parameters()) / 1e6 for variant in config.variants
-    }
     quality = "\n".join(
         f"| {NAMES[name]} | {config.variants[VARIANTS[name]].sampling.steps} | {row['accuracy']:.3f} | {row['fd']:.1f} | {row['kl']:.2f} | "
         f"{row['is']:.2f} |"
@@ -50,26 +47,15 @@ def model_card(
     student = config.variants["student"].sampling
     licences = sorted({clip.license for clip in heard})
     credits = "\n".join(f'- "{clip.title}" by {clip.author}, {clip.license}, {clip.source}' for clip in heard)
-    return f"""---
-license: cc-by-4.0
-library_name: audiodear
-pipeline_tag: text-to-audio
-tags: [text-to-audio, energy-scoring, distillation]
----
-
+    front = front_matter(("text-to-audio", "energy-scoring", "distillation"), license="cc-by-4.0")
+    return f"""{front}
 # AudioDEAR mini
 
 Text to ten seconds of sound (16 kHz, mono) for ten classes of environmental sound, alone, one after the other, or two
 at once. It is the small, bundled model of AudioDEAR: a masked transformer fills {config.length} tokens of
 {config.vae.token_dim} values in {student.iterations} iterations; an energy-scoring head draws each token in one step.
 
-| variant | parameters | head | file |
-|---|---|---|---|
-| student (default) | {sizes["student"]:.2f} M | energy scoring, 1 step | `student.safetensors` |
-| teacher | {sizes["teacher"]:.2f} M | diffusion, {config.variants["teacher"].sampling.steps} steps | `teacher.safetensors` |
-
-Codec: `{config.vae.kind}` on log-mel patches; vocoder: `{config.vocoder.kind}`. Text: all-MiniLM-L6-v2 (not part of
-these files). Weights are float16 on disk.
+{anatomy(config)}
 
 ## How it was made
 

@@ -1,15 +1,53 @@
-"""Continuous samplers of one token, all under one contract (:class:`dear.heads.base.Head`).
+'''Continuous samplers of one token, all under one contract (:class:`dear.heads.base.Head`).
 
-A further head is one new file with a subclass of ``Head`` and one more line in ``HEADS``.
-"""
+A further head is one new file with a subclass of ``Head``, here ``dear/heads/gaussian.py``, ::
+
+    import torch
+    from torch import nn
+
+    from dear.heads.base import Head
+
+
+    class GaussianHead(Head):
+        """A normal distribution with mean and deviation from the context."""
+
+        def __init__(self, config, token_dim, context_dim):
+            super().__init__(config, token_dim, context_dim)
+            self.net = nn.Linear(context_dim, 2 * token_dim)
+
+        def forward(self, noise, context):
+            mean, spread = self.net(context).chunk(2, dim=-1)
+            return mean + spread.exp() * noise
+
+        def loss(self, target, context, generator):
+            mean, spread = self.net(context).chunk(2, dim=-1)
+            return (spread + ((target - mean) / spread.exp()).square() / 2).mean(dim=-1)
+
+        def sample(self, context, null_context, *, cfg_scale, steps, temperature, draw):
+            self.check_steps(steps)
+            return self.guide(context, null_context, cfg_scale)(temperature * draw())
+
+        def check_steps(self, steps):
+            if steps != 1:
+                raise ValueError(f"steps must be 1 for the gaussian head, got {steps!r}")
+
+and one more line in ``HEADS``, ``"gaussian": GaussianHead``: a configuration with ``HeadConfig(kind="gaussian")`` can
+then be trained, saved, loaded and sampled.
+'''
 
 from dear.heads.base import Head
 from dear.heads.diffusion import DiffusionHead
 from dear.heads.energy import EnergyHead
+from dear.heads.flow import FlowHead
+from dear.heads.meanflow import MeanFlowHead
+from dear.heads.shortcut import ShortcutHead
 
 HEADS: dict[str, type[Head]] = {
     "energy": EnergyHead,
     "diffusion": DiffusionHead,
+    "flow": FlowHead,
+    "meanflow": MeanFlowHead,
+    "shortcut": ShortcutHead,
 }
 
-__all__ = ["HEADS", "DiffusionHead", "EnergyHead", "Head"]
+__all__ = ["HEADS", "DiffusionHead", "EnergyHead", "FlowHead", "Head", "MeanFlowHead", "ShortcutHead"]

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from dear.config import HeadConfig
 from dear.heads.base import Draw, Head
+from dear.heads.embedding import TimeEmbedding
 from dear.layers import AdaLNMLP, init_weights
 
 # Below this share of signal the inversion x0 = (x - sqrt(1 - a) eps) / sqrt(a) only amplifies the network's error.
 MIN_SIGNAL = 1e-4
-TIME_FEATURES = 256
 
 
 def cosine_signal(timesteps: int) -> Tensor:
@@ -21,21 +21,6 @@ def cosine_signal(timesteps: int) -> Tensor:
     t = torch.arange(1, timesteps + 1, dtype=torch.float64, device="cpu") / timesteps
     f = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
     return (f / math.cos(0.008 / 1.008 * math.pi / 2) ** 2).clamp_min(MIN_SIGNAL)
-
-
-class TimeEmbedding(nn.Module):
-    """Timestep [N] -> [N, width]: sinusoids, then two layers (DiT)."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(TIME_FEATURES, width), nn.SiLU(), nn.Linear(width, width))
-
-    def forward(self, t: Tensor) -> Tensor:
-        weight = self.mlp[0].weight
-        half = TIME_FEATURES // 2
-        frequencies = 10000 ** (-torch.arange(half, device=t.device, dtype=torch.float32) / half)
-        angles = t[:, None].float() * frequencies
-        return self.mlp(torch.cat((angles.cos(), angles.sin()), dim=-1).to(weight.dtype))
 
 
 class DiffusionHead(Head):
@@ -78,25 +63,20 @@ class DiffusionHead(Head):
         temperature: float,
         draw: Draw,
     ) -> Tensor:
-        """``steps`` denoising steps; guidance mixes the predicted noise at each of them.
+        """``steps`` denoising steps; guidance mixes the predicted noise at each of them, by default.
 
         Temperature scales the noise that a step adds; DDIM adds none, so there it scales the start.
         """
         self.check_steps(steps)
         eta = self.config.eta
-        guided = null_context is not None and cfg_scale != 1
-        contexts = torch.cat((context, null_context)) if guided else context
+        predict = self.guide(context, null_context, cfg_scale)
         times = torch.linspace(self.config.timesteps - 1, 0, steps, dtype=torch.float64).round().long().tolist()
         signals = [self.signal[time] for time in times] + [1.0]
         x = draw()
         if eta == 0:
             x = temperature * x
         for step, time in enumerate(times):
-            rows = torch.cat((x, x)) if guided else x
-            noise = self(rows, torch.full((len(rows),), time, device=x.device), contexts)
-            if guided:
-                cond, uncond = noise.chunk(2)
-                noise = cfg_scale * cond + (1 - cfg_scale) * uncond
+            noise = predict(x, torch.full((len(x),), time, device=x.device))
             now, then = signals[step], signals[step + 1]
             clean = (x - math.sqrt(1 - now) * noise) / math.sqrt(now)
             spread = eta * math.sqrt((1 - then) / (1 - now) * (1 - now / then))

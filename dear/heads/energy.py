@@ -31,18 +31,28 @@ def energy_loss(samples: Tensor, target: Tensor) -> Tensor:
 
 
 class EnergyHead(Head):
-    """Residual MLP whose input is the noise and whose adaptive LayerNorm carries the context (Appendix E)."""
+    """Residual MLP in both designs of Appendix E: noise as the input and context through adaptive LayerNorm, or (a) the
+    reverse."""
+
+    # Mixed samples are no sample, and would cost a second pass of the head (Appendix F.1).
+    guidance_levels = ("representation",)
 
     def __init__(self, config: HeadConfig, token_dim: int, context_dim: int):
         super().__init__(config, token_dim, context_dim)
-        self.context_in = nn.Linear(context_dim, config.width)
-        self.net = AdaLNMLP(token_dim, token_dim, config.width, config.depth)
+        if config.noise_as == "input":
+            self.context_in = nn.Linear(context_dim, config.width)
+            self.net = AdaLNMLP(token_dim, token_dim, config.width, config.depth)
+        else:
+            self.noise_in = nn.Linear(token_dim, config.width)
+            self.net = AdaLNMLP(context_dim, token_dim, config.width, config.depth)
         # The last layer is not zeroed: samples that coincide have no direction to move apart in.
         init_weights(self)
 
     def forward(self, noise: Tensor, context: Tensor) -> Tensor:
         """noise [..., D], context [N, C] -> tokens [..., D]."""
-        return self.net(noise, self.context_in(context))
+        if self.config.noise_as == "input":
+            return self.net(noise, self.context_in(context))
+        return self.net(context, self.noise_in(noise))
 
     def loss(self, target: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
         shape = (self.config.samples, *target.shape)
@@ -61,9 +71,7 @@ class EnergyHead(Head):
     ) -> Tensor:
         """One step; guidance mixes the representations first, ``h = s h_cond + (1 - s) h_uncond`` (equation 9)."""
         self.check_steps(steps)
-        if null_context is not None and cfg_scale != 1:
-            context = cfg_scale * context + (1 - cfg_scale) * null_context
-        return self(temperature * draw(), context)
+        return self.guide(context, null_context, cfg_scale)(temperature * draw())
 
     def check_steps(self, steps: int) -> None:
         if steps != 1:

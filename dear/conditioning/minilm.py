@@ -1,97 +1,16 @@
-"""Prompts to conditioning sequences: the frozen text encoder, and the learned null condition of guidance.
-
-A condition is always a pair (tokens [B, T, E], mask [B, T]). The paper joins the token states of Flan-T5 with the
-pooled vectors of CLAP (Section 3.1); the small model keeps that form with one sentence encoder: its token states, then
-its pooled vector as one more token.
-"""
+"""The small model's text encoder: one sentence encoder, whose pooled vector follows its token states."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from dear.config import ConditioningConfig, ConfigError
-
-MAX_PROMPT = 1000  # characters after stripping
-
-
-class EncoderError(ValueError):
-    """The files of a text encoder are absent, or are not the expected ones."""
-
-
-def check_prompt(prompt: object) -> str:
-    """Return ``prompt`` stripped. Raises ValueError where it is not text of 1 to 1,000 characters."""
-    if not isinstance(prompt, str):
-        raise ValueError(f"prompt must be text, got {type(prompt).__name__}: {_shorten(repr(prompt))}")
-    stripped = prompt.strip()
-    if not 1 <= len(stripped) <= MAX_PROMPT:
-        raise ValueError(
-            f"prompt must have 1 to {MAX_PROMPT} characters after stripping, "
-            f"got {len(stripped)}: {_shorten(repr(prompt))}"
-        )
-    try:
-        stripped.encode("utf-8")
-    except UnicodeEncodeError:  # lone surrogates, as from undecodable bytes on a command line
-        raise ValueError(f"prompt must be valid Unicode text, got {_shorten(ascii(prompt))}") from None
-    return stripped
-
-
-def _shorten(text: str, limit: int = 60) -> str:
-    return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-@dataclass(frozen=True, eq=False)
-class Conditioning:
-    """Conditioning of a batch: ``tokens`` [B, T, E] float, ``mask`` [B, T] bool, True where a token is real."""
-
-    tokens: Tensor
-    mask: Tensor
-
-    def __post_init__(self) -> None:
-        if self.tokens.dim() != 3 or self.mask.shape != self.tokens.shape[:2] or self.mask.dtype != torch.bool:
-            raise ValueError(
-                "conditioning must be tokens [B, T, E] with a bool mask [B, T], "
-                f"got {tuple(self.tokens.shape)} with {self.mask.dtype} {tuple(self.mask.shape)}"
-            )
-
-    def __len__(self) -> int:
-        return self.tokens.shape[0]
-
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Conditioning:
-        """On ``device``; ``dtype`` applies to the tokens, the mask stays bool."""
-        return Conditioning(self.tokens.to(device, dtype), self.mask.to(device))
-
-    def select(self, index: Tensor | Sequence[int]) -> Conditioning:
-        """Items ``index`` [B'] of the batch, repeats allowed -> a batch of B'."""
-        index = torch.as_tensor(index, dtype=torch.long, device=self.tokens.device)
-        return Conditioning(self.tokens[index], self.mask[index])
-
-    def pad(self, length: int) -> Conditioning:
-        """Padded behind with zeros that the mask leaves out, to T = ``length``. Raises ValueError where T is longer."""
-        extra = length - self.tokens.shape[1]
-        if extra < 0:
-            raise ValueError(f"length must be at least {self.tokens.shape[1]}, got {length!r}")
-        return Conditioning(nn.functional.pad(self.tokens, (0, 0, 0, extra)), nn.functional.pad(self.mask, (0, extra)))
-
-
-class NullCondition(nn.Module):
-    """The unconditional branch of guidance: one learned vector in place of every token of a dropped item."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.vector = nn.Parameter(torch.empty(dim).normal_(0.0, 0.02))  # [E]
-
-    def forward(self, conditioning: Conditioning, drop: Tensor) -> Conditioning:
-        """``drop`` [B] bool -> the same conditioning, every real token of dropped items replaced; the mask is kept."""
-        replaced = (drop[:, None] & conditioning.mask)[..., None]
-        tokens = torch.where(replaced, self.vector.to(conditioning.tokens.dtype), conditioning.tokens)
-        return Conditioning(tokens, conditioning.mask)
+from dear.conditioning.base import Conditioning, EncoderError, check_prompts
 
 
 class MiniLMEncoder:
@@ -175,9 +94,7 @@ class MiniLMEncoder:
         pooled vector follows the last of them directly and averages all n (at most 256). Padding is zero. An item does
         not depend on its neighbours in the batch, up to rounding.
         """
-        pieces = [self.tokenizer.encode(check_prompt(prompt)).ids for prompt in prompts]
-        if not pieces:
-            raise ValueError("prompts must hold at least one prompt, got none")
+        pieces = [self.tokenizer.encode(prompt).ids for prompt in check_prompts(prompts)]
         longest = max(map(len, pieces))
         ids = torch.tensor([p + [0] * (longest - len(p)) for p in pieces], device=self.device)
         counts = torch.tensor([len(p) for p in pieces], device=self.device)
@@ -195,14 +112,3 @@ class MiniLMEncoder:
         tokens[position >= kept[:, None]] = 0.0
         tokens[torch.arange(len(pieces), device=self.device), kept] = pooled
         return Conditioning(tokens, position <= kept[:, None])
-
-
-def build_text_encoder(conditioning: ConditioningConfig, device: torch.device | str = "cpu") -> MiniLMEncoder:
-    """The frozen text encoder of a configuration, with its weights. Raises ConfigError where this version has none."""
-    if conditioning.kind != "minilm":
-        raise ConfigError(
-            f"conditioning.kind {conditioning.kind!r} has no encoders in this version, which builds 'minilm'"
-        )
-    if conditioning.dim != MiniLMEncoder.DIM:
-        raise ConfigError(f"conditioning.dim must be {MiniLMEncoder.DIM} for 'minilm', got {conditioning.dim!r}")
-    return MiniLMEncoder(conditioning.max_tokens, device)

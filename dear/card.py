@@ -1,0 +1,101 @@
+"""The model card of a checkpoint: Markdown under the Hub's front matter."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from dear.config import Config
+from dear.model import MaskedModel
+
+HEADS = {"energy": "energy scoring"}  # the others are called by their kind
+ENCODERS = {"minilm": "all-MiniLM-L6-v2", "paper": "Flan-T5-large and CLAP"}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What only those who made a checkpoint know; what stays unknown is left out of its card."""
+
+    license: str | None = None  # of the weights, as the Hub spells it: cc-by-4.0
+    datasets: Sequence[str] = ()  # trained on, as the Hub names them: owner/name
+    about: str | None = None  # a paragraph: what it can do and what not
+    data: str | None = None  # a paragraph: what it was trained on
+    licences: str | None = None  # a paragraph: of the weights and the data, and whom to thank
+    metrics: Mapping[str, float] = field(default_factory=dict)  # {name: value}
+    measured_with: str | None = None  # the command that measured them
+    made_with: str | None = None  # the command that made the weights
+    git_commit: str | None = None  # the commit of this code that made them
+
+
+def model_card(config: Config, facts: Facts | None = None) -> str:
+    """The text of README.md. Without ``facts`` it says what the configuration says."""
+    facts, mel = facts or Facts(), config.mel
+    heads = dict.fromkeys(_head(config, variant).replace(" ", "-") for variant in config.variants)
+    front = front_matter(("text-to-audio", *heads), facts.license, facts.datasets, tuple(facts.metrics))
+    rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in facts.metrics.items())
+    sections = {
+        f"# AudioDEAR {config.name}": (
+            f"Text to {mel.samples / mel.sample_rate:g} seconds of sound ({mel.sample_rate / 1000:g} kHz, mono): a "
+            f"masked transformer fills {config.length} tokens of {config.vae.token_dim} values in a few iterations; a "
+            "head draws each token.",
+            facts.about,
+            anatomy(config),
+        ),
+        "## Data": (facts.data,),
+        "## Licences": (facts.licences,),
+        "## Measured": (
+            rows and f"| metric | value |\n|---|---|\n{rows}",
+            facts.measured_with and f"    {facts.measured_with}",
+        ),
+        "## How it was made": (
+            facts.made_with and f"    {facts.made_with}",
+            facts.git_commit and f"Commit of the code: {facts.git_commit}.",
+        ),
+    }
+    told = ("\n\n".join((title, *filter(None, parts))) for title, parts in sections.items() if any(parts))
+    return front + "\n" + "\n\n".join(told) + "\n"
+
+
+def front_matter(
+    tags: Sequence[str], license: str | None = None, datasets: Sequence[str] = (), metrics: Sequence[str] = ()
+) -> str:
+    """What the Hub reads of a card, as YAML between its marks."""
+    lines = [f"license: {_yaml(license)}"] if license else []
+    lines += ["library_name: audiodear", "pipeline_tag: text-to-audio"]
+    for key, values in (("tags", tags), ("datasets", datasets), ("metrics", metrics)):
+        if values:
+            lines.append(f"{key}: [{', '.join(map(_yaml, values))}]")
+    return "\n".join(["---", *lines, "---"]) + "\n"
+
+
+def anatomy(config: Config) -> str:
+    """The table of variants, and what makes sound and conditioning."""
+    rows = []
+    for name, variant in config.variants.items():
+        with torch.device("meta"):
+            size = sum(p.numel() for p in MaskedModel(config, name).parameters()) / 1e6
+        title = f"{name} (default)" if name == config.default_variant else name
+        steps = f"{variant.sampling.steps} step" + ("s" if variant.sampling.steps > 1 else "")
+        rows.append(f"| {title} | {size:.2f} M | {_head(config, name)}, {steps} | `{name}.safetensors` |")
+    vae, vocoder = config.vae, config.vocoder
+    codec = f"of {vae.source} (not part of these files)" if vae.kind == "audioldm" else "on log-mel patches"
+    sound = f" of {vocoder.source} (not part of these files)" if vocoder.kind == "audioldm" else ""
+    table = "\n".join(["| variant | parameters | head | file |", "|---|---|---|---|", *rows])
+    return (
+        f"{table}\n\nCodec: `{vae.kind}` {codec}; vocoder: `{vocoder.kind}`{sound}. "
+        f"Text: {ENCODERS[config.conditioning.kind]} (not part of\nthese files). Weights are float16 on disk."
+    )
+
+
+def _head(config: Config, variant: str) -> str:
+    kind = config.variants[variant].head.kind
+    return HEADS.get(kind, kind)
+
+
+def _yaml(text: str) -> str:
+    """A plain scalar where that is safe, else a quoted one: JSON's strings are YAML's."""
+    return text if re.fullmatch(r"[A-Za-z][\w./-]*", text) else json.dumps(text)

@@ -1,0 +1,77 @@
+"""Files of published encoders: found in a folder or on the Hub, told apart by their bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dear.conditioning.base import EncoderError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in order of preference
+
+
+def fetch(source: str, names: Sequence[str], field: str) -> Path:
+    """The folder that holds ``names``: ``source`` itself, else downloaded from the Hub (or taken from its cache).
+
+    source: a folder, or a repository "owner/name". field: of the configuration, for the sentence of an error.
+    Raises :class:`EncoderError` naming the files, where they were looked for, and what to do.
+    """
+    folder = _folder(source, names, field)
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise EncoderError(f"{field}: {source} must hold {', '.join(names)}; missing: {', '.join(missing)}")
+    return folder
+
+
+def fetch_weights(source: str, field: str) -> Path:
+    """The weight file of a transformers model in ``source``, a folder or "owner/name". Raises :class:`EncoderError`."""
+    for name in WEIGHTS:
+        path = _folder(source, [name], field) / name
+        if path.is_file():
+            return path
+    raise EncoderError(f"{field}: {source} must hold {' or '.join(WEIGHTS)}, but has neither")
+
+
+def _folder(source: str, names: Sequence[str], field: str) -> Path:
+    if Path(source).is_dir():
+        return Path(source)
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source):
+        raise EncoderError(f"{field} must be a folder or owner/name on the Hub, got {source!r}")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source, allow_patterns=list(names)))
+    except Exception as error:  # network, disk and Hub errors share no narrower class
+        raise EncoderError(
+            f"{field}: could not download {', '.join(names)} from https://huggingface.co/{source} "
+            f"({type(error).__name__}); check the network and the name, or name a folder that holds them"
+        ) from error
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file of any size."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_tokenizer(folder: Path, max_pieces: int, field: str) -> Tokenizer:
+    """``tokenizer.json`` as it was published, cutting texts to ``max_pieces`` with their marks of begin and end.
+
+    The tokenizer itself rather than transformers' wrapper, which sets padding and truncation anew in every call and so
+    fails when two threads encode at once.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # tokenizers raises no narrower one
+        raise EncoderError(f"{field}: {folder / 'tokenizer.json'} is damaged ({error}); fetch it again") from None
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_pieces)
+    return tokenizer

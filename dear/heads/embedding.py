@@ -1,0 +1,24 @@
+"""What heads that work over time share: the embedding of a time."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+FEATURES = 256
+
+
+class TimeEmbedding(nn.Module):
+    """Time [N] -> [N, width]: sinusoids, then two layers (DiT)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(FEATURES, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, t: Tensor) -> Tensor:
+        weight = self.mlp[0].weight
+        half = FEATURES // 2
+        frequencies = 10000 ** (-torch.arange(half, device=t.device, dtype=torch.float32) / half)
+        # Half precision cannot tell neighbouring times apart.
+        angles = t[:, None].to(torch.promote_types(t.dtype, torch.float32)) * frequencies
+        return self.mlp(torch.cat((angles.cos(), angles.sin()), dim=-1).to(weight.dtype))

@@ -1,0 +1,56 @@
+"""The shortcut head: velocities for steps of a given size (Table 4; Frans et al. 2025, arXiv 2410.12557)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dear.heads.velocity import SpanHead, draw_times
+
+
+def shortcut_target(s: Callable[[Tensor, Tensor, Tensor], Tensor], z: Tensor, r: Tensor, t: Tensor) -> Tensor:
+    """The velocity of the two half steps of ``s(z, r, t)`` [N, D] that lead from z [N, D] at t [N] down to r [N]."""
+    middle = (r + t) / 2
+    first = s(z, middle, t)
+    return (first + s(z - (t - middle)[:, None].to(z.dtype) * first, r, middle)) / 2
+
+
+class ShortcutHead(SpanHead):
+    """Velocity for steps of sizes 1, 1/2, ..., 1 / ``max_steps``; the last stands for an instant."""
+
+    def embed(self, r: Tensor, t: Tensor) -> Tensor:
+        """Times r, t [N] -> [N, width]."""
+        return super().embed(torch.where(t - r > 1.5 / self.config.max_steps, r, t), t)
+
+    def path_loss(self, target: Tensor, noise: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean squared error over D: on ``flow_share`` of the rows of the velocity ``noise - x``, on the others of the
+        velocity that two half steps of the head itself make."""
+        rows, config = len(target), self.config
+        t = draw_times("uniform", rows, generator)
+        halvings = torch.randint(config.max_steps.bit_length() - 1, (rows,), generator=generator, device=t.device)
+        span = torch.exp2(-halvings.float())
+        leap = draw_times("uniform", rows, generator) >= config.flow_share
+        # Sampling takes a step of this size from its multiples only.
+        t = torch.where(leap, (torch.floor(t / span) + 1) * span, t)
+        r = torch.where(leap, t - span, t)
+        leap, t, r = leap.nonzero()[:, 0].to(target.device), t.to(target.device), r.to(target.device)
+        z = torch.lerp(target, noise, t[:, None].to(target.dtype))
+        with torch.no_grad():
+            part = context[leap]
+            consistent = shortcut_target(lambda z, r, t: self(z, r, t, part), z[leap], r[leap], t[leap])
+        wanted = (noise - target).index_copy(0, leap, consistent.to(target.dtype))
+        return (self(z, r, t, context) - wanted).square().mean(dim=-1)
+
+    def schedule(self, steps: int) -> list[float]:
+        """Each step has a trained size for any number of ``steps``: the first ones are halves of the others."""
+        whole = 1 << steps.bit_length() - 1
+        halved = steps - whole
+        return [1 - step / (2 * whole) for step in range(2 * halved)] + [
+            1 - step / whole for step in range(halved, whole + 1)
+        ]
+
+    def check_steps(self, steps: int) -> None:
+        if not 1 <= steps <= self.config.max_steps:
+            raise ValueError(f"steps must be from 1 to {self.config.max_steps} for the shortcut head, got {steps!r}")
