@@ -1,6 +1,8 @@
 """Serve the page with the bundled weights: ``python app.py``, then http://127.0.0.1:7860.
 
-``PORT`` sets another port and ``GRADIO_SERVER_NAME`` another address; in a Hugging Face Space it is open to all.
+``PORT`` sets another port and ``GRADIO_SERVER_NAME`` another address; in a Hugging Face Space it is open to all, and
+visitors can't exchange the model (``AUDIODEAR_FIXED_MODEL``: 1 for that anywhere, 0 for the contrary).
+``GRADIO_MCP_SERVER=true`` offers the endpoints as tools of the Model Context Protocol, with the extra ``gradio[mcp]``.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ def main() -> int:
         from dear.ui import serve
 
         page = serve(AudioDEAR.from_pretrained(), host, int(port))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # an orderly end, which removes the files of results

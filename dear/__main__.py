@@ -1,4 +1,4 @@
-"""The command line: ``python -m dear generate "a dog barking" -o dog.wav``, ``python -m dear info`` and ``push``."""
+"""The command line: ``python -m dear generate "a dog barking" -o dog.wav``, and ``info``, ``push`` and ``listen``."""
 
 from __future__ import annotations
 
@@ -62,6 +62,13 @@ def parser() -> Parser:
     send.add_argument("--private", action="store_true", default=None, help="make the repository private")
     send.add_argument("--revision", metavar="BRANCH", help="made where it is absent; the main branch by default")
     send.set_defaults(run=publish)
+
+    study = commands.add_parser("listen", help="serve a listening test of several systems' sounds", allow_abbrev=False)
+    study.add_argument("study", metavar="DIR", help="one folder of sounds per system, and prompts.csv (file,prompt)")
+    study.add_argument("--ratings", metavar="FILE", required=True, help="SQLite file of the ratings; made where absent")
+    study.add_argument("--host", default="127.0.0.1", help="address to serve at")
+    study.add_argument("--port", type=whole, default=7860, help="port to serve at")
+    study.set_defaults(run=listen)
     return root
 
 
@@ -133,6 +140,13 @@ def publish(options: argparse.Namespace) -> None:
     from dear.checkpoint import push
 
     print(push(options.folder, options.repository, private=options.private, revision=options.revision))
+
+
+def listen(options: argparse.Namespace) -> None:
+    """Serve a listening test until interrupted."""
+    from dear.ui.listen import run
+
+    run(options.study, options.ratings, options.host, options.port)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -31,9 +31,8 @@ ACCENT = "#2b8f8a"
 UNDRAWN = "#8a929933"  # a token that is not known yet
 DECIBELS = 20 / math.log(10)  # natural logarithm of a magnitude -> decibels
 
-LOUDNESS = LinearSegmentedColormap.from_list(
-    "dear-loudness", ["#0c1116", "#14283a", "#1a4a63", "#1f757d", "#42a68a", "#9dd39a", "#f4f8d6"]
-)
+LOUDNESS_COLOURS = ["#0c1116", "#14283a", "#1a4a63", "#1f757d", "#42a68a", "#9dd39a", "#f4f8d6"]
+LOUDNESS = LinearSegmentedColormap.from_list("dear-loudness", LOUDNESS_COLOURS)
 SIGNED = LinearSegmentedColormap.from_list(
     "dear-signed", ["#164a5c", "#2b8f8a", "#9fcfc6", "#f3f1ea", "#ecc39a", "#cf7f4d", "#7d3b24"]
 )
@@ -77,6 +76,16 @@ def mel_figure(mel: ArrayLike, config: MelConfig, limits: tuple[float, float] = 
     _hertz_ticks(axes, config)
     low, high = limits
     _colour_bar(figure, axes, LOUDNESS, {0.0: _text(low), 0.5: _text((low + high) / 2), 1.0: f"{_text(high)} dB"})
+    return figure
+
+
+def mel_strip(mel: ArrayLike, config: MelConfig, limits: tuple[float, float] = (-80.0, 10.0)) -> Figure:
+    """A mel spectrogram without axes, to be compared with others of the same ``limits``: see :func:`mel_figure`."""
+    values = _array(mel, 2, "mel", "[F, M]")
+    figure = Figure(figsize=(3.2, 1.0), facecolor="none")
+    axes = figure.add_axes((0, 0, 1, 1))
+    _mel_image(axes, values, config, len(values) * config.hop_length / config.sample_rate, limits)
+    axes.set_axis_off()
     return figure
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from gradio_client.exceptions import AppError
 from dear.config import MelConfig
 from dear.pipeline import AudioDEAR
 from dear.ui import generate as tab
-from dear.ui import serve
+from dear.ui import parts, serve
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -38,18 +39,23 @@ FLAGS = [
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def folder(tmp_path_factory):
     """Tiny networks, but clips of the full ten seconds."""
     config = dataclasses.replace(tiny_config(), mel=MelConfig())
-    return AudioDEAR.from_pretrained(tiny_checkpoint(tmp_path_factory.mktemp("app") / "tiny", config), device="cpu")
+    return tiny_checkpoint(tmp_path_factory.mktemp("app") / "tiny", config)
 
 
 @pytest.fixture(scope="module")
-def page(model):
+def model(folder):
+    return AudioDEAR.from_pretrained(folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def page(model, folder):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    page = serve(model, "127.0.0.1", port)
+    page = serve(model, "127.0.0.1", port, str(folder))
     yield page
     page.close(verbose=False)
 
@@ -110,35 +116,65 @@ def test_bad_values_are_answered_with_the_sentence_of_the_pipeline(client, model
     assert str(heard.value) == str(said.value)
 
 
-def test_programs_see_one_endpoint(client):
+def test_programs_see_endpoints_of_their_own(client):
     api = client.view_api(return_format="dict", print_info=False)
-    assert list(api["named_endpoints"]) == ["/generate"]
+    assert sorted(api["named_endpoints"]) == ["/compare", "/extend", "/generate", "/inpaint"]
     assert not api["unnamed_endpoints"]
-    names = [parameter["parameter_name"] for parameter in api["named_endpoints"]["/generate"]["parameters"]]
-    assert names == ["prompt", "cfg_scale", "iterations", "temperature", "seed"]
+    parameters = api["named_endpoints"]["/generate"]["parameters"]
+    assert [each["parameter_name"] for each in parameters] == [
+        "prompt", "cfg_scale", "iterations", "temperature", "seed", "steps",
+    ]  # fmt: skip
+    assert [each["parameter_has_default"] for each in parameters] == [False] + [True] * 5
+    assert {each["parameter_default"] for each in parameters[1:]} == {None}
+
+
+def run_of(page, *arguments):
+    """What the page's own Generate yields, by the elements' ids."""
+    run = next(function.fn for function in page.fns.values() if function.fn and function.fn.__module__ == tab.__name__)
+    assert run.__name__ == "run"
+    for step in run(*arguments):
+        yield {component.elem_id or type(component).__name__: value for component, value in step.items()}
 
 
 def test_pictures_are_streamed_while_tokens_are_drawn(page, monkeypatch):
-    run = next(function.fn for function in page.fns.values() if function.name == "run")
     monkeypatch.setattr(tab, "PICTURE_EVERY", 0)
     monkeypatch.setattr(tab, "PICTURE_SHARE", 100)
-    *partial, (sound, facts, _, seed), (_, _, pictures, _) = run("a <b>dog</b> & a cat", 2, 4, 1, 11, False)
-    assert [f"Iteration {i} of 4" in step[1] for i, step in enumerate(partial, 1)] == [True] * 3
-    assert all(step[0].value is None and step[2].count("<svg") == 2 for step in partial)
-    assert pictures.count("<svg") == 4
-    assert "10.0 s of sound in" in facts
-    assert "real-time factor" in facts
-    assert seed == 11
-    assert Path(sound.value["path"]).name == "a-b-dog-b-a-cat-11.wav"
+    monkeypatch.setattr(tab, "DRAFT_WORTH", float("inf"))  # on a slow machine even this run would be worth a draft
+    begun, *partial, result, last = run_of(page, "a <b>dog</b> & a cat", 2, 4, 1, 1, 1, 11, True)
+    assert begun["generate-stop"].interactive
+    assert not result["generate-stop"].interactive
+    assert [f"Iteration {i} of 4" in step["facts"] for i, step in enumerate(partial, 1)] == [True] * 3
+    assert all(step["sound"].value is None and step["pictures"].count("<svg") == 2 for step in partial)
+    assert last["pictures"].count("<svg") == 4
+    assert "10.0 s of sound in" in result["facts"]
+    assert "real-time factor" in result["facts"]
+    assert result["seed"] == 11
+    assert Path(result["sound"].value["path"]).name == "a-b-dog-b-a-cat-11.wav"
     monkeypatch.setattr(tab, "PICTURE_EVERY", 60)
-    assert len(list(run("a dog", 2, 4, 1, 11, False))) == 2  # no picture costs a quick generation anything
+    monkeypatch.setattr(tab, "TOLD_EVERY", 60)
+    assert len(list(run_of(page, "a dog", 2, 4, 1, 1, 1, 11, True))) == 3  # no picture costs a quick one anything
+
+
+def test_a_draft_is_heard_before_the_end_of_a_long_run(page, monkeypatch):
+    monkeypatch.setattr(tab, "DRAFT_WORTH", 0)
+    steps = list(run_of(page, "a dog", 2, 8, 1, 1, 2, 11, True))
+    (draft,) = [step for step in steps if "sound" in step and step["sound"].label.startswith("First listen")]
+    assert soundfile.info(draft["sound"].value["path"]).frames == 160_000
+    assert "Iteration 4 of 8" in draft["facts"]
+    assert "s left" in draft["facts"]
+    result = steps[-2]
+    assert result["sound"].label == "Sound"
+    assert [value for _, value in result["variation"].choices] == [0, 1]
+    for each in ("wav", "flac"):
+        with soundfile.SoundFile(result[each].value["path"]) as file:
+            assert (file.title, json.loads(file.comment)["seed"]) == ("a dog", 11)
 
 
 def test_files_of_old_results_are_forgotten(model, tmp_path):
     out = model.generate("a dog", seed=0)
-    old, kept = Path(tab.store(out, tmp_path)), Path(tab.store(out, tmp_path))
-    os.utime(old.parent, (0, time.time() - tab.KEEP - 1))
-    new = Path(tab.store(out, tmp_path))
+    old, kept = Path(parts.store(out, tmp_path)), Path(parts.store(out, tmp_path))
+    os.utime(old.parent, (0, time.time() - parts.KEEP - 1))
+    new = Path(parts.store(out, tmp_path))
     assert not old.exists()
     assert kept.read_bytes() == new.read_bytes()
     assert len(list(tmp_path.iterdir())) == 2
@@ -156,6 +192,59 @@ def test_a_bad_port_is_told_in_one_sentence():
 def test_a_taken_port_is_told(page, model):
     with pytest.raises(OSError, match=f"port {page.server_port} of 127.0.0.1 can't be served"):
         serve(model, "127.0.0.1", page.server_port)
+
+
+class Visitor:
+    """A browser's session with the page's own Generate, as Gradio's frontend speaks with the server."""
+
+    def __init__(self, page, name):
+        self.url, self.session = f"{page.local_url}gradio_api/queue", name
+        functions = page.fns.items()
+        self.index = next(i for i, f in functions if f.fn and (f.fn.__module__, f.name) == (tab.__name__, "run"))
+        self.api = page.local_url + "gradio_api"
+
+    def post(self, url, **body):
+        body |= {"session_hash": self.session, "fn_index": self.index}
+        request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+    def begin(self, *arguments):
+        self.event = self.post(f"{self.url}/join", data=list(arguments))["event_id"]
+        self.messages = urllib.request.urlopen(f"{self.url}/data?session_hash={self.session}", timeout=120)
+
+    def hear(self):
+        for line in self.messages:
+            if line.startswith(b"data:"):
+                yield json.loads(line[5:])
+
+    def stop(self):
+        self.post(f"{self.api}/cancel", event_id=self.event)
+
+
+def test_a_stop_ends_one_run_and_leaves_the_other(page, monkeypatch):
+    monkeypatch.setattr(tab, "TOLD_EVERY", 0)
+    original, reached = AudioDEAR.stream, {}
+
+    def stream(self, prompt, **options):
+        for out in original(self, prompt, **options):
+            reached[prompt] = out.iteration
+            yield out
+
+    monkeypatch.setattr(AudioDEAR, "stream", stream)
+    first, second = Visitor(page, "first"), Visitor(page, "second")
+    first.begin("a dog", 2, 128, 1, 1, 2, 1, True)
+    messages = first.hear()
+    next(message for message in messages if "Iteration" in json.dumps(message))
+    second.begin("rain", 2, 4, 1, 1, 1, 2, True)
+    first.stop()
+    heard = [json.dumps(message) for message in second.hear()]
+    assert 2 <= reached["a dog"] < 128
+    assert reached["rain"] == 4
+    assert any("rain-2.wav" in message for message in heard)
+    assert not any("of sound in" in json.dumps(message) for message in messages)
+    for visitor in (first, second):
+        visitor.messages.close()
 
 
 @pytest.fixture
@@ -186,7 +275,7 @@ def test_the_page_in_a_browser(browser, page):
         return browser.find_element("css selector", selector)
 
     def until(condition):
-        return WebDriverWait(browser, 30, ignored_exceptions=(Exception,)).until(lambda _: condition())
+        return WebDriverWait(browser, 120, ignored_exceptions=(Exception,)).until(lambda _: condition())
 
     def box(selector):
         return browser.execute_script(f"return document.querySelector({selector!r}).getBoundingClientRect().toJSON()")
@@ -212,9 +301,9 @@ def test_the_page_in_a_browser(browser, page):
     until(lambda: f"seed\n{find('#seed input').get_attribute('value')}\n" in find("#facts").text)
 
     # Typing a seed means wanting that seed.
-    assert find("#dice input").is_selected()
+    assert not find("#lock input").is_selected()
     find("#seed input").send_keys("7")
-    until(lambda: not find("#dice input").is_selected())
+    until(lambda: find("#lock input").is_selected())
 
     until(lambda: len(browser.find_elements("css selector", "#pictures svg[role=img]")) == 4)
     titles = [each.text.split("\n")[0] for each in browser.find_elements("css selector", "#pictures figcaption")]
@@ -242,3 +331,99 @@ def test_the_page_in_a_browser(browser, page):
     assert len(urls) > 10
     assert not [url for url in urls if not url.startswith(ours)]
     assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def test_the_tabs_in_a_browser(browser, page, tmp_path):
+    from selenium.webdriver import ActionChains, Keys
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    def find(selector):
+        return browser.find_element("css selector", selector)
+
+    def until(condition):
+        return WebDriverWait(browser, 120, ignored_exceptions=(Exception,)).until(lambda _: condition())
+
+    def value(selector):
+        return find(selector).get_attribute("value")
+
+    def write(selector, text):
+        until(lambda: find(selector).is_displayed())
+        find(selector).send_keys(Keys.CONTROL, "a")
+        find(selector).send_keys(text, Keys.TAB)
+
+    def press(selector):
+        until(lambda: find(selector).is_enabled() and find(selector).is_displayed())
+        find(selector).click()
+
+    def go(name):
+        press(f"button[role=tab][data-tab-id={name}]")
+
+    resize(browser, 1400)
+    # A link restores what it can, and says what it can't; its prompt is text, whatever it holds.
+    browser.get(f"{page.local_url}?prompt=a+%3Cb%3Edog%3C%2Fb%3E&cfg_scale=2.5&iterations=128&seed=77&temperature=hot")
+    until(lambda: value("#prompt textarea") == "a <b>dog</b>")
+    assert (value("#cfg-scale input"), value("#iterations input"), value("#seed input")) == ("2.5", "128", "77")
+    assert find("#lock input").is_selected()
+    until(lambda: "temperature must be a number from 0 to 2, got 'hot'; it is ignored" in find(".toast-body").text)
+
+    # A long run is stopped, and the next one is not disturbed by it.
+    write("#variations input", "8")
+    press("#generate")
+    press("#generate-stop")
+    until(lambda: find("#facts").text == "Stopped.")
+    write("#variations input", "2")
+    write("#iterations input", "4")
+    press("#generate")
+    until(lambda: "20.0 s of sound in" in find("#facts").text)
+    browser.find_elements("css selector", "#variation input")[1].click()
+    until(lambda: "seed\n78\n" in find("#facts").text)
+    assert not find("#generate-stop").is_enabled()
+    assert "seed=77&variations=2" in find(".dear-link").get_attribute("href")
+
+    # Two guidance scales, blind until one of them is chosen, which goes to Generate.
+    go("compare")
+    write("#compare-prompt textarea", "rain")
+    write("#compare-scales input, #compare-scales textarea", "1.5, 4")
+    find("#compare-blind input").click()
+    press("#compare")
+    until(lambda: len(browser.find_elements("css selector", "#best input")) == 2)
+    assert "CFG" not in find("#compare-grid").text + find("#best").text
+    assert len(browser.find_elements("css selector", "#compare-grid audio")) == 2
+    browser.find_elements("css selector", "#best input")[0].click()
+    until(lambda: "CFG 1.5" in find("#compare-grid").text and "CFG 4" in find("#compare-grid").text)
+    chosen = find("#compare-grid h3").text.split()[1]
+    press("#send")
+    until(lambda: value("#prompt textarea") == "rain" and value("#cfg-scale input") == chosen)
+
+    # The sound becomes the start of an edit; its region is drawn with the pointer.
+    press("#use")
+    until(lambda: find("#edit-map svg[role=img]").is_displayed())
+    until(lambda: value("#edit-start input[type=number]") == "3")
+    plot = find("#edit-map .dear-plot")
+    drag = ActionChains(browser).move_to_element_with_offset(plot, int(-0.1 * plot.rect["width"]), 0).click_and_hold()
+    drag.move_by_offset(int(0.3 * plot.rect["width"]), 0).release().perform()
+    until(lambda: 3.2 < float(value("#edit-start input[type=number]")) < 4.2)
+    until(lambda: 6.6 < float(value("#edit-end input[type=number]")) < 7.6)
+    write("#edit-prompt textarea", "a dog")
+    press("#edit")
+    until(lambda: "s anew in" in find("#edit-status").text)
+    until(lambda: browser.execute_script("return document.querySelector('#edit-result audio').duration") == 10)
+
+    # Both draw the same, blind: a vote is counted once, and then it is told who was who.
+    go("duel")
+    write("#duel-prompt textarea", "rain")
+    browser.find_elements("css selector", "#duel-mode input")[1].click()
+    press("#duel")
+    press("#vote-0")
+    until(lambda: "of 1: " in find("#tally").text and "95 % confidence interval" in find("#tally").text)
+    assert "1 step" in find("#duel-student").text + find("#duel-teacher").text
+
+    # What can't be loaded leaves the old model in place.
+    go("model")
+    until(lambda: find("#model-facts").is_displayed())
+    browser.find_elements("css selector", "#model-kind input")[1].click()
+    write("#model-place input, #model-place textarea", str(tmp_path / "nothing"))
+    before = find("#model-facts").text
+    press("#model-load")
+    until(lambda: "model must be a checkpoint's folder" in find(".toast-wrap, .toast-body").text)
+    assert find("#model-facts").text == before

@@ -1,23 +1,25 @@
-"""The tab that turns a prompt into sound and shows how it was made, and the endpoint /generate for programs.
+"""The tab that turns a prompt into sound and shows how it was made."""
 
-Annotations are evaluated here: Gradio reads from them what the endpoint takes and returns.
-"""
+from __future__ import annotations
 
 import html
 import json
-import re
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from dear import plots
+from dear.config import Config
 from dear.output import Output
 from dear.pipeline import AudioDEAR
+from dear.ui import parts
+from dear.ui.holder import Holder
+from dear.ui.link import MAX_VARIATIONS, read_link, write_link
+from dear.ui.parts import KEEP, QUEUE, QUIET, SHOW_RESULTS, Update, store
 
 EXAMPLES = {
     "One sound": [
@@ -48,27 +50,39 @@ EMPTY = (
     "the tokens were drawn will appear here, on one time axis.</p></div>"
 )
 STAGES = {"text": "text", "decode": "tokens", "codec": "codec", "vocoder": "vocoder"}
+TOLD_EVERY = 0.2  # seconds between reports of a generation in progress: that often it can be stopped
 PICTURE_EVERY = 0.4  # seconds between pictures of a generation in progress
 PICTURE_SHARE = 0.12  # of the time of a generation in progress, at most, goes into its pictures
-KEEP = 3600  # seconds for which a result's file is kept for the page and the endpoint to fetch
-# No caller waits for more than this many others; one generation runs at a time, for it uses all cores.
-QUEUE = {"concurrency_id": "generation", "concurrency_limit": 1}
-SHOW_RESULTS = (
-    "() => { if (window.innerWidth < 820)"
-    " document.querySelector('.dear-results')?.scrollIntoView({ behavior: 'smooth' }); }"
-)
+# A draft takes about as long as turning tokens into sound does. It is made half-way, where decoding takes at least so
+# many times that: then it costs at most a fifth of the whole, and there is something to wait for.
+DRAFT_WORTH = 4
+FIRST_GUESS = 1.5  # seconds from tokens to sound, until a generation has shown how long this machine takes
 
 
-def generate_tab(model: AudioDEAR, folder: Path) -> None:
-    """Lay out the tab inside the current Blocks. Files of results go into ``folder``."""
-    defaults = model.sampling
+@dataclass(frozen=True)
+class GenerateTab:
+    """What other tabs send to this one, or take from it."""
+
+    prompt: gr.Textbox
+    cfg_scale: gr.Slider
+    iterations: gr.Slider
+    temperature: gr.Slider
+    steps: gr.Slider
+    seed: gr.Number
+    lock: gr.Checkbox
+    variations: gr.Slider
+    use: gr.Button  # "use as start"
+    path: gr.State  # of the sound that is shown
+    updates: dict[Any, Update]
+
+
+def generate_tab(page: gr.Blocks, holder: Holder, folder: Path) -> GenerateTab:
+    """Lay out the tab inside the current Blocks, which is ``page``. Files of results go into ``folder``."""
+    pace = {"sound": FIRST_GUESS}  # what the last generation took: a property of the machine, not of a visitor
     with gr.Row(equal_height=False, elem_classes="dear-tab"):
         with gr.Column(scale=4, min_width=320, elem_classes="dear-controls"):
-            prompt = gr.Textbox(
-                label="Prompt", placeholder="What should be heard?", lines=1, max_lines=5, autofocus=True,
-                elem_id="prompt",
-            )  # fmt: skip
-            button = gr.Button("Generate", variant="primary", elem_id="generate")
+            prompt = parts.prompt_box("prompt", autofocus=True)
+            button, stop = parts.go_row("Generate", "generate")
             examples = [
                 gr.Dataset(
                     components=["textbox"], samples=[[text] for text in texts], label=label, type="values",
@@ -76,113 +90,192 @@ def generate_tab(model: AudioDEAR, folder: Path) -> None:
                 )
                 for label, texts in EXAMPLES.items()
             ]  # fmt: skip
-            gr.HTML(f'<p class="dear-note">{KNOWN}</p>')
+            note = gr.HTML(_note(holder))
             with gr.Group(elem_classes="dear-settings"):
-                cfg_scale = gr.Slider(
-                    0, max(10.0, defaults.cfg_scale), defaults.cfg_scale, step=0.1, label="CFG scale",
-                    info="How closely to follow the prompt; 1 is without guidance.", elem_id="cfg-scale",
-                )  # fmt: skip
-                iterations = gr.Slider(
-                    1, model.config.length, defaults.iterations, step=1, label="Iterations",
-                    info=f"Passes in which the {model.config.length} tokens are drawn; fewer are faster.",
-                    elem_id="iterations",
-                )  # fmt: skip
-                temperature = gr.Slider(
-                    0, 2, defaults.temperature, step=0.05, label="Temperature",
-                    info="Less is safer and plainer, more is freer.", elem_id="temperature",
-                )  # fmt: skip
-                with gr.Row(elem_classes="dear-seed"):
-                    seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=120, elem_id="seed")
-                    dice = gr.Checkbox(True, label="🎲 Random", min_width=120, elem_id="dice")
+                controls = {name: make(holder.model) for name, make in CONTROLS.items()}
+                seed, lock = parts.seed_row()
         with gr.Column(scale=7, min_width=320, elem_classes="dear-results"):
+            choice = gr.Radio([], label="Variations", visible=False, elem_id="variation", elem_classes="dear-pick")
             sound = gr.Audio(
-                label="Sound", type="filepath", format="wav", interactive=False, buttons=["download"],
+                label="Sound", type="filepath", format="wav", interactive=False, buttons=[],
                 waveform_options=gr.WaveformOptions(show_recording_waveform=False), elem_id="sound",
+                elem_classes="dear-sound",
             )  # fmt: skip
-            facts = gr.HTML("", elem_id="facts")
+            with gr.Row(visible=False, elem_classes="dear-tools") as tools:
+                wav = gr.DownloadButton("Download WAV", size="sm", elem_id="wav")
+                flac = gr.DownloadButton("Download FLAC", size="sm", elem_id="flac")
+                use = gr.Button("Use as start", size="sm", elem_id="use")
+            facts = gr.HTML("", elem_id="facts", elem_classes="dear-status")
             pictures = gr.HTML(EMPTY, elem_id="pictures")
+    results = gr.State(None, time_to_live=KEEP)  # (config, output) of this visitor
+    path = gr.State(None)
 
-    def run(text: str, scale: float, passes: float, heat: float, number: float | None, roll: bool) -> Iterator[tuple]:
-        """One generation for the page: pictures as it goes, and last the sound."""
+    def run(
+        text: str,
+        scale: float,
+        passes: float,
+        heat: float,
+        steps: float,
+        count: float,
+        number: float | None,
+        keep: bool,
+    ) -> Iterator[dict[Any, Any]]:
+        """One generation for the page: pictures as it goes, perhaps a draft, and last the sound."""
+        model = holder.model
         began = time.perf_counter()
-        drawn_at, drawing = began, 0.0
-        try:
-            for out in model.stream(
-                text, cfg_scale=scale, iterations=passes, temperature=heat, seed=None if roll else number
-            ):
+        told_at, drawn_at, drawing, drafted = began, began, 0.0, False
+        with parts.told():
+            stream = model.stream(
+                text, cfg_scale=scale, iterations=passes, temperature=heat, steps=steps,
+                seed=number if keep else None, num_samples=count, every=count,
+            )  # fmt: skip
+            yield {stop: gr.Button(interactive=True)}
+            for out in stream:
                 now = time.perf_counter()
-                if out.waveform is not None:
+                if out.iteration == out.iterations:
+                    pace["sound"] = (out.timings["codec"] / out.iterations + out.timings["vocoder"]) / len(out)
                     # The sound does not wait for its pictures.
-                    yield gr.Audio(store(out, folder)), _facts(model, out), gr.skip(), out.seed
-                    yield gr.skip(), gr.skip(), _pictures(model, out), gr.skip()
-                elif now - drawn_at >= PICTURE_EVERY and drawing <= PICTURE_SHARE * (now - began):
-                    view = _pictures(model, out)
+                    yield {
+                        stop: gr.Button(interactive=False),
+                        seed: out.seed,
+                        results: (model.config, out),
+                        choice: gr.Radio([(str(i + 1), i) for i in range(len(out))], value=0, visible=len(out) > 1),
+                        **show(out, 0),
+                    }
+                    yield {pictures: _pictures(model.config, out[0])}
+                    return
+                whole = (now - began) * out.iterations / out.iteration  # seconds that the decoding will have taken
+                left = whole - (now - began) + pace["sound"] * len(out)
+                changed: dict[Any, Any] = {}
+                worth = whole >= DRAFT_WORTH * pace["sound"] and 2 * out.iteration >= out.iterations
+                if worth and not drafted:
+                    drafted = True
+                    draft = gr.Audio(store(model.draft(out[0]), folder), label="First listen: a draft, before the end")
+                    changed |= {sound: draft}
+                if now - drawn_at >= PICTURE_EVERY and drawing <= PICTURE_SHARE * (now - began):
+                    changed |= {pictures: _pictures(model.config, out[0])}
+                    if not drafted:
+                        changed |= {sound: gr.Audio(None, label="Sound"), tools: gr.Row(visible=False)}
+                    changed |= {choice: gr.Radio(visible=False)}
                     drawn_at = time.perf_counter()
                     drawing += drawn_at - now
-                    yield gr.Audio(None), _progress(out), view, gr.skip()
-        except (ValueError, FloatingPointError) as error:
-            raise gr.Error(str(error), print_exception=False) from None
+                if changed or now - told_at >= TOLD_EVERY:
+                    told_at = time.perf_counter()
+                    yield {facts: _progress(out, left), **changed}
 
-    def generate(
-        prompt: str,
-        cfg_scale: float | None = None,
-        iterations: int | None = None,
-        temperature: float | None = None,
-        seed: int | None = None,
-    ) -> tuple[gr.FileData, dict[str, Any]]:
-        """Generate ten seconds of sound from a prompt. Returns the WAV file, and the seed, settings and seconds."""
-        try:
-            out = model.generate(prompt, cfg_scale=cfg_scale, iterations=iterations, temperature=temperature, seed=seed)
-        except (ValueError, FloatingPointError) as error:
-            raise gr.Error(str(error), print_exception=False) from None
-        path = store(out, folder)
-        facts = {"seed": out.seed, "settings": out.settings, "timings": out.timings}
-        return gr.FileData(path=path, orig_name=Path(path).name, mime_type="audio/wav"), facts
+    def show(out: Output, index: int) -> dict[Any, Any]:
+        """One of the sounds of a finished generation, with its files and facts."""
+        one = out[index]
+        file = store(one, folder)
+        return {
+            sound: gr.Audio(file, label="Sound"),
+            path: file,
+            wav: gr.DownloadButton(value=file),
+            flac: gr.DownloadButton(value=store(one, folder, ".flac")),
+            tools: gr.Row(visible=True),
+            facts: _facts(one, len(out), write_link(out)),
+        }
 
-    gr.on(
-        [button.click, prompt.submit],
-        run,
-        [prompt, cfg_scale, iterations, temperature, seed, dice],
-        [sound, facts, pictures, seed],
-        show_progress="minimal",
-        show_progress_on=[facts],
-        api_visibility="private",
-        **QUEUE,
-    )
-    gr.on([button.click, prompt.submit], None, js=SHOW_RESULTS, api_visibility="private")
+    def pick(kept: tuple[Config, Output] | None, index: int) -> Iterator[dict[Any, Any]]:
+        if kept is None:  # an hour has gone by
+            raise gr.Error("These sounds are kept for an hour only: press Generate again.", print_exception=False)
+        config, out = kept
+        yield show(out, index)
+        yield {pictures: _pictures(config, out[index])}
+
+    def restore(request: gr.Request) -> list[Any]:
+        """The settings that the page's address holds, in the bounds of the model that the page now has."""
+        settings, notices = read_link(request.query_params, holder.model)
+        for each in notices:
+            gr.Warning(html.escape(each, quote=False))
+        model = holder.model
+        values = [make(model, settings.get(name)) for name, make in CONTROLS.items()]
+        return [settings.get("prompt", gr.skip()), settings.get("seed", 0), "seed" in settings, *values, _note(holder)]
+
+    triggers = [button.click, prompt.submit]
+    shown = [stop, choice, sound, tools, wav, flac, facts, pictures, seed, results, path]
+    event = gr.on(
+        triggers, run, [prompt, *controls.values(), seed, lock], shown, show_progress="minimal",
+        show_progress_on=[facts], api_visibility="private", **QUEUE,
+    )  # fmt: skip
+    parts.stoppable(event, stop, facts)
+    gr.on(triggers, None, js=SHOW_RESULTS, api_visibility="private")
+    choice.input(pick, [results, choice], [sound, path, wav, flac, tools, facts, pictures], **QUIET)
     # In the browser itself, so that Generate may be pressed in the same breath. A Dataset's value is an index there.
     for each, texts in zip(examples, EXAMPLES.values(), strict=True):
         each.click(None, each, prompt, js=f"(index) => {json.dumps(texts)}[index]", api_visibility="private")
-    # Typing a seed means wanting that seed.
-    seed.input(None, None, dice, js="() => false", api_visibility="private")
-    gr.api(generate, api_name="generate", **QUEUE)
+    page.load(restore, None, [prompt, seed, lock, *controls.values(), note], **QUIET)
+    updates: dict[Any, Update] = {controls[name]: make for name, make in CONTROLS.items()}
+    updates[note] = lambda model: _note(holder)
+    return GenerateTab(prompt=prompt, seed=seed, lock=lock, use=use, path=path, updates=updates, **controls)
 
 
-def store(out: Output, folder: Path) -> str:
-    """Write a result as 16-bit WAV into a folder of its own inside ``folder``, and forget results that are old."""
-    for old in folder.iterdir():
-        if time.time() - old.stat().st_mtime > KEEP:
-            shutil.rmtree(old, ignore_errors=True)
-    words = re.sub(r"[^a-z0-9]+", "-", out.prompts[0].lower()).strip("-")[:48].strip("-") or "sound"
-    path = Path(tempfile.mkdtemp(dir=folder)) / f"{words}-{out.seed}.wav"
-    out.save(path)
-    return str(path)
+def _note(holder: Holder) -> str:
+    text = KNOWN if holder.bundled else f"This page now uses {html.escape(holder.source)}."
+    return f'<p class="dear-note">{text}</p>'
 
 
-def _progress(out: Output) -> str:
-    share = 100 * out.iteration / out.iterations
-    return (
-        f'<div class="dear-facts" role="status"><p class="dear-headline">Iteration {out.iteration} of '
-        f'{out.iterations}</p><div class="dear-bar"><span style="width:{share:.1f}%"></span></div></div>'
+def cfg_slider(model: AudioDEAR, value: float | None = None, name: str = "cfg-scale") -> gr.Slider:
+    default = model.sampling.cfg_scale
+    value = default if value is None else value
+    return gr.Slider(
+        0, max(10.0, default, value), value, step=0.1, label="CFG scale",
+        info="How closely to follow the prompt; 1 is without guidance.", elem_id=name,
+    )  # fmt: skip
+
+
+def temperature_slider(model: AudioDEAR, value: float | None = None, name: str = "temperature") -> gr.Slider:
+    value = model.sampling.temperature if value is None else value
+    return gr.Slider(
+        0, 2, value, step=0.05, label="Temperature", info="Less is safer and plainer, more is freer.", elem_id=name
     )
 
 
-def _facts(model: AudioDEAR, out: Output) -> str:
+def _iterations_slider(model: AudioDEAR, value: int | None = None) -> gr.Slider:
+    length = model.model.length
+    return gr.Slider(
+        1, length, model.sampling.iterations if value is None else value, step=1, label="Iterations",
+        info=f"Passes in which the {length} tokens are drawn; fewer are faster.", elem_id="iterations",
+    )  # fmt: skip
+
+
+def _steps_slider(model: AudioDEAR, value: int | None = None) -> gr.Slider:
+    most = parts.most_steps(model.model.head)
+    return gr.Slider(
+        1, max(most, 2), model.sampling.steps if value is None else value, step=1, label="Steps",
+        info="Denoising steps of the head for each token; fewer are faster.", visible=most > 1, elem_id="steps",
+    )  # fmt: skip
+
+
+def _variations_slider(model: AudioDEAR, value: int | None = None) -> gr.Slider:
+    return gr.Slider(
+        1, MAX_VARIATIONS, value or 1, step=1, label="Variations",
+        info="Sounds for the same prompt, each from a seed of its own.", elem_id="variations",
+    )  # fmt: skip
+
+
+# In the order of the page, and of the arguments of a run.
+CONTROLS = {
+    "cfg_scale": cfg_slider,
+    "iterations": _iterations_slider,
+    "temperature": temperature_slider,
+    "steps": _steps_slider,
+    "variations": _variations_slider,
+}
+
+
+def _progress(out: Output, left: float) -> str:
+    when = f"about {max(left, 1):.0f} s left"
+    text = f"Iteration {out.iteration} of {out.iterations} <span>{when}</span>"
+    return parts.progress_bar(text, out.iteration / out.iterations)
+
+
+def _facts(out: Output, count: int, link: str) -> str:
     """What it took: seconds per stage, the real-time factor, and the settings that give this sound again."""
     # Not the pipeline's total: the time that the page itself took for its pictures would be part of that.
     seconds = {name: out.timings[stage] for stage, name in STAGES.items()}
     total = sum(seconds.values())
-    duration = out.waveform.shape[-1] / out.sample_rate
+    duration = count * out.waveform.shape[-1] / out.sample_rate
     factor = total / duration
     pace = f"{1 / factor:.1f}× faster" if factor <= 1 else f"{factor:.1f}× slower"
     stages = "".join(
@@ -190,7 +283,7 @@ def _facts(model: AudioDEAR, out: Output) -> str:
         for i, each in enumerate(seconds.values())
     )
     legend = "".join(
-        f'<li><i class="dear-stage-{i}"></i>{name} {_duration(each)}</li>'
+        f'<li><i class="dear-stage-{i}"></i>{name} {parts.seconds_text(each)}</li>'
         for i, (name, each) in enumerate(seconds.items())
     )
     settings = {
@@ -198,7 +291,8 @@ def _facts(model: AudioDEAR, out: Output) -> str:
         "CFG scale": f"{out.settings['cfg_scale']:g}",
         "iterations": out.settings["iterations"],
         "temperature": f"{out.settings['temperature']:g}",
-        "model": f"{model.config.name} {model.variant}",
+        **({"steps": out.settings["steps"]} if out.settings["steps"] > 1 else {}),
+        "model": f"{out.settings['model']} {out.settings['variant']}",
     }
     listed = "".join(
         f"<div><dt>{name}</dt><dd>{html.escape(str(value))}</dd></div>" for name, value in settings.items()
@@ -207,43 +301,29 @@ def _facts(model: AudioDEAR, out: Output) -> str:
         f'<div class="dear-facts" role="status"><p class="dear-headline"><strong>{duration:.1f} s of sound in '
         f"{total:.2f} s</strong>, {pace} than real time <span>(real-time factor {factor:.2f})</span></p>"
         f'<div class="dear-stages" aria-hidden="true">{stages}</div><ul class="dear-legend">{legend}</ul>'
-        f"<dl>{listed}</dl></div>"
+        f'<dl>{listed}</dl><p class="dear-after"><a class="dear-link" href="{html.escape(link)}">'
+        "Copy a link to this prompt and these settings</a></p></div>"
     )
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds:.2f} s" if seconds >= 0.995 else f"{1000 * seconds:.0f} ms"
-
-
-def _pictures(model: AudioDEAR, out: Output) -> str:
+def _pictures(config: Config, out: Output) -> str:
     """The pictures of one result, or of one in progress, under one another on one time axis."""
-    config = model.config
     seconds = config.mel.frames * config.mel.hop_length / config.mel.sample_rate
     shown = []
     if out.waveform is not None:
         wave = out.waveform[0].numpy()
-        figure = plots.waveform_figure(wave, out.sample_rate, seconds)
-        shown.append(_figure("Waveform", "", figure, f"Waveform, peak {abs(wave).max():.2f} of 1", seconds))
-    figure = plots.mel_figure(out.mel[0].numpy(), config.mel)
+        drawn = plots.waveform_figure(wave, out.sample_rate, seconds)
+        shown.append(parts.figure("Waveform", "", drawn, f"Waveform, peak {abs(wave).max():.2f} of 1", seconds))
+    drawn = plots.mel_figure(out.mel[0].numpy(), config.mel)
     alt = f"Mel spectrogram, {config.mel.f_min:g} to {config.mel.f_max:g} hertz over {seconds:.1f} seconds"
-    shown.append(_figure("Mel spectrogram", f"{config.mel.n_mels} bands", figure, alt, seconds))
+    shown.append(parts.figure("Mel spectrogram", f"{config.mel.n_mels} bands", drawn, alt, seconds, smooth=True))
     known = int((out.order[0] >= 0).sum())
     if known == config.length:
-        latents = out.latents[0].numpy()
-        figure = plots.latents_figure(latents, seconds)
+        drawn = plots.latents_figure(out.latents[0].numpy(), seconds)
         alt = f"Latents of the {config.length} tokens over time, {config.vae.token_dim} values each"
         note = f"{config.length} tokens of {config.vae.token_dim} values"
-        shown.append(_figure("Latents", note, figure, alt, seconds))
-    figure = plots.order_figure(out.order[0].numpy(), out.iterations, config.grid, seconds)
+        shown.append(parts.figure("Latents", note, drawn, alt, seconds))
+    drawn = plots.order_figure(out.order[0].numpy(), out.iterations, config.grid, seconds)
     alt = f"Iteration, 1 to {out.iterations}, in which each token was drawn; {known} of {config.length} drawn"
-    note = "the iteration of each token"
-    shown.append(_figure("Decoding order", note, figure, alt, seconds))
+    shown.append(parts.figure("Decoding order", "the iteration of each token", drawn, alt, seconds))
     return f'<div class="dear-pictures">{"".join(shown)}</div>'
-
-
-def _figure(title: str, note: str, figure: plots.Figure, alt: str, seconds: float) -> str:
-    smooth = " dear-smooth" if title == "Mel spectrogram" else ""
-    return (
-        f'<figure><figcaption>{title} <span>{note}</span></figcaption><div class="dear-plot{smooth}" '
-        f'data-seconds="{seconds}">{plots.to_svg(figure, alt)}</div></figure>'
-    )

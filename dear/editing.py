@@ -1,0 +1,54 @@
+"""Editing sounds of any length with a model whose clips have one length."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dear.audio import check_audio, resample
+from dear.output import Output
+from dear.pipeline import AudioDEAR
+from dear.sampling import check_number, check_whole
+
+
+def redraw(
+    model: AudioDEAR,
+    audio: np.ndarray | Tensor,
+    sample_rate: int,
+    start: float,
+    end: float,
+    prompt: str,
+    **options: Any,
+) -> Output:
+    """Draw the seconds [start, end) of a sound anew, at most one clip of it, with all that lies around as context.
+
+    audio, sample_rate, options: as for :meth:`AudioDEAR.inpaint`, which is given the clip around the region. The result
+    has the sound's own length, mono at the model's rate, and keeps every sample outside the region. ``waveform`` and
+    ``mel`` are those of the whole sound, the other tensors those of the clip.
+    Raises ValueError naming the argument, its value and what is allowed.
+    """
+    rate, clip = model.sample_rate, model.config.mel.samples
+    sample_rate = check_whole("sample_rate", sample_rate, 1000, 384_000)
+    mono = resample(check_audio(audio).mean(axis=0), sample_rate, rate).clip(-1, 1)
+    sound = torch.from_numpy(np.ascontiguousarray(mono, dtype=np.float32))
+    seconds = len(sound) / rate
+    start, end = check_number("start", start, 0, seconds), check_number("end", end, 0, seconds)
+    first, last = round(start * rate), min(round(end * rate), len(sound))
+    if not first < last <= first + clip:
+        raise ValueError(f"end must be up to {clip / rate:g} seconds later than start {start:g}, got {end:g}")
+    # The region in the middle of the clip, as far as the sound reaches.
+    at = min(max((first + last - clip) // 2, 0), max(len(sound) - clip, 0))
+    out = model.inpaint(
+        sound[at : at + clip], rate, (first - at) / rate, (last - at) / rate, prompt, num_samples=1, **options
+    )
+    whole = torch.cat((sound[:at], out.waveform[0], sound[at + clip :]))[: len(sound)]
+    return dataclasses.replace(
+        out,
+        waveform=whole[None],
+        mel=model.log_mel(whole, rate)[None],
+        settings=out.settings | {"start": start, "end": end},
+    )

@@ -1,0 +1,200 @@
+"""The tab that hears one prompt and one seed under several settings, openly or blind."""
+
+from __future__ import annotations
+
+import html
+import random
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+import gradio as gr
+
+from dear.ui import parts
+from dear.ui.generate import GenerateTab
+from dear.ui.holder import Holder
+from dear.ui.parts import KEEP, QUEUE, QUIET, SHOW_RESULTS, Update
+
+MOST_SOUNDS = 12
+EMPTY = (
+    '<div class="dear-empty"><p>Nothing compared yet.</p><p>The same prompt and the same seed are heard under each '
+    "pair of CFG scale and iterations, side by side.</p></div>"
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One sound of a comparison: its settings, and the picture and player that show it."""
+
+    cfg_scale: float
+    iterations: int
+    body: str
+
+    @property
+    def name(self) -> str:
+        return f"CFG {self.cfg_scale:g}, {self.iterations} iteration" + ("s" if self.iterations > 1 else "")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What one visitor compares."""
+
+    prompt: str
+    seed: int
+    cells: tuple[Cell, ...]
+    blind: bool
+
+
+def read_numbers(name: str, text: str) -> list[float]:
+    """Numbers set apart by commas, semicolons or spaces. Raises ValueError naming what is none."""
+    numbers = []
+    for word in re.split(r"[,;\s]+", text.strip(" ,;\t\n")):
+        try:
+            numbers.append(float(word))
+        except ValueError:
+            raise ValueError(f"{name} must be numbers with commas between them, got {text[:60]!r}") from None
+    return numbers
+
+
+def pairs(cfg_scales: list[float], iterations: list[float]) -> list[tuple[float, float]]:
+    """All pairs of the two, without repetition. Raises ValueError where they are more than the page compares."""
+    found = [(scale, passes) for passes in dict.fromkeys(iterations) for scale in dict.fromkeys(cfg_scales)]
+    if not 1 <= len(found) <= MOST_SOUNDS:
+        raise ValueError(
+            f"cfg_scales and iterations must make 1 to {MOST_SOUNDS} sounds together, got "
+            f"{len(cfg_scales)} x {len(iterations)}"
+        )
+    return found
+
+
+def compare_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Tabs) -> dict[Any, Update]:
+    """Lay out the tab inside the current Blocks. The chosen settings go to ``generate``, a tab of ``tabs``."""
+    with gr.Row(equal_height=False, elem_classes="dear-tab"):
+        with gr.Column(scale=4, min_width=320, elem_classes="dear-controls"):
+            prompt = parts.prompt_box("compare-prompt")
+            button, stop = parts.go_row("Compare", "compare")
+            with gr.Group(elem_classes="dear-settings"):
+                scales = gr.Textbox(
+                    "1, 2, 3, 4, 5, 6", label="CFG scales", info="Numbers from 0 to 20, with commas.",
+                    elem_id="compare-scales",
+                )  # fmt: skip
+                passes = gr.Textbox(
+                    str(holder.model.sampling.iterations), label="Iterations",
+                    info=f"Whole numbers, with commas; at most {MOST_SOUNDS} sounds in all.",
+                    elem_id="compare-iterations",
+                )  # fmt: skip
+                blind = gr.Checkbox(
+                    False, label="Blind", info="Shuffled and without their settings, until one is chosen.",
+                    elem_id="compare-blind",
+                )  # fmt: skip
+                seed, lock = parts.seed_row("compare-")
+        with gr.Column(scale=8, min_width=320, elem_classes="dear-results"):
+            status = gr.HTML(EMPTY, elem_id="compare-status", elem_classes="dear-status")
+            with gr.Row(elem_classes="dear-grid", elem_id="compare-grid"):
+                cells = [gr.HTML(visible=False) for _ in range(MOST_SOUNDS)]
+            scale_bar = gr.HTML(parts.SCALE_BAR, visible=False)
+            best = gr.Radio([], label="The best of them", visible=False, elem_id="best", elem_classes="dear-pick")
+            with gr.Row(elem_classes="dear-tools"):
+                send = gr.Button("Use in Generate", size="sm", visible=False, elem_id="send")
+    state = gr.State(None, time_to_live=KEEP)
+
+    def run(text: str, scale_text: str, pass_text: str, hide: bool, number: float | None, keep: bool) -> Iterator[Any]:
+        model = holder.model
+        with parts.told():
+            settings = pairs(read_numbers("CFG scales", scale_text), read_numbers("iterations", pass_text))
+            first = secrets.randbelow(2**32) if number is None or not keep else number
+            for scale, count in settings:  # all are checked before the first is drawn
+                model.stream(text, cfg_scale=scale, iterations=count, seed=first)
+            if hide:
+                random.shuffle(settings)
+            yield {
+                stop: gr.Button(interactive=True),
+                best: gr.Radio(visible=False),
+                send: gr.Button(visible=False),
+                scale_bar: gr.HTML(visible=True),
+                seed: first,
+                status: parts.progress_bar(f"Sound 1 of {len(settings)}", 0),
+                **dict.fromkeys(cells, gr.HTML("", visible=False)),
+            }
+            done: list[Cell] = []
+            for place, (scale, count) in zip(cells, settings, strict=False):
+
+                def call(progress: Any, scale: float = scale, count: float = count) -> Any:
+                    return model.generate(text, cfg_scale=scale, iterations=count, seed=first, progress=progress)
+
+                for report in parts.watch(call):
+                    if isinstance(report, tuple):
+                        share = (len(done) + report[0] / report[1]) / len(settings)
+                        yield {status: parts.progress_bar(f"Sound {len(done) + 1} of {len(settings)}", share)}
+                name = f"Sound {ascii_uppercase[len(done)]}"
+                picture = parts.strip(report, model, f"Mel spectrogram of {name.lower()}")
+                body = picture + parts.player(parts.store(report, folder), name)
+                done.append(Cell(report.settings["cfg_scale"], report.settings["iterations"], body))
+                yield {place: gr.HTML(_cell(done[-1], len(done) - 1, hide), visible=True)}
+        found = Comparison(report.prompts[0], report.seed, tuple(done), hide)
+        yield {
+            stop: gr.Button(interactive=False),
+            state: found,
+            status: _headline(found, revealed=not hide),
+            best: gr.Radio(_choices(found, revealed=not hide), value=None, visible=True),
+        }
+
+    def choose(found: Comparison | None, index: int) -> dict[Any, Any]:
+        if found is None:
+            return {}
+        shown = {place: _cell(cell, i, False) for i, (place, cell) in enumerate(zip(cells, found.cells, strict=False))}
+        return {
+            send: gr.Button(visible=True),
+            status: _headline(found, revealed=True),
+            best: gr.Radio(_choices(found, revealed=True), value=index),
+            **(shown if found.blind else {}),
+        }
+
+    def take(found: Comparison | None, index: int | None) -> dict[Any, Any]:
+        if found is None or index is None:
+            return {}
+        cell = found.cells[index]
+        return {
+            generate.prompt: found.prompt,
+            generate.cfg_scale: cell.cfg_scale,
+            generate.iterations: cell.iterations,
+            generate.seed: found.seed,
+            generate.lock: True,
+            tabs: gr.Tabs(selected="generate"),
+        }
+
+    triggers = [button.click, prompt.submit]
+    shown = [*cells, stop, state, status, best, send, scale_bar, seed]
+    event = gr.on(
+        triggers, run, [prompt, scales, passes, blind, seed, lock], shown,
+        show_progress="minimal", show_progress_on=[status], api_visibility="private", **QUEUE,
+    )  # fmt: skip
+    parts.stoppable(event, stop, status)
+    gr.on(triggers, None, js=SHOW_RESULTS, api_visibility="private")
+    best.input(choose, [state, best], [*cells, send, status, best], **QUIET)
+    taken = [generate.prompt, generate.cfg_scale, generate.iterations, generate.seed, generate.lock, tabs]
+    send.click(take, [state, best], taken, **QUIET)
+    return {passes: lambda model: str(model.sampling.iterations)}
+
+
+def _cell(cell: Cell, index: int, hidden: bool) -> str:
+    count = f"{cell.iterations} iteration" + ("s" if cell.iterations > 1 else "")
+    title = f"Sound {ascii_uppercase[index]}" if hidden else f"CFG {cell.cfg_scale:g} <span>{count}</span>"
+    return f'<article class="dear-cell"><h3>{title}</h3>{cell.body}</article>'
+
+
+def _choices(found: Comparison, revealed: bool) -> list[tuple[str, int]]:
+    letters = [f"Sound {letter}" for letter in ascii_uppercase]
+    return [(cell.name if revealed else letters[i], i) for i, cell in enumerate(found.cells)]
+
+
+def _headline(found: Comparison, revealed: bool) -> str:
+    how = f"seed {found.seed}" if revealed else "settings hidden until one is chosen"
+    return (
+        f'<p class="dear-headline" role="status"><strong><bdi>{html.escape(found.prompt)}</bdi></strong> '
+        f"<span>{how}</span></p>"
+    )

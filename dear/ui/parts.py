@@ -1,0 +1,180 @@
+"""What several tabs are made of: controls, players, pictures, progress, and files of results."""
+
+from __future__ import annotations
+
+import html
+import queue
+import re
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import gradio as gr
+
+from dear import plots
+from dear.heads import Head
+from dear.output import Output
+from dear.pipeline import AudioDEAR, Progress
+
+KEEP = 3600  # seconds for which a result's file is kept for the page and the endpoints to fetch
+# No caller waits for more than this many others; one generation runs at a time, for it uses all cores.
+QUEUE = {"concurrency_id": "generation", "concurrency_limit": 1}
+QUIET = {"show_progress": "hidden", "api_visibility": "private"}
+SHOW_RESULTS = """() => { if (window.innerWidth < 820)
+  [...document.querySelectorAll('.dear-results')].find((each) => each.offsetParent)
+  ?.scrollIntoView({ behavior: 'smooth' }); }"""
+
+Update = Callable[[AudioDEAR], Any]  # what a component becomes when the page has got another model
+
+
+def prompt_box(name: str, placeholder: str = "What should be heard?", **options: Any) -> gr.Textbox:
+    return gr.Textbox(
+        label="Prompt", placeholder=placeholder, lines=1, max_lines=5, elem_id=name, elem_classes="dear-prompt",
+        **options,
+    )  # fmt: skip
+
+
+def go_row(label: str, name: str) -> tuple[gr.Button, gr.Button]:
+    """The button that begins, and the one that stops; see :func:`stoppable`."""
+    with gr.Row(elem_classes="dear-go"):
+        go = gr.Button(label, variant="primary", elem_id=name)
+        stop = gr.Button("Stop", interactive=False, elem_id=f"{name}-stop", elem_classes="dear-stop")
+    return go, stop
+
+
+def stoppable(event: Any, stop: gr.Button, status: gr.HTML) -> None:
+    """``stop`` closes the run of ``event`` of that one visitor.
+
+    The run itself says from when to when it can be pressed: what another event says of that may come late.
+    """
+    event.failure(lambda: gr.Button(interactive=False), None, stop, queue=False, **QUIET)
+    stop.click(
+        lambda: (gr.Button(interactive=False), '<p class="dear-headline" role="status">Stopped.</p>'),
+        None, [stop, status], cancels=event, queue=False, **QUIET,
+    )  # fmt: skip
+
+
+def seed_row(prefix: str = "") -> tuple[gr.Number, gr.Checkbox]:
+    """A seed, and whether it is kept. A roll of the dice keeps what it gives, and so does typing."""
+    with gr.Row(elem_classes="dear-seed"):
+        seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=120, elem_id=f"{prefix}seed")
+        dice = gr.Button("🎲", min_width=40, scale=0, elem_id=f"{prefix}dice", elem_classes="dear-dice")
+        lock = gr.Checkbox(False, label="🔒 Keep", min_width=96, elem_id=f"{prefix}lock", elem_classes="dear-lock")
+    roll = "() => [Math.floor(Math.random() * 2 ** 32), true]"
+    dice.click(None, None, [seed, lock], js=roll, api_visibility="private")
+    seed.input(None, None, lock, js="() => true", api_visibility="private")
+    return seed, lock
+
+
+def most_steps(head: Head) -> int:
+    """The most steps that a head samples with, up to 1000."""
+    return next(steps for steps in range(1000, 0, -1) if _takes(head, steps))
+
+
+def _takes(head: Head, steps: int) -> bool:
+    try:
+        head.check_steps(steps)
+    except ValueError:
+        return False
+    return True
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Turn the pipeline's errors into messages of the page, which shows their sentences as text."""
+    try:
+        yield
+    except (ValueError, FloatingPointError) as error:
+        raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from None
+
+
+class _Stopped(Exception):
+    pass
+
+
+def watch(call: Callable[[Progress], Output]) -> Iterator[tuple[int, int] | Output]:
+    """Yield (iteration, iterations) while ``call(progress)`` runs, then its result.
+
+    Whoever closes this iterator ends the call after its present iteration, and waits for that.
+    """
+    reports: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    stopped = threading.Event()
+
+    def progress(iteration: int, iterations: int) -> None:
+        if stopped.is_set():
+            raise _Stopped
+        reports.put((iteration, iterations))
+
+    def work() -> None:
+        try:
+            reports.put(call(progress))
+        except Exception as error:  # raised again where the result is awaited
+            reports.put(error)
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    try:
+        while True:
+            report = reports.get()
+            while isinstance(report, tuple) and not reports.empty():
+                report = reports.get()  # only the latest counts
+            if isinstance(report, Exception):
+                raise report
+            yield report
+            if not isinstance(report, tuple):
+                return
+    finally:
+        stopped.set()
+        worker.join()
+
+
+def store(out: Output, folder: Path, suffix: str = ".wav") -> str:
+    """Write a result of one sound into a folder of its own inside ``folder``, and forget results that are old."""
+    for old in folder.iterdir():
+        if time.time() - old.stat().st_mtime > KEEP:
+            shutil.rmtree(old, ignore_errors=True)
+    words = re.sub(r"[^a-z0-9]+", "-", out.prompts[0].lower()).strip("-")[:48].strip("-") or "sound"
+    path = Path(tempfile.mkdtemp(dir=folder)) / f"{words}-{out.seed}{suffix}"
+    out.save(path)
+    return str(path)
+
+
+def player(path: str, label: str) -> str:
+    """A plain player for a stored result."""
+    source = html.escape(f"gradio_api/file={quote(path)}")
+    return f'<audio controls preload="metadata" src="{source}" aria-label="{html.escape(label)}"></audio>'
+
+
+def progress_bar(text: str, share: float) -> str:
+    """``text`` over a bar that is filled to ``share``, from 0 to 1."""
+    return (
+        f'<div class="dear-facts" role="status"><p class="dear-headline">{text}</p>'
+        f'<div class="dear-bar"><span style="width:{100 * share:.1f}%"></span></div></div>'
+    )
+
+
+def seconds_text(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 0.995 else f"{1000 * seconds:.0f} ms"
+
+
+def figure(title: str, note: str, drawn: plots.Figure, alt: str, seconds: float, smooth: bool = False) -> str:
+    """One picture with its title, over the time axis that the line of its player runs on."""
+    return (
+        f'<figure><figcaption>{title} <span>{note}</span></figcaption><div class="dear-plot'
+        f'{" dear-smooth" if smooth else ""}" data-seconds="{seconds}">{plots.to_svg(drawn, alt)}</div></figure>'
+    )
+
+
+def strip(out: Output, model: AudioDEAR, alt: str) -> str:
+    """The mel of a result, small and without axes; the colours mean the same in all of them."""
+    drawn = plots.mel_strip(out.mel[0].numpy(), model.config.mel)
+    return f'<div class="dear-strip">{plots.to_svg(drawn, alt)}</div>'
+
+
+SCALE_BAR = '<div class="dear-scale-bar"><span>−80 dB</span><i></i><span>10 dB</span></div>'

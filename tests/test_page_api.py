@@ -1,0 +1,113 @@
+"""The endpoints beside /generate, what they refuse, over HTTP."""
+
+import dataclasses
+import json
+import socket
+import urllib.request
+
+import numpy as np
+import pytest
+import soundfile
+from factory import tiny_checkpoint, tiny_config
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+
+from dear.config import MelConfig
+from dear.pipeline import AudioDEAR
+from dear.ui import serve
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """Tiny networks, and clips of half a second."""
+    config = dataclasses.replace(tiny_config(), mel=MelConfig(frames=64, samples=8_000))
+    folder = tiny_checkpoint(tmp_path_factory.mktemp("api") / "tiny", config)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    page = serve(AudioDEAR.from_pretrained(folder, device="cpu"), "127.0.0.1", port, str(folder))
+    yield page
+    page.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def client(page, tmp_path_factory):
+    return Client(page.local_url, download_files=tmp_path_factory.mktemp("files"), verbose=False)
+
+
+@pytest.fixture(scope="module")
+def tone(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sounds") / "tone.wav"
+    soundfile.write(path, (0.3 * np.sin(0.2 * np.arange(24_000))).astype(np.float32), 16_000)
+    return path
+
+
+def test_compare_gives_a_sound_for_each_pair(client):
+    paths, facts = client.predict("a dog", [1, 2.5], [2, 4], seed=3, api_name="/compare")
+    settings = [(each["settings"]["cfg_scale"], each["settings"]["iterations"], each["seed"]) for each in facts]
+    assert settings == [(1.0, 2, 3), (2.5, 2, 3), (1.0, 4, 3), (2.5, 4, 3)]
+    sounds = [soundfile.read(path)[0] for path in paths]
+    assert all(len(sound) == 8_000 for sound in sounds)
+    assert len({sound.tobytes() for sound in sounds}) == 4
+    assert len(client.predict("a dog", api_name="/compare")[0]) == 6
+
+
+def test_inpaint_and_extend_keep_the_rest(client, tone):
+    original = soundfile.read(tone, dtype="int16")[0]
+    path, facts = client.predict(handle_file(tone), 0.9, 1.1, "a dog", seed=1, api_name="/inpaint")
+    sound = soundfile.read(path, dtype="int16")[0]
+    assert len(sound) == 24_000
+    np.testing.assert_array_equal(np.delete(sound, np.s_[14_400:17_600]), np.delete(original, np.s_[14_400:17_600]))
+    assert np.abs(sound - original)[14_800:17_200].max() > 300
+    assert (facts["settings"]["start"], facts["settings"]["end"]) == (0.9, 1.1)
+    path, _ = client.predict(handle_file(tone), 1.2, "a dog", seed=1, api_name="/extend")
+    sound = soundfile.read(path, dtype="int16")[0]
+    assert len(sound) == 24_000 + 19_200
+    np.testing.assert_array_equal(sound[:23_680], original[:23_680])
+
+
+def test_refusals_are_sentences(client, tone, tmp_path):
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "paper.wav").write_bytes(b"%PDF-1.7\n" + bytes(9_000))
+    soundfile.write(tmp_path / "long.wav", np.zeros(7_200_000, dtype=np.int16), 1000, subtype="PCM_U8")
+    good = handle_file(tone)
+    for told, endpoint, arguments in [
+        ("cfg_scale must be a number from 0 to 20, got 21", "/compare", ("a dog", [1, 21])),
+        ("cfg_scales must be a list of numbers, got 3", "/compare", ("a dog", 3)),
+        ("cfg_scales and iterations must make 1 to 12 sounds together, got 7 x 2", "/compare",
+         ("a dog", [1, 2, 3, 4, 5, 6, 7], [1, 2])),
+        ("prompt must have 1 to 1000 characters after stripping, got 0: ''", "/compare", ("",)),
+        ("end must be up to 0.5 seconds later than start 0.2, got 1", "/inpaint", (good, 0.2, 1, "a dog")),
+        ("start must be a number from 0 to 1.5, got -1", "/inpaint", (good, -1, 1, "a dog")),
+        ("audio must be an uploaded file, got {'path': '/etc/passwd'}", "/inpaint",
+         ({"path": "/etc/passwd"}, 0, 1, "a dog")),
+        ("empty.wav must hold a sound, got an empty file of 0 bytes", "/inpaint",
+         (handle_file(tmp_path / "empty.wav"), 0, 1, "a dog")),
+        ("paper.wav must be a sound as WAV, FLAC, MP3, OGG or AIFF, and can't be read", "/inpaint",
+         (handle_file(tmp_path / "paper.wav"), 0, 1, "a dog")),
+        ("long.wav must be at most 1 minute long, got 2 hours: cut it first", "/extend",
+         (handle_file(tmp_path / "long.wav"), 1, "a dog")),
+        ("seconds must be a number from 0.1 to 600, got 1000", "/extend", (good, 1000, "a dog")),
+    ]:  # fmt: skip
+        with pytest.raises(AppError) as heard:
+            client.predict(*arguments, api_name=endpoint)
+        assert str(heard.value) == told
+
+
+def test_a_value_that_is_not_a_number_is_no_sound(page):
+    """Python's JSON knows NaN, and so do some callers."""
+    url = f"{page.local_url}gradio_api/call/generate"
+    body = json.dumps({"data": ["a dog", float("nan"), None, None, 1, None]}).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request) as answer:
+        event = json.load(answer)["event_id"]
+    with urllib.request.urlopen(f"{url}/{event}") as answer:
+        told = answer.read().decode()
+    assert "event: error" in told
+    assert "cfg_scale must be a number from 0 to 20, got nan" in told
+
+
+def test_a_prompt_may_hold_anything_that_is_text(client):
+    for prompt in ("<img src=x onerror=alert(1)>**a**", "a\u0000\u0007\nb", "نباح كلب", "🐶" * 20, "../../etc/passwd"):
+        path, _ = client.predict(prompt, seed=1, api_name="/generate")
+        assert soundfile.info(path).frames == 8_000

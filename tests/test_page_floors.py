@@ -1,0 +1,144 @@
+"""What the page asks of the pipeline, of outputs and of files that come in."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from dear.audio import AudioError, duration, read_channels
+
+RATE, CLIP = 16_000, 10_000
+
+
+def tone(seconds: float, rate: int = RATE) -> np.ndarray:
+    return (0.3 * np.sin(2 * np.pi * 440 * np.arange(int(rate * seconds)) / rate)).astype(np.float32)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_a_file_says_what_its_sound_follows_from(student, tmp_path, suffix):
+    prompt = "a <b>dog</b> 🐶 نباح\n& rain"
+    out = student.generate(prompt, seed=7, num_samples=2, cfg_scale=1.5)
+    paths = out.save(tmp_path / f"dog.{suffix}")
+    for i, path in enumerate(paths):
+        with soundfile.SoundFile(path) as file:
+            assert file.title == prompt
+            assert json.loads(file.comment) == {"seed": 7 + i} | out.settings
+        first = path.read_bytes()
+        out[i].save(path)
+        assert path.read_bytes() == first
+    assert json.loads(soundfile.SoundFile(paths[0]).comment)["digest"] == student.digest
+    longest = student.generate("🐶" * 1000, seed=0)
+    (path,) = longest.save(tmp_path / f"long.{suffix}")
+    assert longest.prompts[0].encode() in path.read_bytes()
+    assert json.loads(soundfile.SoundFile(path).comment)["seed"] == 0
+
+
+def test_items_of_an_output_stand_alone(student):
+    out = student.generate(["a dog", "rain"], seed=3)
+    assert [(item.seed, item.seeds, item.prompts) for item in out] == [(3, [3], ["a dog"]), (4, [4], ["rain"])]
+    assert torch.equal(out[1].waveform[0], out.waveform[1])
+    assert torch.equal(out[-1].order, out.order[1:])
+    with pytest.raises(IndexError):
+        out[2]
+
+
+def test_a_draft_is_a_whole_sound_that_disturbs_nothing(student, tiny_folder):
+    stream = student.stream("a dog", seed=3, iterations=8)
+    partials = [next(stream) for _ in range(5)]
+    draft = student.draft(partials[-1])
+    assert draft.waveform.shape == (1, CLIP)
+    assert draft.waveform.abs().max() > 0
+    assert (draft.iteration, draft.iterations) == (5, 8)
+    known = partials[-1].order[0] >= 0
+    assert 0 < known.sum() < 8
+    torch.testing.assert_close(draft.tokens[0, known], partials[-1].tokens[0, known])
+    assert (draft.tokens[0, ~known].abs().sum(dim=1) > 0).all()
+    last = [*stream][-1]
+    assert torch.equal(last.waveform, student.generate("a dog", seed=3, iterations=8).waveform)
+    assert not torch.equal(last.waveform, draft.waveform)
+    teacher = type(student).from_pretrained(tiny_folder, variant="teacher", device="cpu")
+    assert teacher.draft(next(teacher.stream("a dog", seed=3, steps=20))).waveform.shape == (1, CLIP)
+
+
+def test_a_stream_may_skip_iterations(student):
+    partials = list(student.stream("a dog", seed=3, iterations=8, every=3))
+    assert [partial.iteration for partial in partials] == [3, 6, 8]
+    assert torch.equal(partials[-1].waveform, student.generate("a dog", seed=3, iterations=8).waveform)
+    with pytest.raises(ValueError, match="every must be a whole number from 1 to 8, got 0"):
+        student.stream("a dog", every=0)
+
+
+@pytest.mark.parametrize("begin", [0.001, 0.1, 2.0])
+def test_a_sound_is_continued_without_a_seam(student, begin):
+    audio, fade = tone(begin), 320
+    calls = []
+    out = student.extend(audio, RATE, 1.5, "rain", seed=5, progress=lambda *call: calls.append(call))
+    sound = out.waveform[0].numpy()
+    assert out.waveform.shape == (1, len(audio) + 24_000)
+    kept = len(audio) - min(fade, len(audio) // 2)
+    np.testing.assert_array_equal(sound[:kept], audio[:kept])
+    # Every part of what follows is sound, also where one clip ends and the next begins.
+    assert all(np.abs(part).max() > 1e-4 for part in np.array_split(sound[len(audio) :], 20))
+    assert out.mel.shape == (1, -(-len(sound) // 160), 64)
+    assert (out.seed, out.settings["seconds"]) == (5, 1.5)
+    assert [n for n, _ in calls] == list(range(1, calls[0][1] + 1))
+    assert len(calls) > out.iterations
+    again = student.extend(torch.from_numpy(audio), RATE, 1.5, "rain", seed=5)
+    assert torch.equal(again.waveform, out.waveform)
+    assert not torch.equal(student.extend(audio, RATE, 1.5, "rain", seed=6).waveform, out.waveform)
+
+
+def test_the_seam_of_a_continuation_is_a_cross_fade(student):
+    audio = np.full(8_000, 0.5, dtype=np.float32)
+    sound = student.extend(audio, RATE, 0.3, "rain", seed=5).waveform[0].numpy()
+    new = student.inpaint(audio[-4000:], RATE, 3680 / RATE, CLIP / RATE, "rain", seed=5).waveform[0].numpy()
+    np.testing.assert_allclose(sound[4000:], new[: len(sound) - 4000], atol=1e-6)
+    seam = sound[7680:8000]
+    assert abs(seam[0] - 0.5) < 0.01  # the old sound still, less and less of it
+    assert max(abs(a - b) for a, b in pairwise(sound[7600:8000])) < 0.4
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"seconds": 0}, "seconds must be a number from 0.1 to 600, got 0"),
+        ({"seconds": float("nan")}, "seconds must be a number from 0.1 to 600, got nan"),
+        ({"prompt": " "}, "prompt must have 1 to 1000 characters"),
+        ({"prompt": ["a", "b"]}, "prompt must be one prompt to continue a sound with, got 2"),
+        ({"sample_rate": 0}, "sample_rate must be a whole number from 1000 to 384000, got 0"),
+        ({"audio": np.zeros(0, dtype=np.float32)}, "audio must have the shape"),
+        ({"cfg_scale": 1000}, "cfg_scale must be a number from 0 to 20, got 1000"),
+    ],
+)
+def test_a_continuation_names_bad_input(student, change, told):
+    with pytest.raises(ValueError, match=told):
+        student.extend(**({"audio": tone(0.1), "sample_rate": RATE, "seconds": 1, "prompt": "rain"} | change))
+
+
+def test_uploads_are_read_as_they_are_or_refused_in_a_sentence(tmp_path):
+    stereo = np.stack([tone(0.5, 96_000)] * 8)
+    soundfile.write(tmp_path / "wide.wav", stereo.T, 96_000, subtype="FLOAT")
+    samples, rate = read_channels(tmp_path / "wide.wav", 60)
+    np.testing.assert_array_equal(samples, stereo)
+    assert rate == 96_000
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "paper.wav").write_bytes(b"%PDF-1.7\n" + bytes(range(256)) * 40)
+    soundfile.write(tmp_path / "none.wav", np.zeros(0), RATE)
+    with (
+        open(tmp_path / "long.wav", "wb") as file,
+        soundfile.SoundFile(file, "w", 1000, 1, "PCM_U8", format="WAV") as f,
+    ):
+        f.write(np.zeros(7_200_000, dtype=np.int16))
+    for name, told in {
+        "empty": "empty.wav must hold a sound, got an empty file of 0 bytes",
+        "paper": "paper.wav must be a sound as WAV, FLAC, MP3, OGG or AIFF, and can't be read",
+        "none": "none.wav must hold a sound, got one of 0 samples",
+        "long": "long.wav must be at most 1 minute long, got 2 hours: cut it first",
+        "absent": "absent.wav must be a sound as",
+    }.items():
+        with pytest.raises(AudioError, match=told):
+            read_channels(tmp_path / f"{name}.wav", 60)
+    assert [duration(each) for each in (1, 59.96, 90, 5400)] == ["1 second", "60 seconds", "1.5 minutes", "1.5 hours"]

@@ -1,0 +1,152 @@
+"""What the tabs are made of, without a browser."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import soundfile
+from factory import tiny_checkpoint, tiny_config
+
+from dear.checkpoint import CheckpointError
+from dear.editing import redraw
+from dear.pipeline import AudioDEAR
+from dear.plots import mel_strip
+from dear.ui import models, parts
+from dear.ui.compare import pairs, read_numbers
+from dear.ui.duel import Tally, wilson
+from dear.ui.holder import Holder
+from dear.ui.link import read_link, write_link
+
+
+def test_a_link_restores_all_that_a_sound_follows_from(student):
+    from urllib.parse import parse_qsl
+
+    out = student.generate("a <b>dog</b> & 🐶 نباح?", seed=2**62, num_samples=3, cfg_scale=2.5, temperature=0.3)
+    settings, notices = read_link(dict(parse_qsl(write_link(out)[1:])), student)
+    assert notices == []
+    again = student.generate(num_samples=settings.pop("variations"), **settings)
+    assert (again.tokens == out.tokens).all()
+
+
+def test_a_bad_value_in_a_link_is_ignored_with_a_notice(student):
+    query = {"prompt": "  ", "cfg_scale": "nan", "iterations": "2.5", "steps": "9", "seed": "-1", "variations": "x"}
+    settings, notices = read_link(query | {"temperature": "0.5", "other": "1", "weights": "abc"}, student)
+    assert settings == {"temperature": 0.5}
+    assert len(notices) == 7
+    for name, notice in zip(query, notices, strict=False):
+        assert notice.startswith(f"The link's {name} must ")
+        assert notice.endswith("; it is ignored.")
+    assert "made with other weights" in notices[-1]
+
+
+def test_a_watched_call_tells_its_progress_and_stops_when_closed(student):
+    reports = list(parts.watch(lambda progress: student.generate("a dog", seed=1, progress=progress)))
+    assert reports[-1].seed == 1
+    assert all(report[1] == 4 for report in reports[:-1])
+    calls, go_on = [], threading.Event()
+
+    def call(progress):
+        for i in range(1, 1000):
+            calls.append(i)
+            progress(i, 1000)
+            go_on.wait(0.005)
+
+    watched = parts.watch(call)
+    next(watched)
+    watched.close()
+    reached = len(calls)
+    assert reached < 1000
+    time.sleep(0.05)
+    assert len(calls) == reached
+    with pytest.raises(ValueError, match="prompt must"):
+        list(parts.watch(lambda progress: student.generate("", progress=progress)))
+
+
+def test_a_failed_exchange_leaves_the_old_model(tiny_folder, tmp_path, student):
+    holder = Holder(student, str(tiny_folder))
+    with pytest.raises(CheckpointError):
+        holder.exchange(str(tmp_path / "nothing"), None, None)
+    assert holder.model is student
+    teacher = holder.variant("teacher")
+    assert teacher.variant == "teacher"
+    assert holder.variant("teacher") is teacher
+    assert holder.variant("student") is student
+    other = tiny_checkpoint(tmp_path / "other", tiny_config(), seed=1)
+    assert holder.exchange(str(other), None, "teacher") is holder.model is not teacher
+    assert holder.source == str(other)
+    assert holder.variant("teacher").digest != teacher.digest
+
+
+def test_the_model_is_fixed_in_a_space(monkeypatch):
+    for space, fixed, told in [
+        (None, None, False),
+        ("me/space", None, True),
+        ("me/space", "0", False),
+        (None, "1", True),
+    ]:
+        for name, value in (("SPACE_ID", space), (models.FIXED, fixed)):
+            if value is None:
+                monkeypatch.delenv(name, raising=False)
+            else:
+                monkeypatch.setenv(name, value)
+        assert models.is_fixed() is told
+
+
+def test_the_grid_of_a_comparison():
+    assert read_numbers("CFG scales", " 1, 2.5;3  4,") == [1, 2.5, 3, 4]
+    for text in ("", "one", "1, two"):
+        with pytest.raises(ValueError, match="CFG scales must be numbers with commas between them, got"):
+            read_numbers("CFG scales", text)
+    assert pairs([1, 2, 1], [8, 4]) == [(1, 8), (2, 8), (1, 4), (2, 4)]
+    with pytest.raises(ValueError, match="got 13 x 1"):
+        pairs([float(i) for i in range(13)], [4])
+
+
+def test_wilson_interval_and_the_tally():
+    # Newcombe 1998, table I, method 3.
+    for (k, n), expected in {(81, 263): (0.2553, 0.3662), (15, 148): (0.0624, 0.1605), (0, 20): (0, 0.1611)}.items():
+        assert wilson(k, n) == pytest.approx(expected, abs=1e-4)
+    assert wilson(20, 20)[1] == 1
+    with pytest.raises(ValueError, match="got 0 of 0"):
+        wilson(0, 0)
+    assert Tally().text() == "No blind choice yet."
+    text = Tally(student=15, teacher=133, neither=2).text()
+    assert "15 of 148: 10 %, 95 % confidence interval 6 to 16 %; 2 without a difference" in text
+
+
+@pytest.mark.parametrize("begin", [0.0, 0.9, 1.7])
+def test_a_region_of_a_long_sound_is_redrawn_and_the_rest_kept(student, begin):
+    audio = (0.3 * np.sin(0.2 * np.arange(32_000))).astype(np.float32)
+    out = redraw(student, audio, 16_000, begin, begin + 0.3, "a dog", seed=4)
+    sound = out.waveform[0].numpy()
+    first, last = round(begin * 16_000), round((begin + 0.3) * 16_000)
+    assert len(sound) == 32_000
+    np.testing.assert_array_equal(sound[:first], audio[:first])
+    np.testing.assert_array_equal(sound[last:], audio[last:])
+    assert np.abs(sound - audio)[first + 320 : last - 320].max() > 0.05
+    assert out.mel.shape == (1, 200, 64)
+    assert out.settings["start"] == begin
+    short = redraw(student, audio[:3000], 16_000, 0, 0.1, "a dog", seed=4)
+    assert short.waveform.shape == (1, 3000)
+    with pytest.raises(ValueError, match=r"end must be up to 0.625 seconds later than start 0.1, got 1"):
+        redraw(student, audio, 16_000, 0.1, 1, "a dog")
+
+
+def test_steps_are_offered_as_far_as_a_head_takes_them(student, tiny_folder):
+    assert parts.most_steps(student.model.head) == 1
+    assert parts.most_steps(AudioDEAR.from_pretrained(tiny_folder, variant="teacher").model.head) == 50
+
+
+def test_a_strip_is_the_mel_alone_on_the_common_scale(student):
+    mel = np.full((64, 64), -3.0, dtype=np.float32)
+    (axes,) = mel_strip(mel, student.config.mel).axes
+    assert axes.images[0].get_clim() == (-80, 10)
+    assert axes.get_position().bounds == (0, 0, 1, 1)
+    assert not axes.axison
+
+
+def test_files_of_results_have_plain_names(student, tmp_path):
+    path = parts.store(student.generate("../../<img> 🐶\n", seed=5), tmp_path)
+    assert path.endswith("/img-5.wav")
+    assert soundfile.info(path).frames == 10_000
