@@ -1,0 +1,244 @@
+"""How fast, and against whom: ``python -m dear.evaluation.benchmark``. A Markdown table goes to stdout.
+
+Rows (``--rows``; each at every batch size of ``--batches``, all runs in turn):
+
+- base-ours, base-full: decoding alone at the paper's base size, with the loop of ``dear.sampling``, under "visible" and
+  under "full" attention.
+- base-naive-student, base-naive-teacher: the same without any saving ("full" attention, every position, no caches, the
+  branches of guidance apart); the teacher's head takes 100 steps in each iteration.
+- base-end-to-end: base-ours, then AudioLDM's autoencoder and vocoder.
+- bundled, bundled-teacher: a checkpoint, prompt to waveform, at its defaults.
+- start: a fresh process, ``python -m dear generate``, from its start to a written file.
+- audioldm, audioldm2, stable-audio-open: the peers of ``dear.evaluation.peers``.
+
+The base size and the peers have random weights, as time does not depend on them. On a CPU a few iterations, or steps,
+stand for all where each costs the same, and the row says so; even then all rows take hours on two cores. ``--soak N``
+generates N times in one process and tells its memory; ``--curves FILE`` draws the time of whole generations against
+iterations, batch, threads and length.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+from torch import nn
+
+from dear.checkpoint import load_config, resolve
+from dear.evaluation.curves import check_picture, curves_figure, measure_curves, save_figure
+from dear.evaluation.jobs import BASE, base_job, checkpoint_job, soak, start_job
+from dear.evaluation.machine import describe, matmul_peak
+from dear.evaluation.peers import PEERS, MissingError
+from dear.evaluation.timing import Job, Setting, measure, table
+from dear.sampling import check_whole
+
+if TYPE_CHECKING:
+    from dear.pipeline import AudioDEAR
+
+CHECKPOINT = ("bundled", "bundled-teacher")
+ROWS = (*BASE, *CHECKPOINT, "start", *PEERS)
+DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
+CPU_TIMED = 4  # iterations, or steps of a diffusion model, that stand for all on a CPU
+
+# {field: (row above, row below the line)}: ratios of medians. Those of "base-ours" are of decoding alone.
+RATIOS = {
+    "naive_teacher_over_ours": ("base-naive-teacher", "base-ours"),
+    "naive_student_over_ours": ("base-naive-student", "base-ours"),
+    "full_over_ours": ("base-full", "base-ours"),
+    "bundled_teacher_over_student": ("bundled-teacher", "bundled"),
+    **{
+        f"{peer.replace('-', '_')}_over_{ours}": (peer, row)
+        for peer in PEERS
+        for ours, row in (("base", "base-end-to-end"), ("bundled", "bundled"))
+    },
+}
+
+
+def figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The named numbers that follow from the rows: ratios of medians, and what the bundled model takes.
+
+    A name ends in ``_batch_N`` for batches above 1; what was not measured is absent.
+    """
+    median = {(each["name"], each["batch"]): each["median"] for each in rows if "skipped" not in each}
+    found = {}
+    for batch in dict.fromkeys(batch for _, batch in median):
+        suffix = "" if batch == 1 else f"_batch_{batch}"
+        for name, (above, below) in RATIOS.items():
+            if (above, batch) in median and (below, batch) in median:
+                found[name + suffix] = median[above, batch] / median[below, batch]
+    for each in rows:
+        if each["name"] == "bundled" and "skipped" not in each:
+            suffix = "" if each["batch"] == 1 else f"_batch_{each['batch']}"
+            found["real_time_factor" + suffix] = each["median"] / (each["batch"] * each["seconds_of_sound"])
+        if each["name"] == "base-end-to-end" and ("base-naive-teacher", each["batch"]) in median:
+            suffix = "" if each["batch"] == 1 else f"_batch_{each['batch']}"
+            codec = each["stages"]["codec"] + each["stages"]["vocoder"]
+            teacher = median["base-naive-teacher", each["batch"]] + codec
+            found["naive_teacher_over_ours_end_to_end" + suffix] = teacher / each["median"]
+    if ("start", 1) in median:
+        found["start_to_first_sound_seconds"] = median["start", 1]
+    return found
+
+
+def build_jobs(args: argparse.Namespace, device: torch.device) -> tuple[list[Job], list[dict[str, Any]]]:
+    """The jobs of the command line, and a row with its reason for each that can't be run."""
+    jobs: list[Job] = []
+    skipped: list[dict[str, Any]] = []
+    built: dict[Any, nn.Module] = {}
+    pipelines: dict[str, AudioDEAR] = {}
+    for batch in args.batches:
+        setting = Setting(batch, device, DTYPES[args.dtype], args.timed, built)
+        for name in args.rows:
+            try:
+                if name in BASE:
+                    jobs.append(base_job(name, setting))
+                elif name in CHECKPOINT:
+                    if name not in pipelines:
+                        pipelines[name] = _load(args, device, teacher=name == "bundled-teacher")
+                    jobs.append(checkpoint_job(name, pipelines[name], batch))
+                elif name in PEERS:
+                    jobs.append(PEERS[name](setting))
+                elif batch == args.batches[0]:
+                    jobs.append(start_job(args.model, device, args.threads))
+            except MissingError as error:
+                skipped.append({"name": name, "batch": batch, "skipped": str(error)})
+    return jobs, skipped
+
+
+def _load(args: argparse.Namespace, device: torch.device, teacher: bool = False) -> AudioDEAR:
+    from dear.pipeline import AudioDEAR
+
+    if teacher and "teacher" not in load_config(resolve(args.model, variants=())).variants:
+        raise MissingError("the checkpoint holds no teacher")
+    variant = "teacher" if teacher else None
+    return AudioDEAR.from_pretrained(args.model, variant=variant, device=device, dtype=DTYPES[args.dtype])
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports bad input as the rest of the package does: an error of one sentence, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m dear.evaluation.benchmark",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--rows", nargs="+", metavar="ROW", help="some of the rows; all where nothing else is asked for"
+    )
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8], metavar="N", help="sounds at a time")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
+    parser.add_argument(
+        "--dtype", default="float32", choices=DTYPES, help="of all but our codec, which stays in float32"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="of PyTorch on a CPU")
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="timed runs of each row, after one more")
+    parser.add_argument(
+        "--timed", type=int, metavar="N", help=f"iterations or steps that stand for all; 0: all ({CPU_TIMED} on a CPU)"
+    )
+    parser.add_argument("--model", metavar="PATH", help="a folder, or owner/name on the Hub; the bundled one if absent")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there, too")
+    parser.add_argument("--curves", type=Path, metavar="FILE", help="draw scaling curves (.png or .svg)")
+    parser.add_argument("--soak", type=int, metavar="N", help="generate N times and tell the memory held")
+    return parser
+
+
+def _check(args: argparse.Namespace) -> torch.device:
+    """Complete and check the options. Raises ValueError naming the option, its value and what is allowed."""
+    if args.rows is None:
+        args.rows = [] if args.curves or args.soak is not None else list(ROWS)
+    for name in args.rows:
+        if name not in ROWS:
+            raise ValueError(f"--rows must be some of {', '.join(ROWS)}, got {name!r}")
+    args.rows, args.batches = list(dict.fromkeys(args.rows)), list(dict.fromkeys(args.batches))
+    for batch in args.batches:
+        check_whole("--batches", batch, 1, 64)
+    check_whole("--repeats", args.repeats, 1, 1000)
+    for name in ("threads", "soak"):
+        if getattr(args, name) is not None:
+            check_whole(f"--{name}", getattr(args, name), 1, 1_000_000)
+    try:
+        device = torch.device(args.device)
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ValueError(
+            f"--device must be one of this machine such as cpu, cuda or mps, got {args.device!r}"
+        ) from None
+    if args.timed is None:
+        args.timed = CPU_TIMED if device.type == "cpu" else 0
+    args.timed = check_whole("--timed", args.timed, 0, 1000) or None
+    if args.curves is not None:
+        check_picture(args.curves)
+    if args.json is not None and not args.json.parent.is_dir():
+        raise ValueError(f"--json must lie in an existing directory, got {str(args.json)!r}")
+    return device
+
+
+def run(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Everything that the command line asks for, as plain data; pictures are written."""
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    dtype = DTYPES[args.dtype]
+    machine = describe(device) | {f"{args.dtype}_flops_per_second": matmul_peak(device, dtype)}
+    result: dict[str, Any] = {"machine": machine}
+    if args.rows:
+        jobs, rows = build_jobs(args, device)
+        measured = measure(jobs, device, args.repeats, machine[f"{args.dtype}_flops_per_second"])
+        rows = [dataclasses.asdict(each) for each in measured] + rows
+        result |= figures(rows) | {"rows": rows}
+    if args.soak is not None:
+        result["soak"] = soak(_load(args, device), args.soak)
+    if args.curves is not None:
+        pipeline = _load(args, device)
+        curves = measure_curves(pipeline, args.repeats)
+        title = f"{pipeline.config.name} on {machine.get('gpu', machine['processor'])}, {machine['threads']} threads"
+        save_figure(curves_figure(curves, title), args.curves)
+        result["curves"] = [dataclasses.asdict(curve) for curve in curves]
+    return result
+
+
+def report(result: Mapping[str, Any]) -> str:
+    """What is printed: the table, the named numbers, and the machine."""
+    machine = result["machine"]
+    parts = []
+    if "rows" in result:
+        parts.append(table(result["rows"]))
+    if numbers := [f"- {name}: {value:.3g}" for name, value in result.items() if isinstance(value, float)]:
+        parts.append("\n".join(numbers))
+    for name in ("soak", "curves"):
+        if name in result:
+            parts.append(f"{name}: {json.dumps(result[name])}")
+    parts.append(f"machine: {json.dumps(machine)}")
+    return "\n\n".join(parts)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit status: 0, or 2 after one sentence about what was wrong."""
+    try:
+        args = _parser().parse_args(argv)
+        result = run(args, _check(args))
+        if args.json is not None:
+            partial = args.json.with_name(args.json.name + ".partial")
+            partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+            os.replace(partial, args.json)
+    except (ValueError, OSError, FloatingPointError) as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    print(report(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

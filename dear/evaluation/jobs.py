@@ -1,0 +1,216 @@
+"""The rows of the benchmark that are our own: the base size on random weights, a checkpoint, and a fresh process."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+import dear
+from dear.conditioning import Conditioning
+from dear.config import Config, preset
+from dear.evaluation.machine import resident_bytes
+from dear.evaluation.naive import naive_generate, sampled
+from dear.evaluation.timing import Job, Meter, Setting
+from dear.model import MaskedModel
+from dear.output import Output
+from dear.sampling import generate
+from dear.vae import build_vae
+from dear.vocoder import build_vocoder
+
+if TYPE_CHECKING:
+    from dear.pipeline import AudioDEAR
+
+BASE = ("base-ours", "base-full", "base-naive-student", "base-naive-teacher", "base-end-to-end")
+STAGES = ("text", "decode", "codec", "vocoder")
+PROMPT = "a dog barks in the distance"
+
+
+def base_job(name: str, setting: Setting, student: Config | None = None, teacher: Config | None = None) -> Job:
+    """A row of the base size. student, teacher: configurations; None for the presets of the paper."""
+    config = (teacher or preset("base-teacher")) if name == "base-naive-teacher" else (student or preset("base"))
+    visible = name in ("base-ours", "base-end-to-end")
+    model = _model(config, "visible" if visible else "full", setting)
+    if name.startswith("base-naive"):
+        return _naive_job(name, model, setting)
+    return _own_job(name, model, setting, codec=name == "base-end-to-end")
+
+
+def _model(config: Config, attention: str, setting: Setting) -> nn.Module:
+    """Random weights, which the two forms of attention share."""
+    changed = dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, masked_attention=attention))
+
+    def first() -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            return MaskedModel(config)
+
+    def view() -> nn.Module:
+        with torch.device("meta"):
+            model = MaskedModel(changed)
+        model.load_state_dict(setting.place(config.name, first).state_dict(), assign=True)
+        return model
+
+    return setting.place((config.name, attention), view)
+
+
+def _conditioning(model: MaskedModel, setting: Setting) -> Conditioning:
+    """As many tokens as the text encoder pads to."""
+    wanted = model.config.conditioning
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(setting.batch, wanted.max_tokens, wanted.dim, generator=generator)
+    return Conditioning(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool)).to(setting.device, setting.dtype)
+
+
+def _own_job(name: str, model: MaskedModel, setting: Setting, codec: bool) -> Job:
+    config = model.config
+    sampling = config.variants[model.variant].sampling
+    conditioning = _conditioning(model, setting)
+    others: tuple[nn.Module, ...] = ()
+    notes = "random weights, decoding alone"
+    if codec:
+        others = (
+            setting.place("base-vae", lambda: build_vae(config.vae, config.mel), torch.float32),
+            setting.place("base-vocoder", lambda: build_vocoder(config.vocoder, config.mel), torch.float32),
+        )
+        notes = "random weights, text encoding left out, codec in float32"
+
+    @torch.no_grad()
+    def run(meter: Meter) -> None:
+        with meter.stage("decode"):
+            for state in generate(model, conditioning, range(setting.batch), sampling):
+                tokens = state.tokens
+        if codec:
+            with meter.stage("codec"):
+                mel = others[0].decode(tokens.float())
+            with meter.stage("vocoder"):
+                others[1](mel)
+
+    return Job(
+        name,
+        run,
+        setting.batch,
+        config.mel.samples / config.mel.sample_rate,
+        model,
+        others,
+        _precision(setting.dtype),
+        sampling.iterations,
+        sampling.steps,
+        f"all {sampling.iterations} iterations",
+        f'"{config.backbone.masked_attention}" attention, {notes}',
+    )
+
+
+def _naive_job(name: str, model: MaskedModel, setting: Setting) -> Job:
+    config = model.config
+    sampling = config.variants[model.variant].sampling
+    conditioning = _conditioning(model, setting)
+    every = sampling.iterations
+    timed = every if setting.timed is None else min(setting.timed, every)
+    weights = sampled(every, timed)
+
+    def run(meter: Meter) -> None:
+        states = naive_generate(model, conditioning, range(setting.batch), sampling, weights)
+        for weight in weights.values():
+            with meter.stage("decode", weight):
+                next(states)
+
+    return Job(
+        name,
+        run,
+        setting.batch,
+        config.mel.samples / config.mel.sample_rate,
+        model,
+        (),
+        _precision(setting.dtype),
+        every,
+        sampling.steps,
+        f"all {every} iterations" if timed == every else f"timed {timed} of {every} iterations, multiplied",
+        f'"{config.backbone.masked_attention}" attention, random weights, decoding alone',
+    )
+
+
+def pipeline_run(generate: Callable[[], Sequence[Output]], threads: int | None = None) -> Callable[[Meter], None]:
+    """A job's ``run`` around calls of a pipeline: its own clock splits the stages, the rest stays with "rest"."""
+
+    def run(meter: Meter) -> None:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads or before)
+        try:
+            with meter.stage("rest"):
+                outputs = generate()
+        finally:
+            torch.set_num_threads(before)
+        for out in outputs:
+            meter.split("rest", {name: out.timings[name] for name in STAGES})
+
+    return run
+
+
+def checkpoint_job(name: str, pipeline: AudioDEAR, batch: int) -> Job:
+    """A checkpoint at its defaults, from the prompt to the waveform."""
+    dtype = next(pipeline.model.parameters()).dtype
+    codec = tuple(each for each in (pipeline.vae, pipeline.vocoder) if isinstance(each, nn.Module))
+    return Job(
+        name,
+        pipeline_run(lambda: [pipeline.generate(PROMPT, seed=0, num_samples=batch)]),
+        batch,
+        pipeline.config.mel.samples / pipeline.sample_rate,
+        pipeline.model,
+        codec,
+        _precision(dtype),
+        pipeline.sampling.iterations,
+        pipeline.sampling.steps,
+        "whole calls",
+        f"{pipeline.config.name}/{pipeline.variant}, parameters and memory without the text encoder",
+    )
+
+
+def start_job(model: str | None, device: torch.device, threads: int | None) -> Job:
+    """A fresh process, timed until its sound is written and it has ended."""
+    environment = os.environ | {"PYTHONPATH": str(Path(dear.__file__).parents[1])}
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
+
+    def run(meter: Meter) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "sound.wav"
+            command = [sys.executable, "-m", "dear", "generate", PROMPT, "--seed", "0", "--device", str(device)]
+            command += ["-o", str(path), *([] if model is None else ["--model", model])]
+            with meter.stage("rest"):
+                done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+            if done.returncode:
+                reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+                raise ValueError(f"python -m dear generate ended with status {done.returncode}: {reason}")
+
+    return Job("start", run, 1, 10.0, None, (), "float32", None, None, "process start to written file")
+
+
+def soak(pipeline: AudioDEAR, count: int) -> dict[str, Any]:
+    """Memory that the process holds before, after the first tenth (at least one), and after ``count`` generations.
+
+    None where the system does not tell.
+    """
+    first = max(1, count // 10)
+    memory = {"start_bytes": resident_bytes()}
+    for seed in tqdm(range(count), desc="soak", unit="sound", disable=None):
+        pipeline.generate(PROMPT, seed=seed)
+        if seed + 1 == first:
+            memory["warm_bytes"] = resident_bytes()
+    memory["end_bytes"] = resident_bytes()
+    known = None not in memory.values()
+    growth = memory["end_bytes"] - memory["warm_bytes"] if known else None
+    return {"generations": count, "warm_generations": first, **memory, "growth_bytes": growth}
+
+
+def _precision(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
