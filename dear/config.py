@@ -351,7 +351,7 @@ def preset(name: str) -> Config:
                 ),
                 "teacher": VariantConfig(
                     head=HeadConfig(kind="diffusion"),
-                    sampling=SamplingConfig(cfg_scale=3.0, iterations=32, steps=100),
+                    sampling=SamplingConfig(cfg_scale=4.0, iterations=32, steps=100),
                 ),
             },
         )

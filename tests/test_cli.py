@@ -205,7 +205,7 @@ def test_as_a_process(tiny_folder, tmp_path):
     done = run("generate", "a dog 🐕", "-o", str(path), "--seed", "0", "--model", str(tiny_folder), "--device", "cpu")
     assert done.returncode == 0
     assert done.stderr == ""
-    assert path.stat().st_size == 44 + 2 * 10_000
+    assert soundfile.info(path).frames == 10_000
     bad = run("generate", " ", "-o", str(tmp_path / "none.wav"), "--model", str(tiny_folder))
     assert bad.returncode == 2
     assert bad.stdout == ""

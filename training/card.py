@@ -16,8 +16,6 @@ NAMES = {
     "teacher": "teacher: diffusion",
     "plain": "student: one step, lambda = 0",
 }
-
-
 VARIANTS = {"student": "student", "teacher": "teacher", "plain": "student"}
 
 
@@ -65,7 +63,7 @@ on the recordings listed below (folds other than {fold}), composed into {recipe.
 with captions. The teacher was trained for {recipe.teacher.steps:,} steps of {recipe.teacher.batch_size} scenes; the student
 started from its backbone and was trained for {recipe.student.steps:,} steps with lambda =
 {recipe.distill.weight:g} ({recipe.distill.channels} over channels), hidden shares from {recipe.masking.ratio[0]:g} to
-{recipe.masking.ratio[1]:g}.
+{recipe.masking.ratio[1]:g}; {recipe.masking.words:.0%} of the scenes lose a random share of their caption's word tokens.
 
 ## Measured
 
