@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from training.stamps import completed, plain
+
 
 class StampError(ValueError):
     """Something on disk was made from other things than those at hand."""
@@ -35,17 +37,17 @@ def read_json(path: Path) -> Any:
 def once(path: Path, stamp: Mapping[str, Any], make: Callable[[], Any]) -> Any:
     """What ``make`` returns (plain data), made once and kept in ``path`` with the ``stamp`` of what it was made from.
 
+    stamp: plain data, or dataclasses of it; a kept one may lack fields that these have gained since.
     Raises :class:`StampError` where ``path`` was made from something else.
     """
-    stamp = json.loads(json.dumps(stamp))  # tuples become lists, as in a kept one
     if path.exists():
         kept = read_json(path)
-        if clause := difference(kept["stamp"], stamp):
+        if clause := difference(completed(kept["stamp"], stamp), plain(stamp)):
             raise StampError(f"{path} was made from something else: {clause}; remove it to make it anew")
         return kept["result"]
     path.parent.mkdir(parents=True, exist_ok=True)
-    result = json.loads(json.dumps(make()))
-    write_json(path, {"stamp": stamp, "result": result})
+    result = plain(make())
+    write_json(path, {"stamp": plain(stamp), "result": result})
     return result
 
 

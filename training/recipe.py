@@ -1,15 +1,24 @@
-"""A recipe: everything that a reproduction needs beyond the recordings, as one YAML file in ``training/configs``."""
+"""A recipe: everything that a run needs beyond its data, as one YAML file in ``training/configs``.
+
+:class:`Recipe` is that of a whole reproduction, :class:`TeacherRecipe` and :class:`StudentRecipe` those of one model.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 
+from dear.conditioning import check_prompt
 from dear.config import Config, ConfigError, from_dict
-from training.trainer import TrainConfig
+from dear.distillation import REDUCTIONS
+from dear.sampling import MAX_SAMPLES
+from training.schedule import TrainConfig
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,15 @@ class DistillConfig:
 
     weight: float = 1000.0  # lambda
     channels: str = "mean"  # or sum: how equation (4) reduces over channels
+    freeze: bool = False  # train the head alone, on the teacher's backbone as it is ("freeze" of Table 2)
+
+    def __post_init__(self) -> None:
+        if not self.weight >= 0:
+            raise ConfigError(f"distill.weight must be at least 0, got {self.weight!r}")
+        if self.channels not in REDUCTIONS:
+            raise ConfigError(f"distill.channels must be one of {', '.join(REDUCTIONS)}, got {self.channels!r}")
+        if self.freeze and self.weight:
+            raise ConfigError(f"distill.weight must be 0 with freeze: nothing is left to pull, got {self.weight!r}")
 
 
 @dataclass(frozen=True)
@@ -81,8 +99,55 @@ class Recipe:
     measure: MeasureConfig = field(default_factory=MeasureConfig)
 
 
-def load_recipe(path: str | Path) -> Recipe:
-    """Read a recipe. Raises ConfigError that names the file and the field at fault."""
+@dataclass(frozen=True)
+class SamplesConfig:
+    """Sounds of the averaged weights, made while a model trains."""
+
+    prompts: tuple[str, ...] = ()
+    every: int = 0  # steps between them, and after the last step; 0: never
+    seed: int = 0  # of the first prompt; the others follow it one by one
+
+    def __post_init__(self) -> None:
+        for name in ("every", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"samples.{name} must be at least 0, got {getattr(self, name)!r}")
+        if self.every and not self.prompts:
+            raise ConfigError("samples.prompts must name at least one prompt where samples.every is above 0, got none")
+        if len(self.prompts) > MAX_SAMPLES:
+            raise ConfigError(f"samples.prompts must be at most {MAX_SAMPLES}, got {len(self.prompts)}")
+        for prompt in self.prompts:
+            check_prompt(prompt)
+
+
+@dataclass(frozen=True)
+class TeacherRecipe:
+    """One model by masked modelling alone: ``python -m training.teacher``."""
+
+    model: Config  # its one variant is what is trained, with any head
+    train: TrainConfig
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    samples: SamplesConfig = field(default_factory=SamplesConfig)
+
+    def __post_init__(self) -> None:
+        if len(self.model.variants) != 1:
+            raise ConfigError(
+                f"model.variants must name the one variant that is trained, got {', '.join(self.model.variants)}"
+            )
+
+    @property
+    def variant(self) -> str:
+        return self.model.default_variant
+
+
+@dataclass(frozen=True)
+class StudentRecipe(TeacherRecipe):
+    """One model under a teacher: ``python -m training.distill``."""
+
+    distill: DistillConfig = field(default_factory=DistillConfig)
+
+
+def load_recipe(path: str | Path, kind: type[R] = Recipe) -> R:
+    """Read a recipe of ``kind``. Raises ConfigError that names the file and the field at fault."""
     path = Path(path)
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -91,6 +156,6 @@ def load_recipe(path: str | Path) -> Recipe:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     try:
-        return from_dict(Recipe, data)
+        return from_dict(kind, data)
     except (ConfigError, TypeError) as error:
         raise ConfigError(f"{path}: {error}") from None

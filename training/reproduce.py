@@ -12,7 +12,7 @@ import argparse
 import copy
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ class Reproduction:
         """The linear patch codec, fitted in closed form to the training folds."""
         path, scenes = self.out / "codec" / "patch.safetensors", self.scenes(held_out=False)
         model, count = self.recipe.model, self.recipe.scenes.fit
-        stamp = {"scenes": scenes.settings, "count": count, "vae": asdict(model.vae), "mel": asdict(model.mel)}
+        stamp = {"scenes": scenes.settings, "count": count, "vae": model.vae, "mel": model.mel}
         once(
             path.with_suffix(".json"),
             stamp,
@@ -195,8 +195,8 @@ class Reproduction:
             "clips": clips_digest(self.clips),
             "fold": recipe.scenes.held_out_fold,
             "scenes": recipe.scenes.classifier,
-            "train": asdict(recipe.classifier),
-            "mel": asdict(recipe.model.mel),
+            "train": recipe.classifier,
+            "mel": recipe.model.mel,
         }
         once(
             self.out / "classifier-state" / "measured.json",
@@ -229,7 +229,7 @@ class Reproduction:
         stamp = {name: weights_digest(part) for name, part in parts.items()}
         return self.report(
             "codecs",
-            stamp | {"griffin-lim": asdict(self.recipe.model.vocoder)},
+            stamp | {"griffin-lim": self.recipe.model.vocoder},
             lambda: compare_codecs(
                 {"patch": self.codec, "conv": self.conv},
                 {"griffin-lim": self.griffin_lim, "istft": self.istft},
@@ -305,8 +305,8 @@ class Reproduction:
             "model": weights_digest(pipeline.model),
             "vae": weights_digest(pipeline.vae),
             "vocoder": weights_digest(pipeline.vocoder),
-            "sampling": asdict(pipeline.sampling),
-            "measure": asdict(self.recipe.measure),
+            "sampling": pipeline.sampling,
+            "measure": self.recipe.measure,
         }
 
     def report(self, name: str, stamp: Mapping[str, Any], measure: Callable[[], Any]) -> Any:

@@ -1,9 +1,15 @@
-"""Masked modelling on a cache of tokens: the task of the teacher, and of any head trained without one (Section 3.1)."""
+"""Masked modelling on a cache of tokens: the task of the teacher, and of any head trained without one (Section 3.1).
+
+    python -m training.teacher --config training/configs/base-teacher.yaml --data CACHE --out DIR
+    accelerate launch --num_processes 8 -m training.teacher ...
+
+Called again with the same ``--out``, it goes on from the last saved state.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -12,8 +18,8 @@ from torch import Tensor
 from dear.conditioning import Conditioning
 from dear.masking import random_mask
 from dear.model import MaskedModel
-from training.cache import Cache
-from training.recipe import MaskingConfig
+from training.recipe import MaskingConfig, TeacherRecipe, load_recipe
+from training.stage import Stage, TokenCache, command, guarded
 
 # Shares of hidden tokens at which a model is validated: an empty scene, half a scene, a nearly finished one.
 VALIDATION_RATIOS = (1.0, 0.8, 0.5, 0.2)
@@ -39,9 +45,15 @@ class MaskedModelling:
     """A :class:`training.trainer.Task`: hide tokens and some conditions, and let the head score what was hidden."""
 
     def __init__(
-        self, model: MaskedModel, cache: Cache, held_out: Cache, masking: MaskingConfig, batch_size: int, seed: int
+        self,
+        model: MaskedModel,
+        cache: TokenCache,
+        held_out: TokenCache | None,
+        masking: MaskingConfig,
+        batch_size: int,
+        seed: int,
     ):
-        """cache, held_out: what is trained on, and what is measured on; seed: of the order of the cache's items."""
+        """cache, held_out: what is trained on, and what is measured on, if anything; seed: of the items' order."""
         self.module = model
         self.cache = cache
         self.held_out = held_out
@@ -54,9 +66,9 @@ class MaskedModelling:
         """What a saved state must agree with to be resumed."""
         config = self.module.config
         return {
-            "backbone": asdict(config.backbone),
-            "head": asdict(config.variants[self.module.variant].head),
-            "masking": asdict(self.masking),
+            "backbone": config.backbone,
+            "head": config.variants[self.module.variant].head,
+            "masking": self.masking,
             "cache": self.cache.stamp,
         }
 
@@ -78,7 +90,9 @@ class MaskedModelling:
         return {"loss": self.module.loss(tokens, conditioning, mask, generator).mean()}
 
     def validate(self) -> dict[str, float]:
-        """The head's loss on held-out scenes, with fixed noise, by share of hidden tokens."""
+        """The head's loss on held-out items, with fixed noise, by share of hidden tokens."""
+        if self.held_out is None:
+            return {}
         device = next(self.module.parameters()).device
         batch = self.held_out.batch(range(min(len(self.held_out), VALIDATION_BATCH)))
         batch = {key: value.to(device) for key, value in batch.items()}
@@ -89,3 +103,20 @@ class MaskedModelling:
             mask = random_mask(len(conditioning), self.module.length, (ratio, ratio), generator).to(device)
             losses[f"hidden_{ratio:g}"] = self.module.loss(batch["tokens"], conditioning, mask, generator).mean().item()
         return losses
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = command("teacher", __doc__).parse_args(arguments)
+
+    def run() -> None:
+        recipe = load_recipe(options.config, TeacherRecipe)
+        stage, config = Stage(recipe, options), recipe.train
+        cache, held_out = stage.caches()
+        task = MaskedModelling(stage.new_model(), cache, held_out, recipe.masking, config.batch_size, config.seed)
+        stage.train(task, "teacher")
+
+    return guarded(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,597 @@
+"""Training on several processes and in micro-batches, the commands that train one model, and their counting."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import time
+from dataclasses import asdict, replace
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+from factory import tiny_checkpoint, tiny_config, tiny_models
+from safetensors.torch import save_file
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from dear.conditioning import Conditioning
+from dear.config import Config, ConfigError, HeadConfig, preset
+from dear.heads import HEADS
+from dear.model import MaskedModel
+from dear.pipeline import AudioDEAR
+from training import distill, teacher
+from training.board import Board
+from training.cache import weights_digest
+from training.distill import DistilledModelling, load_teacher
+from training.files import write_json
+from training.manifest import Entry, write_manifest
+from training.recipe import DistillConfig, MaskingConfig, StudentRecipe, TeacherRecipe, load_recipe
+from training.stage import open_cache
+from training.throughput import backbone_flops, head_flops, measured_peak, step_flops
+from training.trainer import StateError, TrainConfig, step_seed, train
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "training" / "configs"
+MASKING = MaskingConfig()
+
+
+class Tokens:
+    """A cache in memory: 24 items of the tiny model's shapes, behind 5 conditioning tokens."""
+
+    stamp = {"made": "of noise"}  # noqa: RUF012
+
+    def __init__(self, dtype: torch.dtype = torch.float32):
+        generator = torch.Generator().manual_seed(0)
+        self.tokens = torch.randn(24, 8, 16, generator=generator).to(dtype)
+        self.conditioning = torch.randn(24, 5, 384, generator=generator).to(dtype)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def indices(self, step: int, batch_size: int, seed: int) -> np.ndarray:
+        return (np.arange(step * batch_size, (step + 1) * batch_size) * 5 + seed) % len(self)
+
+    def batch(self, indices) -> dict[str, torch.Tensor]:
+        index = torch.as_tensor(np.asarray(indices))
+        mask = torch.ones(len(index), 5, dtype=torch.bool)
+        return {"tokens": self.tokens[index], "conditioning": self.conditioning[index], "mask": mask}
+
+
+class Distilled(DistilledModelling):
+    """A tiny student under a tiny teacher; ``delay`` seconds per batch."""
+
+    def __init__(self, distill: DistillConfig, dtype: torch.dtype = torch.float32, delay: float = 0.0):
+        models = {name: model.to(dtype) for name, model in tiny_models(tiny_config()).items()}
+        super().__init__(models["student"], models["teacher"], "digest", Tokens(dtype), None, MASKING, distill, 8, 0)
+        self.delay = delay
+
+    def batch(self, step: int) -> dict[str, torch.Tensor]:
+        time.sleep(self.delay)
+        return super().batch(step)
+
+
+def config(**changes) -> TrainConfig:
+    values = {"steps": 12, "batch_size": 8, "lr": 1e-3, "warmup": 2, "ema": 0.9, "save_every": 4, "log_every": 3}
+    return TrainConfig(**{**values, **changes})
+
+
+def state(folder: Path) -> dict:
+    return torch.load(folder / "state.pt", weights_only=True)
+
+
+def log(folder: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in ("seconds", "speed")} for line in lines]
+
+
+# Two processes
+
+
+def shared(folder: Path, delay: float = 0.0) -> None:
+    """A run in four micro-batches. In float64: Adam turns the rounding of a vanishing gradient into whole steps."""
+    train(
+        Distilled(DistillConfig(weight=10.0), torch.float64, delay),
+        config(micro_batch=2, steps=8, save_every=3),
+        folder,
+        "run",
+    )
+
+
+def first_session(folder: Path) -> None:
+    shared(folder / "whole")
+    shared(folder / "stopped", delay=0.15)
+
+
+def second_session(folder: Path) -> None:
+    shared(folder / "stopped")
+    shared(folder / "killed")
+    for kind in ("meanflow", "shortcut"):
+        by_name(folder / kind, kind)
+
+
+def command(folder: Path) -> None:
+    assert teacher.main(arguments(folder, "teacher", "--max-steps", "2")) == 0
+
+
+def join(function: str, folder: Path, rank: int, port: int) -> None:
+    """``function(folder)`` of this file as one of two processes, as a launcher starts them."""
+    places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in places.items()} | {"ACCELERATE_USE_CPU": "true"}
+    torch.set_num_threads(1)
+    globals()[function](folder)
+
+
+def launch(function: str, folder: Path) -> list[BaseProcess]:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["test_scale"])  # imports take seconds
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [context.Process(target=join, args=(function, folder, rank, port)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def exits(processes: list[BaseProcess]) -> list[int | None]:
+    """Their exit statuses; whoever hangs is killed."""
+    for process in processes:
+        process.join(600)
+        process.kill()
+        process.join()
+    return [process.exitcode for process in processes]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> Path:
+    """Runs of two processes: ``whole``; ``stopped`` by a signal to one of them, then resumed; ``killed``, likewise."""
+    folder = tmp_path_factory.mktemp("two")
+    prepare(folder)
+    processes = launch("first_session", folder)
+    while not (folder / "stopped" / "state.pt").exists():
+        assert all(process.is_alive() for process in processes)
+        time.sleep(0.01)
+    shutil.copytree(folder / "stopped", folder / "killed")  # what a kill at this moment leaves
+    processes[1].terminate()
+    assert exits(processes) == [128 + signal.SIGTERM] * 2
+    assert 3 <= state(folder / "stopped")["step"] < 8
+    shutil.copytree(folder / "stopped", folder / "fewer")
+    assert exits(launch("second_session", folder)) == [0, 0]
+    assert exits(launch("command", folder)) == [0, 0]
+    return folder
+
+
+def test_two_processes_are_one_with_the_same_micro_batches(two, tmp_path):
+    shared(tmp_path)
+    assert [line["step"] for line in log(two / "whole")] == [3, 6, 8]
+    for mine, theirs in zip(log(tmp_path), log(two / "whole"), strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-6)
+    mine, theirs = state(tmp_path), state(two / "whole")
+    for part in ("model", "ema"):
+        for name, value in theirs[part].items():
+            assert torch.allclose(mine[part][name], value, atol=1e-6, rtol=0), name
+
+
+@pytest.mark.parametrize("run", ["stopped", "killed"])
+def test_two_processes_go_on_as_if_nothing_had_happened(two, run):
+    mine, theirs = state(two / run), state(two / "whole")
+    assert mine["step"] == theirs["step"] == 8
+    for part in ("model", "ema"):
+        assert all(torch.equal(mine[part][name], value) for name, value in theirs[part].items())
+    for mine, theirs in zip(log(two / run), log(two / "whole"), strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-6)
+
+
+def test_a_run_goes_on_with_another_number_of_processes(two):
+    shared(two / "fewer")
+    mine, theirs = state(two / "fewer"), state(two / "whole")
+    assert mine["step"] == 8
+    assert all(torch.allclose(mine["model"][k], v, atol=1e-6, rtol=0) for k, v in theirs["model"].items())
+
+
+def test_two_processes_write_one_checkpoint(two):
+    model = AudioDEAR.from_pretrained(two / "out" / "checkpoint", device="cpu")
+    assert model.generate("rain", seed=0).waveform.isfinite().all()
+    assert json.loads((two / "out" / "summary.json").read_text())["processes"] == 2
+
+
+@pytest.mark.parametrize("kind", ["meanflow", "shortcut"])  # which go through their network more than once
+def test_two_processes_train_any_head(two, tmp_path, kind):
+    by_name(tmp_path, kind)
+    assert log(two / kind)[0] == pytest.approx(log(tmp_path)[0], rel=1e-4)
+
+
+def test_a_process_that_did_not_join_the_others_is_stopped(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        ConfigError, match=r"a launcher started 2 processes, Accelerate joined 1; .* ACCELERATE_USE_CPU"
+    ):
+        train(Distilled(DistillConfig()), config(), tmp_path, "run")
+
+
+# Micro-batches
+
+
+def test_micro_batches_have_noise_of_their_own_and_their_gradients_are_averaged(tmp_path):
+    task = Distilled(DistillConfig(weight=10.0))
+    values, expected = [], Distilled(DistillConfig(weight=10.0))
+    batch = expected.batch(0)
+    for part in range(4):
+        generator = torch.Generator().manual_seed(step_seed(0, 0, part))
+        loss = expected.loss({key: value[part::4] for key, value in batch.items()}, generator)["loss"]
+        (loss / 4).backward()
+        values.append(loss.item())
+    norm = torch.nn.utils.clip_grad_norm_(expected.module.parameters(), 3.0).item()
+    train(task, config(micro_batch=2, log_every=1), tmp_path, "run", max_steps=1)
+    assert log(tmp_path)[0]["loss"] == pytest.approx(np.mean(values), rel=1e-5)
+    assert log(tmp_path)[0]["gradient"] == pytest.approx(norm, rel=1e-5)
+    assert len(set(values)) == 4
+
+
+def test_one_micro_batch_is_the_plain_step(tmp_path):
+    train(Distilled(DistillConfig()), config(steps=3), tmp_path / "plain", "run")
+    train(Distilled(DistillConfig()), config(steps=3, micro_batch=8), tmp_path / "micro", "run")
+    plain, micro = state(tmp_path / "plain")["model"], state(tmp_path / "micro")["model"]
+    assert all(torch.equal(plain[name], micro[name]) for name in plain)
+
+
+@pytest.mark.parametrize(("changes", "processes"), [({}, 3), ({"micro_batch": 2}, 3), ({"micro_batch": 4}, 4)])
+def test_micro_batches_that_cannot_be_shared_out_are_refused(changes, processes):
+    with pytest.raises(ConfigError, match=f"must be a multiple of the {processes} processes"):
+        config(**changes).parts(processes)
+
+
+def test_a_micro_batch_that_does_not_divide_the_batch_is_refused():
+    with pytest.raises(ConfigError, match="micro_batch must divide batch_size 8, got 3"):
+        config(micro_batch=3)
+
+
+def test_a_run_that_stops_early_goes_on_along_the_same_schedule(tmp_path):
+    train(Distilled(DistillConfig()), config(), tmp_path / "whole", "run")
+    for steps in (5, 12):
+        train(Distilled(DistillConfig()), config(), tmp_path / "parts", "run", max_steps=steps)
+        assert state(tmp_path / "parts")["step"] == steps
+    whole, parts = state(tmp_path / "whole")["model"], state(tmp_path / "parts")["model"]
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+# States and freezing
+
+
+def test_a_state_from_before_a_field_existed_is_one_with_its_default(tmp_path):
+    train(Distilled(DistillConfig()), config(), tmp_path, "run", max_steps=2)
+    saved = state(tmp_path)
+    description = json.loads(saved["description"])
+    for part, field in ((description["config"], "micro_batch"), (description["settings"]["head"], "samples")):
+        del part[field]
+    torch.save(saved | {"description": json.dumps(description)}, tmp_path / "state.pt")
+    train(Distilled(DistillConfig()), config(), tmp_path, "run", max_steps=3)
+    assert state(tmp_path)["step"] == 3
+    torch.save(saved | {"description": json.dumps(description)}, tmp_path / "state.pt")
+    with pytest.raises(StateError, match=r"config\.micro_batch is 0, wanted is 4"):
+        train(Distilled(DistillConfig()), config(micro_batch=4), tmp_path, "run")
+
+
+def test_freezing_trains_the_head_alone(tmp_path):
+    task = Distilled(DistillConfig(weight=0.0, freeze=True))
+    before = {name: value.clone() for name, value in task.module.state_dict().items()}
+    averaged = train(task, config(), tmp_path, "run")
+    for module in (task.module, averaged):
+        for name, value in module.state_dict().items():
+            assert torch.equal(value, before[name]) == (not name.startswith("head.")), name
+    with pytest.raises(StateError, match="freeze"):
+        train(Distilled(DistillConfig(weight=0.0)), config(), tmp_path, "run")
+
+
+@pytest.mark.parametrize("change", [{"weight": -1.0}, {"channels": "max"}, {"weight": 1.0, "freeze": True}])
+def test_a_bad_distillation_is_named(change):
+    with pytest.raises(ConfigError, match=f"distill.{next(iter(change))}"):
+        DistillConfig(**change)
+
+
+def by_name(folder: Path, kind: str) -> None:
+    """A model with the head that ``kind`` names, trained for two steps."""
+    base = tiny_config()
+    variant = replace(base.variants["student"], head=HeadConfig(kind=kind, width=16, depth=1, levels=1))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = MaskedModel(replace(base, variants={"student": variant}))
+    task = teacher.MaskedModelling(model, Tokens(), None, MASKING, 8, 0)
+    train(task, config(steps=2, micro_batch=4, precision="bf16", validate_every=1), folder, kind)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_every_head_trains_by_its_name(tmp_path, kind):
+    by_name(tmp_path, kind)
+    assert [line["step"] for line in log(tmp_path)] == [2]  # and no line of a validation without data
+
+
+# What people watch
+
+
+def test_tensorboard_holds_the_log_and_forgets_what_was_lost(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def session(max_steps: int) -> None:
+        board = Board(tmp_path, {"tokens": 64.0}, tiny_config().mel)
+        train(Distilled(DistillConfig()), config(log_every=1), tmp_path, "run", board, max_steps)
+        board.close()
+
+    session(6)
+    early = state(tmp_path)
+    session(9)
+    torch.save(early, tmp_path / "state.pt")
+    session(12)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert {"loss", "representation", "lr", "speed/tokens"} <= set(events.Tags()["scalars"])
+    losses = events.Scalars("loss")
+    assert [event.step for event in losses] == [line["step"] for line in log(tmp_path)] == list(range(1, 13))
+    assert [event.value for event in losses] == pytest.approx([line["loss"] for line in log(tmp_path)])
+    assert all(event.value > 0 for event in events.Scalars("speed/tokens"))
+
+
+# Counting
+
+
+def counted(model: MaskedModel, conditioning: int, hidden: int) -> tuple[float, float, float]:
+    """Backbone's and head's forward pass of one item, and a step, by torch's own counter."""
+    length, dim = model.length, model.token_dim
+    device = next(model.parameters()).device
+    with torch.device(device):
+        tokens, known = torch.zeros(1, length, dim), torch.zeros(1, length, dtype=torch.bool)
+        condition = Conditioning(
+            torch.zeros(1, conditioning, model.config.conditioning.dim), torch.ones(1, conditioning, dtype=torch.bool)
+        )
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        context = model.context(tokens, known, condition)
+        backbone = counter.get_total_flops()
+        loss = model.head.loss(tokens[0, :hidden], context[0, :hidden], torch.Generator().manual_seed(0))
+        head = counter.get_total_flops() - backbone
+        loss.mean().backward()
+    return backbone, head, counter.get_total_flops()
+
+
+@pytest.mark.parametrize("name", ["base", "base-teacher"])
+def test_the_formulas_are_what_torch_counts_at_the_papers_width(name):
+    config = preset(name)
+    config = replace(config, backbone=replace(config.backbone, depth=2))  # all blocks are alike
+    with torch.device("meta"):
+        model = MaskedModel(config)
+    head = config.variants[model.variant].head
+    backbone, heads, step = counted(model, 78, 128)
+    assert backbone == pytest.approx(backbone_flops(config, 78), rel=1e-6)
+    assert heads == pytest.approx(128 * head_flops(head, 128, 768), rel=1e-6)
+    assert step == pytest.approx(step_flops(config, model.variant, 1, 78, 0.5), rel=0.05)
+
+
+HEADS_COUNTED = {
+    **{kind: HeadConfig(kind=kind, width=64, flow_share=0.5) for kind in HEADS},
+    "noise as condition": HeadConfig(width=64, noise_as="condition", samples=3),
+}
+# Torch's counter sees each product of a forward derivative at two levels, and so counts it twice.
+del HEADS_COUNTED["meanflow"]
+
+
+@pytest.mark.parametrize("name", HEADS_COUNTED)
+def test_every_head_is_counted(name):
+    config, head = tiny_config(), HEADS_COUNTED[name]
+    config = replace(config, variants={"student": replace(config.variants["student"], head=head)})
+    _, heads, step = counted(MaskedModel(config), 5, 8)
+    leaps = 1.0 if name == "shortcut" else 0.0  # two more passes on about half of the rows
+    assert heads / (8 * head_flops(head, 16, 32)) == pytest.approx(1 + leaps, rel=0.3 * leaps + 1e-6)
+    assert step == pytest.approx(step_flops(config, "student", 1, 5, 1.0), rel=0.15)
+
+
+def test_meanflow_is_one_pass_and_its_derivative():
+    head = HeadConfig(kind="meanflow", width=64, levels=1)
+    network, rows = HEADS["meanflow"](head, 16, 32), torch.zeros(8)
+    with FlopCounterMode(display=False) as counter:
+        network(torch.zeros(8, 16), rows, rows, torch.zeros(8, 32))
+    assert counter.get_total_flops() == pytest.approx(8 * head_flops(head, 16, 32))
+    config = tiny_config()
+    steps = []
+    for kind in ("flow", "meanflow"):
+        variant = replace(config.variants["student"], head=replace(head, kind=kind))
+        config = replace(config, variants={"student": variant})
+        without = 4 * 3 * backbone_flops(config, 5)
+        steps.append((step_flops(config, "student", 4, 5, 1.0) - without) / head_flops(variant.head, 16, 32))
+    assert steps == pytest.approx([3 * 4 * 8, 4 * 4 * 8])
+
+
+def test_the_work_of_a_step_adds_up():
+    config, args = preset("base"), (32, 78, 0.85)
+    whole = step_flops(config, "student", *args)
+    backbone = 32 * backbone_flops(config, 78)
+    assert step_flops(config, "student", *args, teacher=True) == pytest.approx(whole + backbone)
+    assert step_flops(config, "student", *args, frozen=True) == pytest.approx(whole - 2 * backbone)
+    assert step_flops(config, "student", 64, 78, 0.85) == pytest.approx(2 * whole)
+    assert 1e8 < measured_peak(torch.device("cpu"), "no") < 1e14
+
+
+# The commands
+
+
+def prepare(folder: Path) -> None:
+    """A checkpoint with a codec, a cache, and recipes of both commands, all tiny."""
+    tiny_checkpoint(folder / "tiny")
+    cache(folder / "cache", tiny_config())
+    for name in ("teacher", "student"):
+        model = tiny_config()
+        model = replace(model, name=name, variants={name: model.variants[name]})
+        recipe = {
+            "model": model.to_dict(),
+            "train": {"steps": 6, "batch_size": 4, "micro_batch": 2, "lr": 1e-3, "warmup": 1, "precision": "bf16"},
+            "samples": {"prompts": ["rain", "a dog barks"], "every": 2},
+        }
+        recipe["train"] |= {"validate_every": 2}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(recipe))))
+
+
+def cache(folder: Path, config: Config, items: int = 12, conditioning: int = 5) -> Path:
+    """Noise in the format of ``training.cache``."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    shape = (items, config.length, config.vae.token_dim)
+    np.save(folder / "tokens.npy", rng.standard_normal(shape, dtype=np.float32).astype(np.float16))
+    tokens = torch.randn(items, conditioning, config.conditioning.dim, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(items, conditioning, dtype=torch.bool)
+    save_file({"tokens": tokens.half(), "mask": mask}, folder / "conditioning.safetensors")
+    table = {"captions": [str(i) for i in range(items)], "caption": list(range(items))}
+    write_json(folder / "captions.json", table | {"labels": [[]] * items, "kind": ["noise"] * items})
+    write_json(folder / "stamp.json", {"made": "of noise", "items": items})
+    return folder
+
+
+def arguments(folder: Path, name: str, *more: str, out: str = "out") -> list[str]:
+    paths = {"config": f"{name}.yaml", "data": "cache", "held-out": "cache", "codec": "tiny", "out": out}
+    return [text for key, path in paths.items() for text in (f"--{key}", str(folder / path))] + list(more)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """Teacher and student after two steps each."""
+    folder = tmp_path_factory.mktemp("commands")
+    prepare(folder)
+    assert teacher.main(arguments(folder, "teacher", "--max-steps", "2", out="teacher")) == 0
+    more = ("--teacher", str(folder / "teacher"), "--max-steps", "2")
+    assert distill.main(arguments(folder, "student", *more, out="student")) == 0
+    return folder
+
+
+@pytest.mark.parametrize("name", ["teacher", "student"])
+def test_two_steps_end_in_a_checkpoint_that_makes_sound(trained, name):
+    model = AudioDEAR.from_pretrained(trained / name / "checkpoint", device="cpu")
+    assert model.variant == name
+    out = model.generate("rain", seed=0)
+    assert out.waveform.shape == (1, 10_000) and out.waveform.isfinite().all()
+    averaged = state(trained / name)["ema"]
+    for key, value in model.model.state_dict().items():
+        assert torch.equal(value, averaged[key].half().float())
+
+
+@pytest.mark.parametrize("name", ["teacher", "student"])
+def test_a_run_tells_its_speed_and_lets_itself_be_heard(trained, name):
+    summary = json.loads((trained / name / "summary.json").read_text())
+    assert summary["steps"] == 2 and summary["tokens_per_step"] == 4 * 8
+    assert summary["tokens_per_second"] == pytest.approx(32 * summary["steps_per_second"])
+    expected = summary["flops_per_step"] * summary["steps_per_second"] / summary["peak_flops_per_second"]
+    assert summary["utilisation"] == pytest.approx(expected)
+    lines = [json.loads(line) for line in (trained / name / "log.jsonl").read_text().splitlines()]
+    assert any(set(line.get("speed", {})) == {"steps", "tokens", "utilisation"} for line in lines)
+    assert any("hidden_1" in line.get("validation", {}) for line in lines)
+    names = sorted(path.name for path in (trained / name / "samples").iterdir())
+    assert names == [f"0000002-{i}.{kind}" for i in (1, 2) for kind in ("png", "wav")]
+    sound, rate = soundfile.read(trained / name / "samples" / "0000002-1.wav")
+    model = AudioDEAR.from_pretrained(trained / name / "checkpoint", device="cpu")
+    assert (len(sound), rate) == (10_000, model.sample_rate)
+
+
+def test_samples_leave_the_run_alone(trained):
+    recipe = yaml.safe_load((trained / "teacher.yaml").read_text())
+    del recipe["samples"]
+    (trained / "silent.yaml").write_text(yaml.safe_dump(recipe))
+    assert teacher.main(arguments(trained, "silent", "--max-steps", "2", out="silent")) == 0
+    assert not (trained / "silent" / "samples").exists()
+    heard, silent = state(trained / "teacher")["model"], state(trained / "silent")["model"]
+    assert all(torch.equal(heard[name], silent[name]) for name in heard)
+
+
+def test_a_student_starts_from_the_teachers_average_wherever_it_lies(trained):
+    student = load_recipe(trained / "student.yaml", StudentRecipe).model
+    average = state(trained / "teacher")["ema"]
+    for source in ("teacher", "teacher/state.pt", "teacher/checkpoint"):
+        found = load_teacher(str(trained / source), student).state_dict()
+        assert all(torch.allclose(found[name], average[name], atol=1e-3, rtol=1e-3) for name in average)
+    settings = json.loads(state(trained / "student")["description"])["settings"]
+    assert settings["teacher"] == weights_digest(load_teacher(str(trained / "teacher"), student))
+    wider = replace(student, backbone=replace(student.backbone, width=64))
+    with pytest.raises(ConfigError, match=r"its backbone\.width is 32, wanted is 64"):
+        load_teacher(str(trained / "teacher"), wider)
+    with pytest.raises(StateError, match="not the training state of a teacher"):
+        load_teacher(str(trained / "tiny.pt"), student)
+
+
+def test_a_manifest_is_encoded_on_first_use(trained, capsys):
+    rng, entries = np.random.default_rng(0), []
+    for number in range(3):
+        path = trained / f"{number}.wav"
+        soundfile.write(path, 0.1 * rng.standard_normal(10_240), 16000)
+        entries.append(
+            Entry(
+                id=str(number),
+                path=path,
+                dataset="noise",
+                captions=(f"noise {number}",),
+                duration=0.64,
+                sample_rate=16000,
+                channels=1,
+                digest=str(number),
+            )
+        )
+    write_manifest(trained / "noise.jsonl", entries)
+    wanted = arguments(trained, "teacher", "--max-steps", "1", out="from-manifest")
+    wanted[wanted.index("--data") + 1] = str(trained / "noise.jsonl")
+    assert teacher.main(wanted) == 2
+    assert "python -m training.encode --manifest" in capsys.readouterr().err
+    assert teacher.main([*wanted, "--cache", str(trained / "shards")]) == 0
+    whole = open_cache(str(trained / "shards"))
+    assert len(whole) == 3
+    for rank in range(2):  # of two processes each reads its own micro-batches, here two of four
+        own = open_cache(str(trained / "shards"), rank, 2)
+        indices = own.indices(0, 8, 0)
+        for part in (rank, rank + 2):
+            read, wanted = (cache.batch(indices)["tokens"][part::4] for cache in (own, whole))
+            assert torch.equal(read, wanted) and wanted.any()
+    assert state(trained / "from-manifest")["step"] == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--data", "nothing", "nothing is not a finished cache"),
+        ("--data", "wide", "--data must hold 8 tokens of 16 values behind conditioning of 384 values"),
+        ("--config", "two.yaml", "model.variants must name the one variant that is trained, got student, teacher"),
+        ("--codec", None, "--codec must name a checkpoint"),
+        ("--max-steps", "0", "--max-steps must be at least 1"),
+        ("--peak", "-1", "--peak must be above 0"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_2(trained, capsys, option, value, words):
+    if not (trained / "wide").exists():
+        model = tiny_config()
+        cache(trained / "wide", replace(model, vae=replace(model.vae, token_dim=24)))
+        recipe = yaml.safe_load((trained / "teacher.yaml").read_text())
+        recipe["model"] = json.loads(model.to_json())
+        (trained / "two.yaml").write_text(yaml.safe_dump(recipe))
+    wanted = arguments(trained, "teacher", out="refused")
+    if value is None:
+        del wanted[wanted.index(option) : wanted.index(option) + 2]
+    else:
+        wanted += [option, value if option in ("--max-steps", "--peak") else str(trained / value)]
+    assert teacher.main(wanted) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and words in error
+    assert not (trained / "refused").exists()
+
+
+def test_the_papers_recipes_are_the_presets():
+    taught = load_recipe(CONFIGS / "base-teacher.yaml", TeacherRecipe)
+    student = load_recipe(CONFIGS / "base-student.yaml", StudentRecipe)
+    assert taught.model == preset("base-teacher")
+    assert student.model == preset("base")
+    for name, recipe in (("teacher", taught), ("student", student)):
+        assert asdict(recipe.masking) == {"ratio": (0.7, 1.0), "drop": 0.1, "words": 0.0}
+        assert (recipe.train.batch_size, recipe.train.lr, recipe.train.parts(8)) == (2048, 1e-3, 32)
+        lines = [line for line in (CONFIGS / f"base-{name}.yaml").read_text().splitlines() if not line.startswith("#")]
+        assert all(" # " in line for line in lines if ": " in line)  # where each value comes from
+    assert student.distill == DistillConfig(weight=1000.0, channels="mean", freeze=False)
