@@ -18,6 +18,7 @@ from factory import tiny_config
 
 from dear.config import ConfigError, VAEConfig
 from dear.pipeline import AudioDEAR
+from training import heads
 from training.data import CLASSES
 from training.recipe import load_recipe
 from training.reproduce import main
@@ -100,6 +101,19 @@ def test_the_card_thanks_every_author_that_was_heard_and_tells_the_measured_figu
     scores = json.loads((finished / "reports" / "scores.json").read_text())["result"]
     for row in scores.values():
         assert f"| {row['accuracy']:.3f} | {row['fd']:.1f} |" in card
+
+
+def test_heads_are_compared_on_one_cache_and_a_second_call_only_reads(finished, clips, recipe, capsys):
+    arguments = ["--clips", str(clips), "--out", str(finished), "--recipe", str(recipe), "--heads", "energy", "flow"]
+    assert heads.main(arguments) == 0
+    first = capsys.readouterr().out
+    rows = [line.split(" | ") for line in first.splitlines()[2:]]
+    assert [(row[0], row[1]) for row in rows] == [("| energy", "1"), ("| flow", "4"), ("| flow", "100")]
+    assert all(0 <= float(row[5]) <= 1 and float(row[6]) > 0 for row in rows)
+    log = (finished / "heads" / "flow" / "log.jsonl").read_text()
+    assert json.loads(log.splitlines()[-1])["step"] == 6
+    assert heads.main(arguments) == 0
+    assert capsys.readouterr().out == first  # the seconds too: nothing was measured again
 
 
 def test_students_start_from_the_teacher_and_differ_by_lambda(finished):

@@ -1,0 +1,111 @@
+"""Table 4 in miniature: every head on the same backbone, cache, budget and seeds.
+
+    python -m training.heads --clips DIR --out DIR
+
+Each head is trained from new weights for the recipe's teacher steps and scored on held-back wordings; guidance and
+temperature are chosen for each on wordings of the training. ``--out`` may be that of ``training.reproduce``, whose
+codec, cache and classifier are then taken. Killed and started again, it goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dear.conditioning import build_text_encoder
+from dear.config import Config, SamplingConfig, VariantConfig
+from dear.evaluation.score import generate_for_scoring, score_waveforms
+from dear.model import MaskedModel
+from dear.pipeline import AudioDEAR
+from training.captions import prompts
+from training.data import CLASSES
+from training.measure import choose_sampling, embed_training, sampling_grid
+from training.recipe import load_recipe
+from training.reproduce import RECIPES, Reproduction
+from training.teacher import MaskedModelling
+from training.trainer import train
+
+# Sampling steps for one token: few and many where a head needs many, one where it was made for one.
+STEPS = {"energy": (1,), "diffusion": (4, 100), "flow": (4, 100), "meanflow": (1,), "shortcut": (1,)}
+TIMED = 5  # generations of one sound, of which the median counts
+
+
+def head_config(model: Config, kind: str, steps: int) -> Config:
+    """The recipe's model with one variant: its student's head of another kind."""
+    student = model.variants[model.default_variant]
+    sampling = SamplingConfig(iterations=student.sampling.iterations, steps=steps)
+    return replace(model, variants={kind: VariantConfig(replace(student.head, kind=kind), sampling)})
+
+
+def measure_head(run: Reproduction, kind: str) -> list[dict[str, Any]]:
+    """Train one head, or go on with it, and measure it at each of its numbers of steps."""
+    settings, config = run.recipe, run.recipe.teacher
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.scenes.seed)  # the backbone is drawn first, so all heads start from the same one
+        model = MaskedModel(head_config(settings.model, kind, 1), kind)
+    task = MaskedModelling(model, *run.caches, settings.masking, config.batch_size, config.seed)
+    averaged = train(task, config, run.out / "heads" / kind, kind).cpu().eval()
+    known, unseen = ({label: prompts(label)[part] for label in CLASSES} for part in (0, 1))
+    reference = embed_training(run.split(held_out=False), run.classifier)
+    rows = []
+    for steps in STEPS[kind]:
+        shape = head_config(settings.model, kind, steps)
+        pipeline = AudioDEAR(shape, kind, copy.deepcopy(averaged), *run.sound, build_text_encoder(shape.conditioning))
+        measured = replace(settings.measure, temperatures={kind: settings.measure.temperatures["student"]})
+        chosen = choose_sampling(sampling_grid(pipeline, known, run.classifier, reference, measured))
+        waveforms, labels = generate_for_scoring(pipeline, unseen, settings.measure.scored_clips, **chosen)
+        score = score_waveforms(waveforms, labels, run.classifier, run.reference)
+        seconds = sorted(pipeline.generate("a dog barking", seed=i, **chosen).timings["decode"] for i in range(TIMED))
+        parameters = sum(parameter.numel() for parameter in averaged.parameters())
+        rows.append(
+            {"head": kind, "steps": steps, "parameters": parameters, **chosen}
+            | {name: score[name] for name in ("accuracy", "fd", "kl", "is")}
+            | {"seconds": round(seconds[TIMED // 2], 3)}
+        )
+    return rows
+
+
+def table(rows: list[Mapping[str, Any]]) -> str:
+    """Markdown; ``seconds`` are those of decoding one sound."""
+    names = ("head", "steps", "parameters", "cfg_scale", "temperature", "accuracy", "fd", "kl", "is", "seconds")
+    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+    return "\n".join(lines + [f"| {' | '.join(str(row[name]) for name in names)} |" for row in rows])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.heads", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--clips", type=Path, required=True, help="recordings with clips.csv or meta/esc50.csv")
+    parser.add_argument("--out", type=Path, required=True, help="where the stages write")
+    parser.add_argument("--recipe", type=Path, default=RECIPES / "mini.yaml")
+    parser.add_argument("--heads", nargs="+", choices=STEPS, default=list(STEPS), help="all by default")
+    parser.add_argument("--workers", type=int, default=2, help="processes that encode the cache")
+    options = parser.parse_args(arguments)
+    try:
+        run = Reproduction(load_recipe(options.recipe), options.clips, options.out, options.workers)
+        rows = []
+        for kind in options.heads:
+            rows += run.report(
+                f"head-{kind}",
+                {"train": run.recipe.teacher, "measure": run.recipe.measure, "cache": run.caches[0].stamp},
+                lambda kind=kind: measure_head(run, kind),
+            )
+    except (ValueError, ArithmeticError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(table(rows))
+    print(json.dumps(rows), file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
