@@ -11,6 +11,20 @@ from factory import tiny_checkpoint
 from dear.conditioning import MiniLMEncoder
 from dear.pipeline import AudioDEAR
 
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--mute-audio",
+    "--autoplay-policy=no-user-gesture-required",
+]
+
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -32,3 +46,20 @@ def student(tiny_folder: Path) -> AudioDEAR:
 @pytest.fixture(scope="session")
 def encoder() -> MiniLMEncoder:
     return MiniLMEncoder()
+
+
+@pytest.fixture
+def browser(tmp_path: Path):
+    """Chromium without a screen or a network; skipped where it is not installed."""
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("this machine has no chromium and chromedriver: apt-get install chromium chromium-driver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in [*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import shutil
 import signal
 import socket
 import threading
@@ -22,19 +21,6 @@ from dear.ui import listening
 from dear.ui.listen import run, serve_test
 from dear.ui.listening import NO_TEST, Session, listening_tab, open_test
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-FLAGS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--mute-audio",
-    "--autoplay-policy=no-user-gesture-required",
-]
 SYSTEMS = ("veiled-student", "veiled-teacher")
 COUNT = len(SYSTEMS) * len(PROMPTS)
 SECRET = "a key that is long"
@@ -188,22 +174,6 @@ def test_without_a_key_there_are_no_results_to_open(tmp_path):
     with gr.Blocks() as page:
         listening_tab(page, test, tmp_path)
     assert "unfold" not in [each.name for each in page.fns.values()]
-
-
-@pytest.fixture
-def browser(tmp_path):
-    if not (CHROMIUM and DRIVER):
-        pytest.skip("this machine has no chromium and chromedriver: apt-get install chromium chromium-driver")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in [*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
 
 
 def test_rating_in_a_browser(browser, test):

@@ -11,13 +11,9 @@ import dataclasses
 import hashlib
 import json
 import multiprocessing
-import os
 import shutil
-import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,6 +27,7 @@ from dear.conditioning import Conditioning
 from dear.mel import MelSpectrogram
 from training.files import StampError, difference, read_json, write_atomically, write_json
 from training.progress import Progress
+from training.workers import follow_parent, one_thread
 
 BLOCK = 32  # scenes that are encoded together, and lost at most when the work is killed
 CAPTIONS = 64  # captions that are encoded together
@@ -97,7 +94,7 @@ def build(
     for name, value in (("count", count), ("workers", workers)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value!r}")
-    with _one_thread():
+    with one_thread():
         sample = _scenes_digest(scenes, count)
     stamp = {
         **stamps,
@@ -114,7 +111,7 @@ def build(
         _check_stamp(folder / "stamp.json", stamp)
     else:
         job.prepare(stamp)
-        with _one_thread():
+        with one_thread():
             job.run(workers)
             job.gather(text_encoder)
         write_json(folder / "stamp.json", stamp)
@@ -290,17 +287,6 @@ def _check_stamp(path: Path, wanted: dict[str, Any]) -> None:
         )
 
 
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """The number of threads changes the last bits of a product of matrices; workers have one, so has this process."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 _job: _Job  # of this process, where it is a worker
 
 
@@ -308,14 +294,7 @@ def _start_worker(job: _Job) -> None:
     global _job
     _job = job
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which winds the workers up
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
+    follow_parent()
 
 
 def _encode_in_worker(block: int) -> int:

@@ -26,6 +26,7 @@ from training.manifest import Entry
 from training.progress import Progress
 from training.segments import load_segment
 from training.shards import Item, shard_name, write_shard
+from training.workers import one_thread
 
 CAPTIONS = 64  # captions that are encoded together
 LOADERS = 4  # threads that decode and resample
@@ -93,7 +94,7 @@ def encode(
     }
     job = _Job(entries, folder, vae.eval(), mel, text_encoder, config, worker, stamp)
     if not job.finished():
-        with _one_thread():
+        with one_thread():
             job.run()
     return job.gather()
 
@@ -297,13 +298,3 @@ def _half(values: Tensor, where: str) -> np.ndarray:
 def _trimmed(tokens: Tensor, mask: Tensor) -> list[np.ndarray]:
     """tokens [B, T, E], mask [B, T] -> [T', E] float16 each, without padding."""
     return [_half(item[real], "conditioning") for item, real in zip(tokens, mask, strict=True)]
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

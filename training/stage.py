@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from dear.card import Facts, model_card
 from dear.checkpoint import load_codec, save_checkpoint
 from dear.conditioning import build_text_encoder
 from dear.config import ConfigError
@@ -229,11 +230,8 @@ class Stage:
 
     def _export(self, model: MaskedModel, steps: int) -> None:
         recipe, config = self.recipe, self.recipe.model
-        card = (
-            f"# {config.name}\n\n"
-            f"The {recipe.variant} of an AudioDEAR, with the {config.variants[recipe.variant].head.kind} head: "
-            f"averaged weights after {steps} of {recipe.train.steps} steps of {recipe.train.batch_size} sounds.\n"
-        )
+        trained = f"Averaged weights after {steps} of {recipe.train.steps} steps of {recipe.train.batch_size} sounds."
+        card = model_card(config, Facts(about=trained))
         # A codec that the configuration names the source of is not part of the checkpoint.
         codec = self.codec or (nn.Module(), nn.Module())
         save_checkpoint(self.options.out / "checkpoint", config, {recipe.variant: model}, *codec, card)

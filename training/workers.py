@@ -11,19 +11,33 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.connection import wait
 
+import torch
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """The number of threads changes the last bits of a product of matrices; what is to be the same bytes has one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
 
 @contextlib.contextmanager
 def process_pool(count: int) -> Iterator[ProcessPoolExecutor]:
     """``count`` processes, spawned, since a fork of a process that has used threads may hang. They end with the parent,
     however that ends; Ctrl-C reaches the parent alone, which winds them up."""
-    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _start)
+    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), follow_parent)
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _start() -> None:
+def follow_parent() -> None:
+    """Make this process a worker that its parent alone winds up, on Ctrl-C too, and that ends with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
