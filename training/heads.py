@@ -4,7 +4,7 @@
 
 Each head is trained from new weights for the recipe's teacher steps and scored on held-back wordings; guidance and
 temperature are chosen for each on wordings of the training. ``--out`` may be that of ``training.reproduce``, whose
-codec, cache and classifier are then taken. Killed and started again, it goes on.
+codec, cache, classifier and teacher are then taken. Killed and started again, it goes on.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from training.trainer import train
 
 # Sampling steps for one token: few and many where a head needs many, one where it was made for one.
 STEPS = {"energy": (1,), "diffusion": (4, 100), "flow": (4, 100), "meanflow": (1,), "shortcut": (1,)}
+TUNING_CLIPS = 3  # a class, for each pair of guidance and temperature
 TIMED = 5  # generations of one sound, of which the median counts
 
 
@@ -45,21 +46,32 @@ def head_config(model: Config, kind: str, steps: int) -> Config:
     return replace(model, variants={kind: VariantConfig(replace(student.head, kind=kind), sampling)})
 
 
-def measure_head(run: Reproduction, kind: str) -> list[dict[str, Any]]:
-    """Train one head, or go on with it, and measure it at each of its numbers of steps."""
-    settings, config = run.recipe, run.recipe.teacher
+def train_head(run: Reproduction, kind: str) -> MaskedModel:
+    """The averaged weights of a model with this head; the teacher itself where that is its head."""
+    settings, config, shape = run.recipe, run.recipe.teacher, head_config(run.recipe.model, kind, 1)
+    if shape.variants[kind].head == settings.model.variants["teacher"].head:
+        return run.teacher
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.scenes.seed)  # the backbone is drawn first, so all heads start from the same one
-        model = MaskedModel(head_config(settings.model, kind, 1), kind)
+        model = MaskedModel(shape, kind)
     task = MaskedModelling(model, *run.caches, settings.masking, config.batch_size, config.seed)
-    averaged = train(task, config, run.out / "heads" / kind, kind).cpu().eval()
+    return train(task, config, run.out / "heads" / kind, kind)
+
+
+def measure_head(run: Reproduction, kind: str) -> list[dict[str, Any]]:
+    """Train one head, or go on with it, and measure it at each of its numbers of steps."""
+    settings, averaged = run.recipe, train_head(run, kind).cpu().eval()
     known, unseen = ({label: prompts(label)[part] for label in CLASSES} for part in (0, 1))
     reference = embed_training(run.split(held_out=False), run.classifier)
     rows = []
     for steps in STEPS[kind]:
         shape = head_config(settings.model, kind, steps)
         pipeline = AudioDEAR(shape, kind, copy.deepcopy(averaged), *run.sound, build_text_encoder(shape.conditioning))
-        measured = replace(settings.measure, temperatures={kind: settings.measure.temperatures["student"]})
+        measured = replace(
+            settings.measure,
+            temperatures={kind: settings.measure.temperatures["student"]},
+            tuning_clips=TUNING_CLIPS,
+        )
         chosen = choose_sampling(sampling_grid(pipeline, known, run.classifier, reference, measured))
         waveforms, labels = generate_for_scoring(pipeline, unseen, settings.measure.scored_clips, **chosen)
         score = score_waveforms(waveforms, labels, run.classifier, run.reference)
