@@ -5,13 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["AudioDEAR", "Output", "__version__"]
+__all__ = ["AudioDEAR", "Output", "Savings", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     """The public classes, imported on first use: importing the package alone does not load torch."""
-    if name in ("AudioDEAR", "Output"):
-        from dear import pipeline
+    if name == "AudioDEAR":
+        from dear.pipeline import AudioDEAR
 
-        return getattr(pipeline, name)
+        return AudioDEAR
+    if name == "Output":
+        from dear.output import Output
+
+        return Output
+    if name == "Savings":
+        from dear.config import Savings
+
+        return Savings
     raise AttributeError(f"module 'dear' has no attribute {name!r}")

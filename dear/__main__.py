@@ -5,14 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
 
-
-class Parser(argparse.ArgumentParser):
-    """Reports bad input as the rest of the package does: an error of one sentence, without the usage before it."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
+from dear.arguments import Parser
 
 
 def _number(kind: Callable[[str], float], name: str) -> Callable[[str], float]:
@@ -42,6 +36,7 @@ def parser() -> Parser:
     one.add_argument("--iterations", type=whole, help="decoding iterations, 1 to the number of tokens")
     one.add_argument("--temperature", type=number, help="factor on the noise, 0 to 2")
     one.add_argument("--steps", type=whole, help="sampling steps of the head, 1 to 1000; the energy head takes 1")
+    one.add_argument("--savings", metavar="OPTIONS", help="speed for fidelity: fast, or such as refresh_every=4")
     one.add_argument("--seed", type=whole, help="the same seed gives the same sound; drawn where absent")
     one.add_argument("--num-samples", type=whole, default=1, help="sounds, 1 to 64, with seeds one after the other")
     one.add_argument("--model", help="a checkpoint's folder or owner/name on the Hub; the bundled one where absent")
@@ -77,11 +72,13 @@ def generate(options: argparse.Namespace) -> None:
     from dear.conditioning import check_prompt
 
     prompt = check_prompt(options.prompt)
+    from dear.config import Savings
     from dear.output import check_path  # slower to import
 
     path = check_path(options.output)
     from dear.pipeline import AudioDEAR
 
+    options.savings = None if options.savings is None else Savings.parse(options.savings)
     _check_before_loading(options)
     model = AudioDEAR.from_pretrained(options.model, variant=options.variant, device=options.device)
     out = model.generate(
@@ -90,6 +87,7 @@ def generate(options: argparse.Namespace) -> None:
         iterations=options.iterations,
         temperature=options.temperature,
         steps=options.steps,
+        savings=options.savings,
         seed=options.seed,
         num_samples=options.num_samples,
     )
@@ -109,8 +107,9 @@ def _check_before_loading(options: argparse.Namespace) -> None:
     config = load_config(resolve(options.model, variants=()))
     with torch.device("meta"):
         model = MaskedModel(config, options.variant)
-    named = {name: getattr(options, name) for name in ("cfg_scale", "iterations", "temperature", "steps")}
-    check_options(config.variants[model.variant].sampling, model.length, model.head, **named)
+    named = {name: getattr(options, name) for name in ("cfg_scale", "iterations", "temperature", "steps", "savings")}
+    sampling = check_options(config.variants[model.variant].sampling, model.length, model.head, **named)
+    config.check_savings(sampling.savings)
     check_whole("num_samples", options.num_samples, 1, MAX_SAMPLES)
     if options.seed is not None:
         check_whole("seed", options.seed, 0, MAX_SEED)

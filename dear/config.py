@@ -78,11 +78,15 @@ class VAEConfig:
     width: int = 64  # channels of the refinement of conv
     depth: int = 4  # residual convolution blocks of the refinement of conv
     source: str = AUDIOLDM  # where audioldm comes from: owner/name on the Hub, or a folder that holds vae/
+    # What recordings are scaled to, without their mean, before they are encoded to be trained on; 0: left as they are.
+    peak: float = 0.0  # AudioLDM's is 0.5 (`normalize_wav` in its data code)
 
     def __post_init__(self) -> None:
         _one_of("vae.kind", self.kind, VAE_KINDS)
         for name in ("patch_frames", "patch_mels", "token_dim", "width", "depth"):
             _at_least(f"vae.{name}", getattr(self, name), 1)
+        if not 0 <= self.peak <= 1:
+            raise ConfigError(f"vae.peak must be from 0 to 1, got {self.peak!r}")
         if not self.source:
             raise ConfigError("vae.source must be owner/name on the Hub or a folder, got ''")
 
@@ -195,6 +199,53 @@ class HeadConfig:
 
 
 @dataclass(frozen=True)
+class Savings:
+    """What a generation may save at some cost to the sound. The defaults give up nothing; each option says what."""
+
+    # The states of known tokens are recomputed in every n-th iteration only; in the others, what they give to attention
+    # and local mixing lags behind what has become known since.
+    refresh_every: int = 1
+    # Guidance only until this share of the tokens to draw is drawn; the later ones follow the prompt less closely.
+    guided_share: float = 1.0
+    # The null branch runs in every n-th iteration only, for the next n at once: what the condition changes about their
+    # tokens is judged without what they draw.
+    null_every: int = 1
+    # random, or spread: tokens of one iteration lie far apart in time, where they matter less to each other; but orders
+    # are then few of those that models are trained on.
+    order: str = "random"
+
+    def __post_init__(self) -> None:
+        for name in ("refresh_every", "null_every"):
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= 1024:
+                raise ConfigError(f"savings.{name} must be a whole number from 1 to 1024, got {value!r}")
+        share = self.guided_share
+        if type(share) not in (int, float) or not 0 <= share <= 1:
+            raise ConfigError(f"savings.guided_share must be a number from 0 to 1, got {share!r}")
+        _one_of("savings.order", self.order, ("random", "spread"))
+
+    @classmethod
+    def parse(cls, text: str) -> Savings:
+        """From "fast", or options such as "refresh_every=4,order=spread". Raises ConfigError naming what is wrong."""
+        if text == "fast":
+            return FAST
+        kinds = {each.name: type(each.default) for each in dataclasses.fields(cls)}
+        chosen: dict[str, Any] = {}
+        for part in text.split(","):
+            name, _, value = (piece.strip() for piece in part.partition("="))
+            if name not in kinds or name in chosen:
+                raise ConfigError(f"savings must be fast, or once each of {'=, '.join(kinds)}=, got {text!r}")
+            try:
+                chosen[name] = kinds[name](value)
+            except ValueError:
+                raise ConfigError(f"savings.{name} must be a number, got {value!r}") from None
+        return cls(**chosen)
+
+
+FAST = Savings(refresh_every=8)  # what is recommended where speed counts
+
+
+@dataclass(frozen=True)
 class SamplingConfig:
     """What a generation uses where the caller names nothing."""
 
@@ -203,6 +254,7 @@ class SamplingConfig:
     temperature: float = 1.0  # factor on the head's noise
     steps: int = 1  # sampling steps of the head per decoding iteration
     guidance: str = "constant"  # constant, or linear: from 1 up to cfg_scale as tokens become known (MAR)
+    savings: Savings = field(default_factory=Savings)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.cfg_scale) and 0 <= self.cfg_scale <= 20):
@@ -248,6 +300,15 @@ class Config:
                     f"variants.{name}.sampling.iterations must be at most {self.length} tokens, "
                     f"got {variant.sampling.iterations}"
                 )
+            self.check_savings(variant.sampling.savings)
+
+    def check_savings(self, savings: Savings) -> None:
+        """Raises :class:`ConfigError` for an option that this backbone cannot honour."""
+        if savings.refresh_every > 1 and self.backbone.masked_attention == "full":
+            raise ConfigError(
+                'savings.refresh_every must be 1 for masked_attention "full", where hidden tokens are seen, too, '
+                f"got {savings.refresh_every!r}"
+            )
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -329,7 +390,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
 def _base(variant: str, head: HeadConfig, sampling: SamplingConfig) -> Config:
     return Config(
         name="base" if variant == "student" else f"base-{variant}",
-        vae=VAEConfig(kind="audioldm", patch_frames=16, patch_mels=16, token_dim=128),
+        vae=VAEConfig(kind="audioldm", patch_frames=16, patch_mels=16, token_dim=128, peak=0.5),
         vocoder=VocoderConfig(kind="audioldm"),
         conditioning=ConditioningConfig(kind="paper", dim=1024, max_tokens=78),
         backbone=BackboneConfig(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -60,13 +62,17 @@ class LocalMixing(nn.Module):
 
     def forward(self, x: Tensor, shown: Tensor) -> Tensor:
         """x [B, L, C], shown [B, L] bool (False: neighbours see zeros in its place) -> [B, L, C]."""
-        taps = self.weight.shape[0]
-        half, length = taps // 2, x.shape[1]
-        neighbours = F.pad(x * shown[..., None].to(x.dtype), (0, 0, half, half))
-        mixed = torch.addcmul(self.bias, x, self.weight[half])
-        for tap in range(taps):
-            if tap != half:
-                mixed = torch.addcmul(mixed, neighbours[:, tap : tap + length], self.weight[tap])
+        taps, length = self.weight.shape[0], x.shape[1]
+        around = F.pad(x * shown[..., None].to(x.dtype), (0, 0, taps // 2, taps // 2))
+        return self.combine(x, [around[:, tap : tap + length] for tap in range(taps)])
+
+    def combine(self, x: Tensor, neighbours: Sequence[Tensor]) -> Tensor:
+        """x [B, P, C], what each sees at each tap [B, P, C] (the middle one is x, whatever is there) -> [B, P, C]."""
+        middle = len(neighbours) // 2
+        mixed = torch.addcmul(self.bias, x, self.weight[middle])
+        for tap, seen in enumerate(neighbours):
+            if tap != middle:
+                mixed = torch.addcmul(mixed, seen, self.weight[tap])
         return mixed
 
 

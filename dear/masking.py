@@ -30,6 +30,23 @@ def random_order(length: int, generator: torch.Generator) -> Tensor:
     return torch.randperm(length, generator=generator)
 
 
+def spread_order(length: int, generator: torch.Generator) -> Tensor:
+    """A random permutation [L] whose beginnings all spread evenly over the positions, on the CPU.
+
+    A van der Corput sequence (bit-reversed counting) under Owen's scrambling: at each level the halves of each half of
+    the positions take turns, and a coin decides which of them begins.
+    """
+    bits = (length - 1).bit_length()
+    coins = torch.randint(2, (1 << bits,), generator=generator)
+    positions = torch.arange(length)
+    rank, node = torch.zeros_like(positions), torch.ones_like(positions)
+    for level in range(bits):
+        half = positions >> (bits - 1 - level) & 1
+        rank += (half ^ coins[node]) << level
+        node = 2 * node + half
+    return rank.argsort()
+
+
 def random_mask(batch: int, length: int, ratio: tuple[float, float], generator: torch.Generator) -> Tensor:
     """Mask [B, L] (True: hidden) of a training step; each item's ratio is uniform in ``ratio`` (Section 4.2).
 

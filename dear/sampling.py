@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from dear.conditioning import Conditioning
-from dear.config import SamplingConfig
+from dear.config import SamplingConfig, Savings
+from dear.contexts import Contexts
 from dear.heads import Head
-from dear.masking import cosine_schedule, random_order
+from dear.masking import cosine_schedule, random_order, spread_order
 from dear.model import MaskedModel
 
 MAX_SAMPLES = 64
@@ -70,12 +71,13 @@ def check_options(
     iterations: int | None = None,
     temperature: float | None = None,
     steps: int | None = None,
+    savings: Savings | None = None,
 ) -> SamplingConfig:
     """``defaults`` with what the caller names put in, all checked before any work.
 
     length: L, the most iterations that make sense. Raises ValueError naming the option, its value and what is allowed.
     """
-    chosen: dict[str, float | int] = {}
+    chosen: dict[str, float | int | Savings] = {}
     if cfg_scale is not None:
         chosen["cfg_scale"] = check_number("cfg_scale", cfg_scale, 0, 20)
     if iterations is not None:
@@ -84,6 +86,10 @@ def check_options(
         chosen["temperature"] = check_number("temperature", temperature, 0, 2)
     if steps is not None:
         chosen["steps"] = check_whole("steps", steps, 1, 1000)
+    if savings is not None:
+        if not isinstance(savings, Savings):
+            raise ValueError(f"savings must be a dear.Savings or None, got {_shown(savings)}")
+        chosen["savings"] = savings
     sampling = dataclasses.replace(defaults, **chosen)
     head.check_steps(sampling.steps)
     return sampling
@@ -112,8 +118,10 @@ def generate(
     seeds: B seeds; an item's order and noise come from its own CPU generator, so it does not depend on its batch.
     given, given_mask: tokens [B, L, D] to keep where the mask [B, L] is True, equally many in each item; the loop
         draws the others.
-    Raises ValueError where ``iterations`` exceeds the number of tokens to draw, or shapes do not match.
+    Raises ValueError where ``iterations`` exceeds the number of tokens to draw, shapes do not match, or the backbone
+    can't honour ``sampling.savings``.
     """
+    model.config.check_savings(sampling.savings)
     parameter = next(model.parameters())
     device, dtype = parameter.device, parameter.dtype
     batch, length, dim = len(seeds), model.length, model.token_dim
@@ -133,8 +141,9 @@ def generate(
     counts = cosine_schedule(length - start, sampling.iterations)
 
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    order = torch.stack([random_order(length, generator) for generator in generators])
-    # Positions in decoding order [B, L], with the given ones first: a stable sort keeps the random order otherwise.
+    draw_order = spread_order if sampling.savings.order == "spread" else random_order
+    order = torch.stack([draw_order(length, generator) for generator in generators])
+    # Positions in decoding order [B, L], with the given ones first: a stable sort keeps their order otherwise.
     shown_first = (~given_mask.cpu()).gather(1, order).long().argsort(dim=1, stable=True)
     order = order.gather(1, shown_first).to(device)
 
@@ -142,34 +151,22 @@ def generate(
     tokens = torch.where(given_mask[..., None], given.to(device, dtype), 0)
     known = given_mask.clone()
     drawn_at = torch.full((batch, length), -1, dtype=torch.long, device=device)
-    guided = sampling.cfg_scale != 1
-    both = conditioning
-    if guided:
-        dropped = torch.ones(batch, dtype=torch.bool, device=device)
-        null = model.null(conditioning, dropped)
-        both = Conditioning(torch.cat((conditioning.tokens, null.tokens)), torch.cat((conditioning.mask, null.mask)))
-    prefix = model.backbone.prefix(both.tokens.to(dtype), both.mask)
-    sparse = model.config.backbone.masked_attention == "visible"
+    contexts = Contexts(model, conditioning.to(device, dtype), order, start, counts, sampling)
 
     for iteration, count in enumerate(counts):
         end = start + count
         new = order[:, start:end]
 
-        def draw(shape: tuple[int, int] = (count, dim)) -> Tensor:
-            rows = [torch.randn(shape, generator=generator) for generator in generators]
-            return torch.cat(rows).to(device, dtype)
+        def draw(count: int = count) -> Tensor:
+            rows = [torch.randn(count, dim, generator=generator) for generator in generators]
+            noise = torch.cat(rows).to(dtype)
+            # From pinned memory, the loop need not wait for the device.
+            return noise.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else noise.to(device)
 
-        repeat = 2 if guided else 1
-        # Under "visible" the tokens drawn later are seen by nobody: leaving them out changes nothing.
-        positions = order[:, :end].repeat(repeat, 1) if sparse else None
-        wanted = torch.arange(start, end, device=device).expand(batch, -1) if sparse else new
-        contexts = model.backbone(
-            tokens.repeat(repeat, 1, 1), known.repeat(repeat, 1), prefix, positions, wanted.repeat(repeat, 1)
-        )
-        contexts = contexts.reshape(repeat, batch * count, -1)
+        context, null_context = contexts(tokens, known, iteration)
         values = model.head.sample(
-            contexts[0],
-            contexts[1] if guided else None,
+            context.flatten(0, 1),
+            None if null_context is None else null_context.flatten(0, 1),
             cfg_scale=guidance_scale(sampling, end / length),
             steps=sampling.steps,
             temperature=sampling.temperature,

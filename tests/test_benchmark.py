@@ -11,7 +11,7 @@ import torch
 from factory import tiny_checkpoint, tiny_config, tiny_models
 from test_sampling import CASES, build, condition
 
-from dear.config import SamplingConfig
+from dear.config import FAST, SamplingConfig
 from dear.evaluation import peers
 from dear.evaluation.benchmark import build_jobs, figures, main
 from dear.evaluation.curves import curves_figure, measure_curves, save_figure
@@ -154,16 +154,19 @@ def test_the_base_rows_share_weights_and_do_less_the_more_they_save():
     assert visible.token_in.weight.data_ptr() == full.token_in.weight.data_ptr()
     assert visible.config.masked_attention == "visible" and full.config.masked_attention == "full"
     rows = {row.name: row for row in measure(jobs, CPU, 1, peak=matmul_peak(CPU, torch.float32, 64, 1))}
-    names = ("base-ours", "base-full", "base-naive-student", "base-naive-teacher")
+    names = ("base-fast", "base-ours", "base-full", "base-naive-student", "base-naive-teacher")
     flops = [rows[name].flops for name in names]
-    assert flops == sorted(flops) and len(set(flops)) == 4 and flops[0] > 0
+    assert flops == sorted(flops) and len(set(flops)) == 5 and flops[0] > 0
+    assert f"refresh_every {FAST.refresh_every}" in rows["base-fast"].notes and "refresh" not in rows["base-ours"].notes
     assert set(rows["base-end-to-end"].stages) == {"decode", "codec", "vocoder"}
     assert rows["base-naive-teacher"].steps == 3 and rows["base-ours"].iterations == 4
     assert rows["base-ours"].parameters == sum(p.numel() for p in tiny_models(tiny_config())["student"].parameters())
     assert rows["base-ours"].utilisation > 0 and rows["base-ours"].precision == "float32"
     ratios = figures([dataclasses.asdict(row) for row in rows.values()])
     ratio = "naive_teacher_over_ours"
-    assert set(ratios) == {ratio, ratio + "_end_to_end", "naive_student_over_ours", "full_over_ours"}
+    students = {"naive_student_over_ours", "full_over_ours"}
+    assert set(ratios) == {ratio, ratio + "_end_to_end", "naive_teacher_over_fast"} | students
+    assert ratios["naive_teacher_over_fast"] == rows["base-naive-teacher"].median / rows["base-fast"].median
 
 
 def test_memory_on_top_of_what_was_held():
@@ -232,7 +235,7 @@ def test_peers_have_their_published_sizes():
 def test_the_command_measures_a_checkpoint_and_names_what_is_missing(checkpoint, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchsde", None)
     file = tmp_path / "result.json"
-    rows = ["bundled", "bundled-teacher", "stable-audio-open"]
+    rows = ["bundled", "bundled-fast", "bundled-teacher", "stable-audio-open"]
     options = ["--batches", "1", "2", "--repeats", "2", "--soak", "2", "--model", str(checkpoint), "--json", str(file)]
     assert main(["--rows", *rows, *options]) == 0
     printed = capsys.readouterr().out

@@ -127,7 +127,7 @@ class TestContract:
 
     def test_guidance_runs_the_head_once_per_step_on_mixed_contexts_or_twice_the_rows(self, setting, context):
         head, null, rows = build(**setting), torch.ones(N, C, dtype=torch.float64), []
-        head.register_forward_pre_hook(lambda head, inputs: rows.append([len(x) for x in inputs]))
+        head.net.register_forward_pre_hook(lambda net, inputs: rows.append([len(x) for x in inputs]))
         steps = steps_of(setting["kind"])
         head.sample(context, null, cfg_scale=2.0, steps=steps, temperature=1.0, draw=drawer(0))
         level = "representation" if setting["kind"] == "energy" else setting.get("guidance_level", "prediction")
@@ -155,7 +155,7 @@ class TestContract:
     @pytest.mark.parametrize("steps", [1, 3, 16, 17, 129, 1001])
     def test_steps_are_honoured_or_refused(self, setting, context, steps):
         head, calls = build(**setting), []
-        head.register_forward_pre_hook(lambda *_: calls.append(1))
+        head.net.register_forward_pre_hook(lambda *_: calls.append(1))
         options = {"cfg_scale": 1.0, "steps": steps, "temperature": 1.0}
         most = {"energy": 1, "diffusion": 1000, "shortcut": head.config.max_steps}.get(setting["kind"], 10**9)
         if steps <= most:
@@ -441,3 +441,32 @@ class TestDiffusion:
         head.config = dataclasses.replace(head.config, levels=1)
         wide = torch.stack([head.loss(target, context, torch.Generator().manual_seed(s)) for s in range(4)]).std(0)
         assert spread.mean() < 0.3 * wide.mean()
+
+
+@pytest.mark.parametrize("level", ["prediction", "representation"])
+@pytest.mark.parametrize("kind", ["diffusion", "flow", "meanflow", "shortcut"])
+def test_what_does_not_depend_on_the_sample_is_computed_once(kind, level, context):
+    """And the result is that of steps through the head's own forward."""
+    head = build(kind=kind, guidance_level=level, eta=0.0, timesteps=50)
+    null, scale, steps = torch.ones_like(context), 2.5, 4
+    calls = []
+    for name in ("context_in", "time_in"):
+        getattr(head, name).register_forward_hook(lambda *_, name=name: calls.append(name))
+    got = head.sample(context, null, cfg_scale=scale, steps=steps, temperature=1.0, draw=drawer(0))
+    assert sorted(calls) == ["context_in", "context_in", "time_in"]
+
+    def predict(*inputs):
+        if level == "representation":
+            return head(*inputs, scale * context + (1 - scale) * null)
+        return scale * head(*inputs, context) + (1 - scale) * head(*inputs, null)
+
+    x = drawer(0)()
+    if kind == "diffusion":
+        times = [49, 33, 16, 0]
+        for time, then in zip(times, [*(head.signal[each] for each in times[1:]), 1.0], strict=True):
+            now, noise = head.signal[time], predict(x, torch.full((N,), time))
+            x = then**0.5 * (x - (1 - now) ** 0.5 * noise) / now**0.5 + (1 - then) ** 0.5 * noise
+    else:
+        for t, r in ((1.0, 0.75), (0.75, 0.5), (0.5, 0.25), (0.25, 0.0)):
+            x = x - (t - r) * predict(x, torch.full((N,), r), torch.full((N,), t))
+    torch.testing.assert_close(got, x, rtol=0, atol=1e-9)

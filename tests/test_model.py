@@ -86,13 +86,15 @@ def test_hidden_values_never_reach_a_context(batch, attention):
 def test_visible_hidden_tokens_are_seen_by_themselves_alone(batch):
     """So a computation that leaves other hidden tokens out is exact."""
     model, (tokens, known, conditioning) = build(masked_attention="visible"), batch
+    # Item 0: known 0, 3, 4, 6 and hidden 2; item 1: known 2, 7 and hidden 0, 1, 3.
     position = torch.tensor([[0, 3, 4, 6, 2], [2, 7, 0, 1, 3]])
     prefix = model.backbone.prefix(conditioning.tokens, conditioning.mask)
-    # Item 0: known 0, 3, 4, 6 and hidden 2; item 1: known 2, 7 and hidden 0, 1, 3.
-    part = model.backbone(tokens, known, prefix, position)
     whole = model.backbone(tokens, known, prefix)
-    wanted = whole.gather(1, position[..., None].expand(-1, -1, whole.shape[2]))
-    torch.testing.assert_close(part, wanted, rtol=0, atol=1e-12)
+    for item, count in enumerate(known.sum(dim=1).tolist()):
+        own = model.backbone.prefix(conditioning.tokens[item : item + 1], conditioning.mask[item : item + 1])
+        order = position[item : item + 1]
+        part = model.backbone.decode(tokens[item : item + 1], order, model.backbone.memory(own), 0, count, 5)
+        torch.testing.assert_close(part[0], whole[item, order[0, count:]], rtol=0, atol=1e-12)
 
 
 def test_full_attention_lets_the_number_of_hidden_tokens_show(batch):

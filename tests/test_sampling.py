@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from factory import tiny_config
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dear.conditioning import Conditioning
-from dear.config import BackboneConfig, SamplingConfig
+from dear.config import BackboneConfig, SamplingConfig, Savings
 from dear.masking import cosine_schedule
 from dear.model import MaskedModel
 from dear.sampling import check_options, generate, guidance_scale
@@ -264,7 +265,29 @@ def test_good_options_replace_the_defaults():
 def test_only_visible_attention_may_leave_positions_out():
     model = build(masked_attention="full")
     prefix = model.backbone.prefix(*dataclasses.astuple(condition(model, 1)))
-    tokens, known = torch.zeros(1, model.length, model.token_dim).double(), torch.zeros(1, model.length).bool()
     with pytest.raises(ValueError, match="masked_attention"):
-        model.backbone(tokens, known, prefix, torch.tensor([[0, 1]]))
+        model.backbone.memory(prefix)
     assert BackboneConfig().masked_attention == "visible"
+
+
+class OnTheDevice(TorchDispatchMode):
+    """Refuses what would wait for a GPU: values read by the host, sizes that depend on values, copies to the host."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        assert name not in ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select"), name
+        assert not (name == "_to_copy" and (kwargs or {}).get("device") == torch.device("cpu")), name
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize(("variant", "steps"), [("student", 1), ("teacher", 4)])
+@pytest.mark.parametrize("savings", [Savings(), Savings(refresh_every=2, null_every=2, guided_share=0.6)])
+def test_the_loop_never_waits_for_the_device(variant, steps, savings):
+    model = build(variant, torch.float32)
+    sampling = SamplingConfig(cfg_scale=2.0, iterations=5, steps=steps, savings=savings)
+    states = generate(model, condition(model, 2), [0, 1], sampling)
+    next(states)  # what comes before the loop may wait
+    with OnTheDevice():
+        assert len(list(states)) == 4
+    with OnTheDevice(), pytest.raises(AssertionError, match="_local_scalar_dense"):
+        torch.ones(1).item()

@@ -6,8 +6,9 @@ Rows (``--rows``; each at every batch size of ``--batches``, all runs in turn):
   under "full" attention.
 - base-naive-student, base-naive-teacher: the same without any saving ("full" attention, every position, no caches, the
   branches of guidance apart); the teacher's head takes 100 steps in each iteration.
+- base-fast: base-ours with the recommended approximate savings, ``dear.config.FAST``.
 - base-end-to-end: base-ours, then AudioLDM's autoencoder and vocoder.
-- bundled, bundled-teacher: a checkpoint, prompt to waveform, at its defaults.
+- bundled, bundled-fast, bundled-teacher: a checkpoint, prompt to waveform, at its defaults; with those savings.
 - start: a fresh process, ``python -m dear generate``, from its start to a written file.
 - audioldm, audioldm2, stable-audio-open: the peers of ``dear.evaluation.peers``.
 
@@ -26,12 +27,14 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from dear.arguments import Parser
 from dear.checkpoint import load_config, resolve
+from dear.config import FAST, ConfigError, Savings
 from dear.evaluation.curves import check_picture, curves_figure, measure_curves, save_figure
 from dear.evaluation.jobs import BASE, base_job, checkpoint_job, soak, start_job
 from dear.evaluation.machine import describe, matmul_peak
@@ -42,16 +45,18 @@ from dear.sampling import check_whole
 if TYPE_CHECKING:
     from dear.pipeline import AudioDEAR
 
-CHECKPOINT = ("bundled", "bundled-teacher")
+CHECKPOINT = ("bundled", "bundled-fast", "bundled-teacher")
 ROWS = (*BASE, *CHECKPOINT, "start", *PEERS)
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 CPU_TIMED = 4  # iterations, or steps of a diffusion model, that stand for all on a CPU
 
-# {field: (row above, row below the line)}: ratios of medians. Those of "base-ours" are of decoding alone.
+# {field: (row above, row below the line)}: ratios of medians. "base-ours" and "base-fast" are of decoding alone.
 RATIOS = {
     "naive_teacher_over_ours": ("base-naive-teacher", "base-ours"),
+    "naive_teacher_over_fast": ("base-naive-teacher", "base-fast"),
     "naive_student_over_ours": ("base-naive-student", "base-ours"),
     "full_over_ours": ("base-full", "base-ours"),
+    "bundled_over_fast": ("bundled", "bundled-fast"),
     "bundled_teacher_over_student": ("bundled-teacher", "bundled"),
     **{
         f"{peer.replace('-', '_')}_over_{ours}": (peer, row)
@@ -92,7 +97,7 @@ def build_jobs(args: argparse.Namespace, device: torch.device) -> tuple[list[Job
     jobs: list[Job] = []
     skipped: list[dict[str, Any]] = []
     built: dict[Any, nn.Module] = {}
-    pipelines: dict[str, AudioDEAR] = {}
+    pipelines: dict[str | None, AudioDEAR] = {}
     for batch in args.batches:
         setting = Setting(batch, device, DTYPES[args.dtype], args.timed, built)
         for name in args.rows:
@@ -100,9 +105,11 @@ def build_jobs(args: argparse.Namespace, device: torch.device) -> tuple[list[Job
                 if name in BASE:
                     jobs.append(base_job(name, setting))
                 elif name in CHECKPOINT:
-                    if name not in pipelines:
-                        pipelines[name] = _load(args, device, teacher=name == "bundled-teacher")
-                    jobs.append(checkpoint_job(name, pipelines[name], batch))
+                    variant = "teacher" if name == "bundled-teacher" else None
+                    if variant not in pipelines:
+                        pipelines[variant] = _load(args, device, variant)
+                    options = _fast(pipelines[variant]) if name == "bundled-fast" else {}
+                    jobs.append(checkpoint_job(name, pipelines[variant], batch, **options))
                 elif name in PEERS:
                     jobs.append(PEERS[name](setting))
                 elif batch == args.batches[0]:
@@ -112,20 +119,20 @@ def build_jobs(args: argparse.Namespace, device: torch.device) -> tuple[list[Job
     return jobs, skipped
 
 
-def _load(args: argparse.Namespace, device: torch.device, teacher: bool = False) -> AudioDEAR:
+def _fast(pipeline: AudioDEAR) -> dict[str, Savings]:
+    try:
+        pipeline.config.check_savings(FAST)
+    except ConfigError as error:
+        raise MissingError(str(error)) from None
+    return {"savings": FAST}
+
+
+def _load(args: argparse.Namespace, device: torch.device, variant: str | None = None) -> AudioDEAR:
     from dear.pipeline import AudioDEAR
 
-    if teacher and "teacher" not in load_config(resolve(args.model, variants=())).variants:
+    if variant == "teacher" and variant not in load_config(resolve(args.model, variants=())).variants:
         raise MissingError("the checkpoint holds no teacher")
-    variant = "teacher" if teacher else None
     return AudioDEAR.from_pretrained(args.model, variant=variant, device=device, dtype=DTYPES[args.dtype])
-
-
-class Parser(argparse.ArgumentParser):
-    """Reports bad input as the rest of the package does: an error of one sentence, without the usage before it."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
 
 
 def _parser() -> Parser:

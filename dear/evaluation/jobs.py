@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 import dear
 from dear.conditioning import Conditioning
-from dear.config import Config, preset
+from dear.config import FAST, Config, SamplingConfig, Savings, preset
 from dear.evaluation.machine import resident_bytes
 from dear.evaluation.naive import naive_generate, sampled
 from dear.evaluation.timing import Job, Meter, Setting
@@ -30,19 +30,29 @@ from dear.vocoder import build_vocoder
 if TYPE_CHECKING:
     from dear.pipeline import AudioDEAR
 
-BASE = ("base-ours", "base-full", "base-naive-student", "base-naive-teacher", "base-end-to-end")
+BASE = ("base-ours", "base-fast", "base-full", "base-naive-student", "base-naive-teacher", "base-end-to-end")
 STAGES = ("text", "decode", "codec", "vocoder")
 PROMPT = "a dog barks in the distance"
 
 
-def base_job(name: str, setting: Setting, student: Config | None = None, teacher: Config | None = None) -> Job:
-    """A row of the base size. student, teacher: configurations; None for the presets of the paper."""
+def base_job(
+    name: str,
+    setting: Setting,
+    student: Config | None = None,
+    teacher: Config | None = None,
+    sampling: SamplingConfig | None = None,
+) -> Job:
+    """A row of the base size. student, teacher: configurations; None for the presets of the paper. sampling: of our own
+    rows; None for the configuration's, in "base-fast" with the recommended savings."""
     config = (teacher or preset("base-teacher")) if name == "base-naive-teacher" else (student or preset("base"))
-    visible = name in ("base-ours", "base-end-to-end")
+    visible = name in ("base-ours", "base-fast", "base-end-to-end")
     model = _model(config, "visible" if visible else "full", setting)
     if name.startswith("base-naive"):
         return _naive_job(name, model, setting)
-    return _own_job(name, model, setting, codec=name == "base-end-to-end")
+    sampling = sampling or config.variants[config.default_variant].sampling
+    if name == "base-fast":
+        sampling = dataclasses.replace(sampling, savings=FAST)
+    return _own_job(name, model, setting, sampling, codec=name == "base-end-to-end")
 
 
 def _model(config: Config, attention: str, setting: Setting) -> nn.Module:
@@ -71,9 +81,8 @@ def _conditioning(model: MaskedModel, setting: Setting) -> Conditioning:
     return Conditioning(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool)).to(setting.device, setting.dtype)
 
 
-def _own_job(name: str, model: MaskedModel, setting: Setting, codec: bool) -> Job:
+def _own_job(name: str, model: MaskedModel, setting: Setting, sampling: SamplingConfig, codec: bool) -> Job:
     config = model.config
-    sampling = config.variants[model.variant].sampling
     conditioning = _conditioning(model, setting)
     others: tuple[nn.Module, ...] = ()
     notes = "random weights, decoding alone"
@@ -83,6 +92,8 @@ def _own_job(name: str, model: MaskedModel, setting: Setting, codec: bool) -> Jo
             setting.place("base-vocoder", lambda: build_vocoder(config.vocoder, config.mel), torch.float32),
         )
         notes = "random weights, text encoding left out, codec in float32"
+    if sampling.savings != Savings():
+        notes += f", {_shown(sampling.savings)}"
 
     @torch.no_grad()
     def run(meter: Meter) -> None:
@@ -156,22 +167,24 @@ def pipeline_run(generate: Callable[[], Sequence[Output]], threads: int | None =
     return run
 
 
-def checkpoint_job(name: str, pipeline: AudioDEAR, batch: int) -> Job:
-    """A checkpoint at its defaults, from the prompt to the waveform."""
+def checkpoint_job(name: str, pipeline: AudioDEAR, batch: int, **options: Any) -> Job:
+    """A checkpoint at its defaults, but for these ``options`` of generate, from the prompt to the waveform."""
+    sampling = dataclasses.replace(pipeline.sampling, **options)
+    savings = "" if sampling.savings == Savings() else f", {_shown(sampling.savings)}"
     dtype = next(pipeline.model.parameters()).dtype
     codec = tuple(each for each in (pipeline.vae, pipeline.vocoder) if isinstance(each, nn.Module))
     return Job(
         name,
-        pipeline_run(lambda: [pipeline.generate(PROMPT, seed=0, num_samples=batch)]),
+        pipeline_run(lambda: [pipeline.generate(PROMPT, seed=0, num_samples=batch, **options)]),
         batch,
         pipeline.config.mel.samples / pipeline.sample_rate,
         pipeline.model,
         codec,
         _precision(dtype),
-        pipeline.sampling.iterations,
-        pipeline.sampling.steps,
+        sampling.iterations,
+        sampling.steps,
         "whole calls",
-        f"{pipeline.config.name}/{pipeline.variant}, parameters and memory without the text encoder",
+        f"{pipeline.config.name}/{pipeline.variant}{savings}, parameters and memory without the text encoder",
     )
 
 
@@ -210,6 +223,12 @@ def soak(pipeline: AudioDEAR, count: int) -> dict[str, Any]:
     known = None not in memory.values()
     growth = memory["end_bytes"] - memory["warm_bytes"] if known else None
     return {"generations": count, "warm_generations": first, **memory, "growth_bytes": growth}
+
+
+def _shown(savings: Savings) -> str:
+    """The options that are not the defaults, for people."""
+    default = dataclasses.asdict(Savings())
+    return ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(savings).items() if value != default[name])
 
 
 def _precision(dtype: torch.dtype) -> str:

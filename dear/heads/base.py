@@ -68,20 +68,29 @@ class Head(nn.Module, ABC):
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps!r}")
 
-    def guide(self, context: Tensor, null_context: Tensor | None, cfg_scale: float) -> Callable[..., Tensor]:
+    def guide(
+        self,
+        context: Tensor,
+        null_context: Tensor | None,
+        cfg_scale: float,
+        forward: Callable[..., Tensor] | None = None,
+    ) -> Callable[..., Tensor]:
         """``forward`` without its last argument, the context: inputs [N, ...] -> prediction [N, D], under guidance.
 
         Both levels mix ``s conditional + (1 - s) unconditional`` (equation 9, Appendix F).
+        forward: in place of the head's own, for contexts that went through an affine layer beforehand, which mixing
+            leaves as it is.
         """
+        forward = self if forward is None else forward
         if null_context is None or cfg_scale == 1:
-            return lambda *inputs: self(*inputs, context)
+            return lambda *inputs: forward(*inputs, context)
         if self.guidance_level == "representation":
             mixed = cfg_scale * context + (1 - cfg_scale) * null_context
-            return lambda *inputs: self(*inputs, mixed)
+            return lambda *inputs: forward(*inputs, mixed)
         contexts = torch.cat((context, null_context))
 
         def predict(*inputs: Tensor) -> Tensor:
-            conditional, unconditional = self(*(torch.cat((x, x)) for x in inputs), contexts).chunk(2)
+            conditional, unconditional = forward(*(torch.cat((x, x)) for x in inputs), contexts).chunk(2)
             return cfg_scale * conditional + (1 - cfg_scale) * unconditional
 
         return predict

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dear.config import HeadConfig
 from dear.heads.base import Draw, Head
-from dear.heads.embedding import TimeEmbedding
+from dear.heads.embedding import TimeEmbedding, on_device
 from dear.layers import AdaLNMLP, init_weights
 
 # Below this share of signal the inversion x0 = (x - sqrt(1 - a) eps) / sqrt(a) only amplifies the network's error.
@@ -37,7 +37,11 @@ class DiffusionHead(Head):
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
         """Noisy tokens x [N, D] at timesteps t [N], context [N, C] -> predicted noise [N, D]."""
-        return self.net(x, self.context_in(context) + self.time_in(t))
+        return self.denoise(x, self.time_in(t), self.context_in(context))
+
+    def denoise(self, x: Tensor, time: Tensor, context: Tensor) -> Tensor:
+        """:meth:`forward` with time and context embedded, [N, width]."""
+        return self.net(x, context + time)
 
     def loss(self, target: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
         """Mean squared error of the predicted noise over D and over ``levels`` noise levels per token, as in MAR."""
@@ -69,14 +73,16 @@ class DiffusionHead(Head):
         """
         self.check_steps(steps)
         eta = self.config.eta
-        predict = self.guide(context, null_context, cfg_scale)
+        context, null_context = (None if each is None else self.context_in(each) for each in (context, null_context))
+        predict = self.guide(context, null_context, cfg_scale, self.denoise)
         times = torch.linspace(self.config.timesteps - 1, 0, steps, dtype=torch.float64).round().long().tolist()
         signals = [self.signal[time] for time in times] + [1.0]
+        embedded = self.time_in(on_device(times, context.device))
         x = draw()
         if eta == 0:
             x = temperature * x
-        for step, time in enumerate(times):
-            noise = predict(x, torch.full((len(x),), time, device=x.device))
+        for step in range(steps):
+            noise = predict(x, embedded[step].expand(len(x), -1))
             now, then = signals[step], signals[step + 1]
             clean = (x - math.sqrt(1 - now) * noise) / math.sqrt(now)
             spread = eta * math.sqrt((1 - then) / (1 - now) * (1 - now / then))

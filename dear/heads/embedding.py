@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 FEATURES = 256
+
+
+def on_device(times: Sequence[float], device: torch.device) -> Tensor:
+    """``times`` [N] as a tensor that is filled on the device: a copy from the host would wait for what it is doing."""
+    return torch.cat([torch.full((1,), time, device=device) for time in times])
 
 
 class TimeEmbedding(nn.Module):

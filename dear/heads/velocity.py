@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dear.config import HeadConfig
 from dear.heads.base import Draw, Head
-from dear.heads.embedding import TimeEmbedding
+from dear.heads.embedding import TimeEmbedding, on_device
 from dear.layers import AdaLNMLP, init_weights
 
 
@@ -33,7 +33,11 @@ class VelocityHead(Head):
 
     def forward(self, z: Tensor, r: Tensor, t: Tensor, context: Tensor) -> Tensor:
         """z [N, D] at times t [N], context [N, C] -> velocity [N, D] for the step from t down to r [N]."""
-        return self.net(z, self.context_in(context) + self.embed(r, t))
+        return self.move(z, self.embed(r, t), self.context_in(context))
+
+    def move(self, z: Tensor, times: Tensor, context: Tensor) -> Tensor:
+        """:meth:`forward` with times and context embedded, [N, width]."""
+        return self.net(z, context + times)
 
     def embed(self, r: Tensor, t: Tensor) -> Tensor:
         """Times r, t [N] -> [N, width]. Here an instant is known, and where the step ends is not."""
@@ -70,11 +74,14 @@ class VelocityHead(Head):
         is that of flow matching where they are many, and there mixed representations fail (Table 8).
         """
         self.check_steps(steps)
-        predict = self.guide(context, null_context, cfg_scale)
+        context, null_context = (None if each is None else self.context_in(each) for each in (context, null_context))
+        predict = self.guide(context, null_context, cfg_scale, self.move)
+        schedule = self.schedule(steps)
+        times = on_device(schedule, context.device)
+        embedded = self.embed(times[1:], times[:-1])
         z = temperature * draw()
-        for t, r in pairwise(self.schedule(steps)):
-            ends = (torch.full((len(z),), time, dtype=torch.float32, device=z.device) for time in (r, t))
-            z = z - (t - r) * predict(z, *ends)
+        for step, (t, r) in enumerate(pairwise(schedule)):
+            z = z - (t - r) * predict(z, embedded[step].expand(len(z), -1))
         return z
 
 

@@ -1,0 +1,93 @@
+"""The contexts of the tokens to draw, under guidance: exact by default, or with what ``Savings`` allow.
+
+Two of these are caches in the way of LazyMAR, MARche and ReCAP: what known tokens give to others is kept for some
+iterations (``refresh_every``), and so is the difference that the condition makes (``null_every``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from dear.backbone import Memory, Prefix
+from dear.conditioning import Conditioning
+from dear.config import SamplingConfig
+from dear.model import MaskedModel
+
+CONDITIONAL, BOTH = 1, 2  # branches of guidance that a pass computes
+
+
+class Contexts:
+    """What the head receives in each iteration of one generation: conditional contexts, and null ones for guidance.
+
+    Both branches are one batch, the conditional one first, of which a pass may compute the first half alone.
+    """
+
+    def __init__(
+        self,
+        model: MaskedModel,
+        conditioning: Conditioning,
+        order: Tensor,
+        start: int,
+        counts: Sequence[int],
+        sampling: SamplingConfig,
+    ):
+        """conditioning: B items. order: [B, L] positions in decoding order, of which the first ``start`` are given.
+        counts: how many tokens each iteration draws."""
+        self.backbone = model.backbone
+        self.order = order
+        self.savings = sampling.savings
+        self.bounds = list(accumulate(counts, initial=start))
+        most = start + self.savings.guided_share * sum(counts)
+        self.guided = sum(begin <= most for begin in self.bounds[:-1]) if sampling.cfg_scale != 1 else 0  # iterations
+        # Columns that no item uses are seen by nobody.
+        used = conditioning.mask.any(dim=0)
+        tokens, mask = conditioning.tokens[:, used], conditioning.mask[:, used]
+        if self.guided:
+            dropped = torch.ones(len(order), dtype=torch.bool, device=order.device)
+            null = model.null(Conditioning(tokens, mask), dropped)
+            tokens, mask = torch.cat((tokens, null.tokens)), torch.cat((mask, null.mask))
+        prefix = self.backbone.prefix(tokens, mask)
+        visible = self.backbone.config.masked_attention == "visible"
+        past: Prefix | Memory = self.backbone.memory(prefix) if visible else prefix
+        self.past = {CONDITIONAL: past.first(len(order)), BOTH: past}
+        # Of each branch: the tokens that its memory holds as known ones, and the iteration to compute them anew in.
+        self.kept, self.refresh_at = [0, 0], [0, 0]
+        self.difference: Tensor | None = None  # null minus conditional contexts [B, N, C], of this iteration and on
+
+    def __call__(self, tokens: Tensor, known: Tensor, iteration: int) -> tuple[Tensor, Tensor | None]:
+        """tokens [B, L, D], known [B, L] -> contexts [B, N, C] of the N tokens that ``iteration`` draws, and null ones.
+
+        Iterations come one after the other. Null contexts are None where there is no guidance.
+        """
+        start, end = self.bounds[iteration : iteration + 2]
+        count, every = end - start, self.savings.null_every
+        if iteration >= self.guided:
+            return self._compute(tokens, known, CONDITIONAL, iteration, start, end), None
+        if iteration % every:
+            contexts = self._compute(tokens, known, CONDITIONAL, iteration, start, end)
+            null = contexts + self.difference[:, :count]
+        else:
+            until = self.bounds[min(iteration + every, self.guided)]
+            contexts, null = self._compute(tokens, known, BOTH, iteration, start, until).chunk(2)
+            self.difference = null - contexts if every > 1 else None
+            contexts, null = contexts[:, :count], null[:, :count]
+        if every > 1:
+            self.difference = self.difference[:, count:]
+        return contexts, null
+
+    def _compute(self, tokens: Tensor, known: Tensor, branches: int, iteration: int, start: int, end: int) -> Tensor:
+        """Contexts [branches * B, end - start, C] of the tokens from ``start`` to ``end`` in decoding order."""
+        past, order = self.past[branches], self.order.repeat(branches, 1)
+        tokens = tokens.repeat(branches, 1, 1)
+        if isinstance(past, Prefix):
+            return self.backbone(tokens, known.repeat(branches, 1), past, order[:, start:end])
+        first = min(self.kept[:branches])
+        if iteration >= min(self.refresh_at[:branches]):
+            first = 0
+            self.refresh_at[:branches] = [iteration + self.savings.refresh_every] * branches
+        self.kept[:branches] = [start] * branches
+        return self.backbone.decode(tokens, order, past, first, start, end)

@@ -1,0 +1,322 @@
+"""The whole path: prompts -> conditioning -> tokens -> log-mel -> waveform."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dear.audio import check_audio, fit_clip
+from dear.conditioning import Conditioning, TextEncoder, check_prompt
+from dear.config import Config, SamplingConfig, Savings, from_dict
+from dear.mel import MelSpectrogram
+from dear.model import MaskedModel
+from dear.output import Output
+from dear.sampling import MAX_SAMPLES, MAX_SEED, State, check_options, check_whole, generate
+
+Progress = Callable[[int, int], object]
+DRAFT_STEPS = 10  # of the head, at most, for a draft
+
+
+class TextToAudio:
+    """Text to sound. The parts are injected and public; a call leaves no trace on them."""
+
+    def __init__(
+        self,
+        config: Config,
+        variant: str,
+        model: MaskedModel,
+        vae: nn.Module,
+        vocoder: nn.Module,
+        text_encoder: TextEncoder,
+        digest: str = "",
+        card: str | None = None,
+    ):
+        """``digest`` names the weights in the settings of what they generate; ``card`` is saved with them."""
+        self.config = config
+        self.variant = variant
+        self.sampling: SamplingConfig = config.variants[variant].sampling
+        self.sample_rate = config.mel.sample_rate
+        self.model = model
+        self.vae = vae
+        self.vocoder = vocoder
+        self.text_encoder = text_encoder
+        self.digest = digest
+        self.card = card
+        # A sound in [-1, 1] has STFT magnitudes up to the sum of the window, so no band can be louder than this.
+        # Strong guidance, or an untrained model, would otherwise reach values whose exponential overflows.
+        self.loudest = math.log(config.mel.n_fft / 2 * float(MelSpectrogram(config.mel).filters.sum(0).max()))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        cfg_scale: float | None = None,
+        iterations: int | None = None,
+        temperature: float | None = None,
+        steps: int | None = None,
+        savings: Savings | None = None,
+        seed: int | None = None,
+        num_samples: int = 1,
+        progress: Progress | None = None,
+    ) -> Output:
+        """Sounds for one prompt or several, ``num_samples`` of each, in the order of the prompts.
+
+        cfg_scale: 0 to 20. iterations: 1 to L. temperature: 0 to 2. steps: of the head, 1 to 1000. savings: what to
+            leave out for speed, such as ``dear.Savings(refresh_every=4)``. None: the checkpoint's own default.
+        seed: item i uses ``seed + i``, and is what that seed gives alone. None: drawn, and told in ``Output.seed``.
+        num_samples: 1 to 64; prompts times num_samples are at most 64.
+        progress: called as ``progress(iteration, iterations)`` after each iteration.
+        Raises ValueError naming the argument, its value and what is allowed, before any work; FloatingPointError where
+        the model diverges.
+        """
+        request = self._request(
+            prompt,
+            self.sampling,
+            self.model.length,
+            cfg_scale,
+            iterations,
+            temperature,
+            steps,
+            savings,
+            seed,
+            num_samples,
+            progress,
+        )
+        (out,) = self._run(request)
+        return out
+
+    def stream(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        cfg_scale: float | None = None,
+        iterations: int | None = None,
+        temperature: float | None = None,
+        steps: int | None = None,
+        savings: Savings | None = None,
+        seed: int | None = None,
+        num_samples: int = 1,
+        progress: Progress | None = None,
+        every: int = 1,
+    ) -> Iterator[Output]:
+        """As :meth:`generate`, one result per iteration; only the last has a waveform. Input is checked at the call.
+
+        every: give a result after each ``every``-th iteration only, and after the last.
+        """
+        every = check_whole("every", every, 1, self.model.length)
+        request = self._request(
+            prompt,
+            self.sampling,
+            self.model.length,
+            cfg_scale,
+            iterations,
+            temperature,
+            steps,
+            savings,
+            seed,
+            num_samples,
+            progress,
+        )
+        return self._run(request, every)
+
+    def draft(self, partial: Output) -> Output:
+        """A first listen to a partial result of :meth:`stream`: its missing tokens are drawn all at once.
+
+        That takes one more pass, with at most 10 steps of the head, and the codec. The generation itself goes on
+        undisturbed: what it draws later differs from the draft.
+        """
+        names = [each.name for each in dataclasses.fields(SamplingConfig)]
+        chosen = from_dict(SamplingConfig, {name: partial.settings[name] for name in names})
+        request = Request(
+            prompts=partial.prompts,
+            num_samples=1,
+            seeds=partial.seeds,
+            sampling=dataclasses.replace(chosen, iterations=1, steps=min(chosen.steps, DRAFT_STEPS)),
+            settings=partial.settings,
+            progress=None,
+            given=partial.tokens,
+            given_mask=partial.order >= 0,
+        )
+        (out,) = self._run(request)
+        return dataclasses.replace(out, order=partial.order, iteration=partial.iteration, iterations=partial.iterations)
+
+    def log_mel(self, audio: np.ndarray | Tensor, sample_rate: int) -> Tensor:
+        """What the model sees of a sound of any length: [S] or [C, S] -> natural-log mel [F, M]."""
+        config = self.config.mel
+        samples = check_audio(audio)
+        sample_rate = check_whole("sample_rate", sample_rate, 1000, 384_000)
+        length = math.ceil(samples.shape[1] / sample_rate * config.sample_rate / config.hop_length) * config.hop_length
+        clip = fit_clip(samples, sample_rate, config.sample_rate, max(length, config.n_fft))
+        with torch.inference_mode():
+            return MelSpectrogram(config)(clip[None])[0].clone()
+
+    def _request(
+        self,
+        prompt: str | Sequence[str],
+        defaults: SamplingConfig,
+        most_iterations: int,
+        cfg_scale: float | None,
+        iterations: int | None,
+        temperature: float | None,
+        steps: int | None,
+        savings: Savings | None,
+        seed: int | None,
+        num_samples: int,
+        progress: Progress | None,
+    ) -> Request:
+        """All inputs, checked."""
+        if isinstance(prompt, list | tuple):
+            prompts = [check_prompt(one) for one in prompt]
+            if not 1 <= len(prompts) <= MAX_SAMPLES:
+                raise ValueError(f"prompt must be 1 to {MAX_SAMPLES} prompts, got {len(prompts)}")
+        else:
+            prompts = [check_prompt(prompt)]
+        num_samples = check_whole("num_samples", num_samples, 1, MAX_SAMPLES)
+        count = len(prompts) * num_samples
+        if count > MAX_SAMPLES:
+            raise ValueError(
+                f"num_samples must be at most {MAX_SAMPLES // len(prompts)} for {len(prompts)} prompts "
+                f"({MAX_SAMPLES} sounds), got {num_samples}"
+            )
+        sampling = check_options(
+            defaults,
+            most_iterations,
+            self.model.head,
+            cfg_scale=cfg_scale,
+            iterations=iterations,
+            temperature=temperature,
+            steps=steps,
+            savings=savings,
+        )
+        self.config.check_savings(sampling.savings)
+        # 32 bits: enough for chance, and a number that people and web pages can copy.
+        seed = secrets.randbelow(2**32) if seed is None else check_whole("seed", seed, 0, MAX_SEED)
+        if progress is not None and not callable(progress):
+            raise ValueError(f"progress must be a function of (iteration, iterations) or None, got {progress!r}")
+        settings = {"model": self.config.name, "variant": self.variant, "digest": self.digest}
+        return Request(
+            prompts=prompts,
+            num_samples=num_samples,
+            seeds=[seed + i for i in range(count)],
+            sampling=sampling,
+            settings=settings | dataclasses.asdict(sampling),
+            progress=progress,
+        )
+
+    def _run(self, request: Request, every: int | None = None) -> Iterator[Output]:
+        """The output after each ``every``-th iteration and the last; None: after the last alone."""
+        clock = _Clock(self.device)
+        with clock.stage("text"):
+            conditioning = self._condition(request)
+        states = generate(
+            self.model,
+            conditioning,
+            request.seeds,
+            request.sampling,
+            given=request.given,
+            given_mask=request.given_mask,
+        )
+        for iteration in range(1, request.sampling.iterations + 1):
+            done = iteration == request.sampling.iterations
+            shown = done or (every is not None and iteration % every == 0)
+            # A GPU is waited for where there is something to show only: meanwhile the loop runs ahead of it.
+            with clock.stage("decode", wait=shown):
+                state = next(states)
+            if request.progress is not None:
+                request.progress(state.iteration, state.iterations)
+            if shown:
+                yield self._output(state, request, clock, done)
+
+    def _condition(self, request: Request) -> Conditioning:
+        index = torch.arange(len(request.prompts)).repeat_interleave(request.num_samples)
+        return self.text_encoder.encode(request.prompts).to(self.device).select(index)
+
+    def _output(self, state: State, request: Request, clock: _Clock, done: bool) -> Output:
+        tokens = state.tokens.float()
+        if not tokens.isfinite().all():
+            raise FloatingPointError(
+                f"{self.config.name}/{self.variant} drew values that are not finite: its weights are damaged, or "
+                f"cfg_scale {request.sampling.cfg_scale:g} is too strong for {state.tokens.dtype}"
+            )
+        waveform = None
+        with torch.inference_mode():
+            with clock.stage("codec"):
+                mel = self.vae.decode(tokens).clamp(max=self.loudest)
+                latents = self.vae.latents(tokens)
+                if not done:
+                    mel = torch.where(self._spread(state.known), mel, math.log(self.config.mel.floor))
+            if done:
+                with clock.stage("vocoder"):
+                    waveform = self.vocoder(mel)[:, : self.config.mel.samples].float()
+        # Clones of what was made in inference mode are ordinary tensors, which the caller may use as any other.
+        return Output(
+            waveform=None if waveform is None else waveform.cpu().clone(),
+            sample_rate=self.sample_rate,
+            mel=mel.cpu().clone(),
+            tokens=tokens.cpu(),
+            latents=latents.cpu().clone(),
+            order=state.order.cpu(),
+            iteration=state.iteration,
+            iterations=state.iterations,
+            seed=request.seeds[0],
+            seeds=list(request.seeds),
+            prompts=[prompt for prompt in request.prompts for _ in range(request.num_samples)],
+            settings=dict(request.settings),
+            timings=clock.timings(),
+        )
+
+    def _spread(self, known: Tensor) -> Tensor:
+        """known [B, L] -> [B, F, M]: which part of the mel lies under known tokens."""
+        vae = self.config.vae
+        grid = known.unflatten(1, self.config.grid)
+        return grid.repeat_interleave(vae.patch_frames, dim=1).repeat_interleave(vae.patch_mels, dim=2)
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What one call asks for, checked: nothing of it is ever stored on the model."""
+
+    prompts: list[str]
+    num_samples: int
+    seeds: list[int]
+    sampling: SamplingConfig
+    settings: dict[str, Any]
+    progress: Progress | None
+    given: Tensor | None = None  # [B, L, D]
+    given_mask: Tensor | None = None  # [B, L] bool
+
+
+class _Clock:
+    """Seconds per stage of one call. Work on a GPU is waited for, as it would otherwise count where it is read."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.begin = time.perf_counter()
+        self.seconds = dict.fromkeys(("text", "decode", "codec", "vocoder"), 0.0)
+
+    @contextmanager
+    def stage(self, name: str, wait: bool = True) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        if wait and self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif wait and self.device.type == "mps":
+            torch.mps.synchronize()
+        self.seconds[name] += time.perf_counter() - begin
+
+    def timings(self) -> dict[str, float]:
+        return self.seconds | {"total": time.perf_counter() - self.begin}
