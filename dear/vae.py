@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dear import audioldm
 from dear.config import MelConfig, VAEConfig
+from dear.convolution import accelerate, in_groups
 from dear.layers import ConvNeXtBlock
 
 
@@ -126,6 +127,7 @@ class AudioLDMVAE(nn.Module):
     Latents [B, Z, F / 4, M / 4] are the mean of the posterior times the scaling factor of the autoencoder's own
     configuration, which gives them about unit variance. The mean and not a sample: it decodes best, one sound has one
     token sequence wherever it is encoded, and noise that is drawn once would be learnt by heart from a cache.
+    (AudioLDM's own trainer draws a sample at every step; the paper does not say.)
 
     A token is a patch of patch_frames x patch_mels mel values, hence of 4 x 4 latents: D = Z * 4 * 4 values, channels
     outermost, then time, then frequency. Tokens are ordered by time, then by frequency, as ``Config.grid`` says.
@@ -137,7 +139,7 @@ class AudioLDMVAE(nn.Module):
     def __init__(self, vae: VAEConfig, mel: MelConfig, folder: Path | None = None):
         super().__init__()
         audioldm.check_mel(mel)
-        self.network = audioldm.autoencoder(folder).requires_grad_(False)
+        self.network = accelerate(audioldm.autoencoder(folder).requires_grad_(False))
         config = self.network.config
         if (config.in_channels, config.out_channels) != (1, 1):
             raise ValueError(f"vae.source must hold an autoencoder of 1 channel, got {config.in_channels} channels")
@@ -177,7 +179,8 @@ class AudioLDMVAE(nn.Module):
 
     def decode(self, tokens: Tensor) -> Tensor:
         """tokens [B, L, D] -> log-mel [B, F, M], never below the mel's floor, as no mel of a recording is."""
-        return self.network.decode(self.latents(tokens) / self.scaling).sample[:, 0].clamp_min(self.floor)
+        mel = in_groups(lambda latents: self.network.decode(latents).sample[:, 0], self.latents(tokens) / self.scaling)
+        return mel.clamp_min(self.floor)
 
 
 def build_vae(vae: VAEConfig, mel: MelConfig, folder: Path | None = None) -> nn.Module:

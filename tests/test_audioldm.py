@@ -144,8 +144,9 @@ def test_loaded_networks_are_those_that_were_saved(tmp_path, mel):
         for name, value in saved.state_dict().items():
             assert torch.equal(loaded.state_dict()[name], value), name
     with torch.no_grad():
-        assert torch.equal(loaded_vae.encode(mel), loaded_vae.patchify(vae.encode(mel[:, None]).latent_dist.mean * 0.5))
-        assert torch.equal(loaded_vocoder(mel), limit(vocoder(mel)[:, : 64 * 160]))
+        tokens = loaded_vae.patchify(vae.encode(mel[:, None]).latent_dist.mean * 0.5)
+        torch.testing.assert_close(loaded_vae.encode(mel), tokens, atol=1e-4, rtol=0)
+        torch.testing.assert_close(loaded_vocoder(mel), limit(vocoder(mel)[:, : 64 * 160]), atol=1e-5, rtol=0)
         assert not torch.allclose(vocoder((mel + 5) / 2), vocoder(mel))  # the normalisation matters here
 
 
@@ -157,8 +158,7 @@ def test_a_waveform_has_a_hop_of_samples_a_frame(codec, mel):
     assert waveform.shape == (3, 64 * 160)
     assert waveform.dtype == torch.float32
     assert 0.01 < waveform.abs().max() <= 0.99
-    assert torch.equal(waveform, limit(by_hand[:, : 64 * 160]))
-    torch.testing.assert_close(waveform, by_hand[:, : 64 * 160], atol=1e-6, rtol=0)
+    torch.testing.assert_close(waveform, by_hand[:, : 64 * 160], atol=1e-5, rtol=0)
     assert vocoder(mel[:, :16]).shape == (3, 16 * 160)
 
 
@@ -250,12 +250,8 @@ def test_the_hub_is_asked_for_the_two_files_of_each_half(published_folder, monke
     ]
 
 
-def test_a_failed_download_says_which_file_from_where_and_what_to_do(monkeypatch):
-    def unreachable(*args, **options):
-        raise ConnectionError("unreachable")
-
-    for name in ("get_hf_file_metadata", "snapshot_download"):
-        monkeypatch.setattr(f"huggingface_hub.{name}", unreachable)
+@pytest.mark.usefixtures("offline")
+def test_a_failed_download_says_which_file_from_where_and_what_to_do():
     told = r"vae/diffusion_pytorch_model\.safetensors from https://huggingface\.co/cvssp/audioldm-s-full-v2 .* folder$"
     with pytest.raises(CheckpointError, match=told):
         load_codec("nowhere", preset("base"))
