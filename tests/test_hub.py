@@ -20,6 +20,8 @@ import dear
 from dear.__main__ import main
 from dear.card import Facts, anatomy, front_matter, model_card
 from dear.checkpoint import BUNDLED, CheckpointError, load_config, resolve
+from dear.conditioning import EncoderError
+from dear.conditioning.files import fetch, fetch_weights
 from dear.pipeline import AudioDEAR
 
 NAME = "someone/sounds"
@@ -247,6 +249,27 @@ def test_the_environment_names_endpoint_cache_and_offline_mode(hub, published):
     assert json.loads(done.stdout)["config"]["name"] == "tiny"
     assert done.stderr.count("\n") == 1
     assert f"could not download config.json from {hub.url}/someone/else (OfflineModeIsEnabled)" in done.stderr
+
+
+def test_encoders_come_by_the_same_way(hub, tmp_path):
+    files = {"config.json": b"{}", "tokenizer.json": b"{}", "pytorch_model.bin": b"weights"}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    hub.add("someone/t5", tmp_path)
+    folder = fetch("someone/t5", ["config.json", "tokenizer.json"], "conditioning.t5")
+    assert set(stored(folder)) == {"config.json", "tokenizer.json"}
+    assert fetch_weights("someone/t5", "conditioning.t5").read_bytes() == b"weights"
+    (tmp_path / "model.safetensors").write_bytes(b"better")
+    hub.add("someone/t5", tmp_path)
+    hub.fail("GET", "model.safetensors", times=1, wrong=True)
+    told = r"^conditioning\.t5: model\.safetensors from .*/someone/t5 is damaged .*or name a folder that holds them$"
+    with pytest.raises(EncoderError, match=told):
+        fetch_weights("someone/t5", "conditioning.t5")
+    assert fetch_weights("someone/t5", "conditioning.t5").read_bytes() == b"better"
+    hub.close()
+    assert fetch_weights("someone/t5", "conditioning.t5").read_bytes() == b"better"
+    with pytest.raises(EncoderError, match=r"conditioning\.t5: could not download config\.json .* check the network"):
+        fetch("someone/else", ["config.json"], "conditioning.t5")
 
 
 def test_saving_keeps_weights_sounds_and_card(tiny_folder, load, tmp_path):

@@ -2,11 +2,8 @@
 
 import dataclasses
 import json
-import os
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +12,7 @@ import soundfile
 import torch
 import yaml
 from factory import tiny_config
+from processes import end, start, wait_until
 
 from dear.config import ConfigError, VAEConfig
 from dear.pipeline import AudioDEAR
@@ -144,26 +142,33 @@ def test_what_was_made_from_something_else_is_refused_not_reported(finished, cli
         assert words in capsys.readouterr().err
 
 
+TRAINING = ("codec", "cache", "teacher", "student", "plain", "conv", "vocoder", "classifier")  # all that is random
+
+
+def train_all(clips, recipe, out):
+    arguments = ["--clips", clips, "--out", out, "--recipe", recipe, "--workers", "1", "--stages", *TRAINING]
+    sys.exit(main([*map(str, arguments)]))
+
+
 def test_killed_in_the_middle_of_every_stage_it_reaches_the_same_weights(finished, clips, recipe, tmp_path):
-    """SIGKILL as soon as a stage has saved its first state (or block), again and again, then to the end."""
-    command = [sys.executable, "-m", "training.reproduce", "--clips", clips, "--out", tmp_path, "--recipe", recipe]
-    command += ["--workers", "1"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    """SIGKILL as soon as a stage has saved its first state (or block), again and again, then to the last stage."""
     stages = ["teacher", "student", "student-plain", "conv", "vocoder", "classifier-state"]
-    moments = ["cache/blocks/*", *(f"{stage}/state.pt" for stage in stages)]
-    for moment in moments:
-        process = subprocess.Popen([*map(str, command)], env=environment, stderr=subprocess.DEVNULL)
-        while process.poll() is None and not list(tmp_path.glob(moment)):
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    assert subprocess.run([*map(str, command)], env=environment, stderr=subprocess.DEVNULL, check=False).returncode == 0
-    assert contents(tmp_path) == contents(finished)
+    for moment in ["cache/blocks/*", *(f"{stage}/state.pt" for stage in stages)]:
+        process = start(train_all, clips, recipe, tmp_path)
+        wait_until(lambda moment=moment: list(tmp_path.glob(moment)), process)
+        process.kill()
+        assert end(process) == [-signal.SIGKILL]
+    assert end(start(train_all, clips, recipe, tmp_path)) == [0]
+    made = [path.relative_to(finished) for path in finished.rglob("*.safetensors") if "toy" not in path.parts]
+    assert len(made) == 4  # codec, classifier, and the captions of both caches
+    for path in [*made, Path("cache", "tokens.npy"), Path("cache-held-out", "tokens.npy")]:
+        assert (tmp_path / path).read_bytes() == (finished / path).read_bytes(), path
     for stage in stages:
         mine, theirs = (torch.load(out / stage / "state.pt", weights_only=True) for out in (tmp_path, finished))
         assert mine["step"] == theirs["step"]
-        for name, value in theirs["model"].items():
-            assert torch.equal(mine["model"][name], value), f"{stage}: {name}"
+        for part in ("model", "ema"):
+            for name, value in theirs[part].items():
+                assert torch.equal(mine[part][name], value), f"{stage}: {name}"
 
 
 def test_bad_input_is_one_sentence_and_status_2(clips, recipe, tmp_path, capsys):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
+import shlex
 import shutil
 import signal
 import socket
+import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -19,11 +21,13 @@ import soundfile
 import torch
 import yaml
 from factory import tiny_checkpoint, tiny_config, tiny_models
+from processes import end, start, wait_until
 from safetensors.torch import save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from dear.conditioning import Conditioning
+from dear.conditioning.files import sha256
 from dear.config import Config, ConfigError, HeadConfig, preset
 from dear.heads import HEADS
 from dear.model import MaskedModel
@@ -32,10 +36,14 @@ from training import distill, teacher
 from training.board import Board
 from training.cache import weights_digest
 from training.distill import DistilledModelling, load_teacher
-from training.files import write_json
+from training.files import difference, write_json
+from training.lock import BusyError, locked
 from training.manifest import Entry, write_manifest
+from training.provenance import command_line, facts, git_commit
 from training.recipe import DistillConfig, MaskingConfig, StudentRecipe, TeacherRecipe, load_recipe
+from training.shards import Item, shard_name, write_shard
 from training.stage import open_cache
+from training.stamps import completed, plain
 from training.throughput import backbone_flops, head_flops, measured_peak, step_flops
 from training.trainer import StateError, TrainConfig, step_seed, train
 
@@ -107,6 +115,8 @@ def shared(folder: Path, delay: float = 0.0) -> None:
 
 
 def first_session(folder: Path) -> None:
+    with pytest.raises(BusyError, match="busy is in use by process"):
+        shared(folder / "busy")
     shared(folder / "whole")
     shared(folder / "stopped", delay=0.15)
 
@@ -116,39 +126,26 @@ def second_session(folder: Path) -> None:
     shared(folder / "killed")
     for kind in ("meanflow", "shortcut"):
         by_name(folder / kind, kind)
+    assert teacher.main(from_shards(folder, "out")) == 0
 
 
-def command(folder: Path) -> None:
-    assert teacher.main(arguments(folder, "teacher", "--max-steps", "2")) == 0
+def from_shards(folder: Path, out: str) -> list[str]:
+    """The command on a cache in shards, two of them at a time."""
+    return [*arguments(folder, "teacher", "--max-steps", "2", out=out), "--data", str(folder / "shards")]
 
 
-def join(function: str, folder: Path, rank: int, port: int) -> None:
-    """``function(folder)`` of this file as one of two processes, as a launcher starts them."""
+def join(function: Callable[[Path], None], folder: Path, rank: int, port: int) -> None:
+    """``function(folder)`` as one of two processes, as a launcher starts them."""
     places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in places.items()} | {"ACCELERATE_USE_CPU": "true"}
-    torch.set_num_threads(1)
-    globals()[function](folder)
+    function(folder)
 
 
-def launch(function: str, folder: Path) -> list[BaseProcess]:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["test_scale"])  # imports take seconds
+def launch(function: Callable[[Path], None], folder: Path) -> list[BaseProcess]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = [context.Process(target=join, args=(function, folder, rank, port)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    return processes
-
-
-def exits(processes: list[BaseProcess]) -> list[int | None]:
-    """Their exit statuses; whoever hangs is killed."""
-    for process in processes:
-        process.join(600)
-        process.kill()
-        process.join()
-    return [process.exitcode for process in processes]
+    return [start(join, function, folder, rank, port) for rank in range(2)]
 
 
 @pytest.fixture(scope="module")
@@ -156,17 +153,17 @@ def two(tmp_path_factory) -> Path:
     """Runs of two processes: ``whole``; ``stopped`` by a signal to one of them, then resumed; ``killed``, likewise."""
     folder = tmp_path_factory.mktemp("two")
     prepare(folder)
-    processes = launch("first_session", folder)
-    while not (folder / "stopped" / "state.pt").exists():
-        assert all(process.is_alive() for process in processes)
-        time.sleep(0.01)
+    write_shards(folder / "shards", tiny_config())
+    with locked(folder / "busy"):
+        processes = launch(first_session, folder)
+        wait_until((folder / "stopped" / "state.pt").exists, *processes)
     shutil.copytree(folder / "stopped", folder / "killed")  # what a kill at this moment leaves
     processes[1].terminate()
-    assert exits(processes) == [128 + signal.SIGTERM] * 2
+    assert end(*processes) == [128 + signal.SIGTERM] * 2
     assert 3 <= state(folder / "stopped")["step"] < 8
+    assert not (folder / "busy" / "state.pt").exists()
     shutil.copytree(folder / "stopped", folder / "fewer")
-    assert exits(launch("second_session", folder)) == [0, 0]
-    assert exits(launch("command", folder)) == [0, 0]
+    assert end(*launch(second_session, folder)) == [0, 0]
     return folder
 
 
@@ -196,6 +193,15 @@ def test_a_run_goes_on_with_another_number_of_processes(two):
     mine, theirs = state(two / "fewer"), state(two / "whole")
     assert mine["step"] == 8
     assert all(torch.allclose(mine["model"][k], v, atol=1e-6, rtol=0) for k, v in theirs["model"].items())
+
+
+def test_shards_are_dealt_alike_to_any_number_of_processes(two):
+    assert teacher.main(from_shards(two, "alone")) == 0
+    alone, both = log(two / "alone"), log(two / "out")
+    assert [line["step"] for line in alone] == [line["step"] for line in both]
+    for mine, theirs in zip(alone, both, strict=True):
+        for name in mine.keys() & {"loss", "gradient"}:
+            assert mine[name] == pytest.approx(theirs[name], rel=1e-3)
 
 
 def test_two_processes_write_one_checkpoint(two):
@@ -279,6 +285,15 @@ def test_a_state_from_before_a_field_existed_is_one_with_its_default(tmp_path):
     torch.save(saved | {"description": json.dumps(description)}, tmp_path / "state.pt")
     with pytest.raises(StateError, match=r"config\.micro_batch is 0, wanted is 4"):
         train(Distilled(DistillConfig()), config(micro_batch=4), tmp_path, "run")
+
+
+def test_what_nested_settings_have_gained_since_is_at_its_default():
+    wanted = {"model": tiny_config()}
+    saved = plain(wanted)
+    del saved["model"]["vae"]["peak"], saved["model"]["conditioning"]
+    assert completed(saved, wanted) == plain(wanted)
+    other = {"model": replace(tiny_config(), vae=replace(tiny_config().vae, peak=0.5))}
+    assert difference(completed(saved, other), plain(other)) == "its model.vae.peak is 0.0, wanted is 0.5"
 
 
 def test_freezing_trains_the_head_alone(tmp_path):
@@ -452,6 +467,24 @@ def cache(folder: Path, config: Config, items: int = 12, conditioning: int = 5) 
     return folder
 
 
+def write_shards(folder: Path, config: Config) -> None:
+    """Noise in the format of ``training.shards``: 24 items in 6 shards."""
+    folder.mkdir()
+    rng, index = np.random.default_rng(0), []
+    shapes = (config.length, config.vae.token_dim), (5, config.conditioning.dim)
+    for number in range(6):
+        items = [
+            Item(f"{number}-{i}", *(rng.standard_normal(shape).astype(np.float16) for shape in shapes), {})
+            for i in range(4)
+        ]
+        with open(folder / shard_name(number), "wb") as file:
+            write_shard(file, items)
+        index.append({"items": 4, "sha256": sha256(folder / shard_name(number))})
+    write_json(folder / "index.json", {"shards": index})
+    stamp = {"token_shape": shapes[0], "longest": 5, "conditioning_dim": shapes[1][1]}
+    write_json(folder / "stamp.json", stamp | {"index": sha256(folder / "index.json")})
+
+
 def arguments(folder: Path, name: str, *more: str, out: str = "out") -> list[str]:
     paths = {"config": f"{name}.yaml", "data": "cache", "held-out": "cache", "codec": "tiny", "out": out}
     return [text for key, path in paths.items() for text in (f"--{key}", str(folder / path))] + list(more)
@@ -532,6 +565,7 @@ def test_a_manifest_is_encoded_on_first_use(trained, capsys):
                 path=path,
                 dataset="noise",
                 captions=(f"noise {number}",),
+                licence="CC0" if number else None,
                 duration=0.64,
                 sample_rate=16000,
                 channels=1,
@@ -547,12 +581,67 @@ def test_a_manifest_is_encoded_on_first_use(trained, capsys):
     whole = open_cache(str(trained / "shards"))
     assert len(whole) == 3
     for rank in range(2):  # of two processes each reads its own micro-batches, here two of four
-        own = open_cache(str(trained / "shards"), rank, 2)
+        own = open_cache(str(trained / "shards"), rank, 2, parts=4)
         indices = own.indices(0, 8, 0)
         for part in (rank, rank + 2):
             read, wanted = (cache.batch(indices)["tokens"][part::4] for cache in (own, whole))
             assert torch.equal(read, wanted) and wanted.any()
     assert state(trained / "from-manifest")["step"] == 1
+    card = (trained / "from-manifest" / "checkpoint" / "README.md").read_text()
+    assert "3 items of 3 sounds" in card and "| noise | 3 | 3 | unknown, CC0 |" in card
+    assert "Licences of the sounds that were trained on: CC0 (2), unknown (1)." in card
+
+
+@pytest.mark.parametrize(("name", "module"), [("teacher", "teacher"), ("student", "distill")])
+def test_the_card_tells_data_command_commit_and_size(trained, name, module):
+    card = (trained / name / "checkpoint" / "README.md").read_text()
+    assert '## Data\n\n12 items of a cache that was made from:\n\n    {"made": "of noise", "items": 12}\n' in card
+    typed = [line for line in card.splitlines() if line.startswith("    python -m ")]
+    more = ("--teacher", str(trained / "teacher")) if name == "student" else ()
+    wanted = arguments(trained, name, *more, "--max-steps", "2", out=name)
+    assert [shlex.split(line) for line in typed] == [["python", "-m", f"training.{module}", *wanted]]
+    parameters = sum(p.numel() for p in tiny_models(tiny_config())[name].parameters())
+    assert f"after 2 of 6 steps of 4 sounds; {parameters:,} of {parameters:,} parameters were trained." in card
+    assert ("Commit of the code: " in card) == (git_commit() is not None)
+
+
+def test_a_second_run_in_a_folder_is_refused_in_one_sentence(trained, capsys):
+    before = state(trained / "teacher")["step"]
+    with locked(trained / "teacher"):
+        assert teacher.main(arguments(trained, "teacher", "--max-steps", "3", out="teacher")) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    holder = f"process {os.getpid()} on {socket.gethostname()}"
+    assert error.startswith(f"error: {trained / 'teacher'} is in use by {holder}; ")
+    assert state(trained / "teacher")["step"] == before
+
+
+def test_the_card_of_a_model_on_audioldm_tells_its_licence():
+    assert "CC BY-NC-SA 4.0" in facts(preset("base"), {"made": "of noise"}, 1, "", "", None).licences
+    assert facts(tiny_config(), {"made": "of noise"}, 1, "", "", None).licences is None
+
+
+def test_several_processes_and_odd_names_are_told_as_they_are_typed():
+    told = command_line("python -m training.teacher", ["--data", "a b", "--out", "x"], 4)
+    assert told == "accelerate launch --num_processes 4 -m training.teacher --data 'a b' --out x"
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="this machine has no git")
+def test_the_commit_is_that_of_the_code_and_tells_of_changes(tmp_path):
+    def git(*words: str) -> str:
+        user = ("-c", "user.name=n", "-c", "user.email=e@example.org")
+        return subprocess.run(["git", *user, *words], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    git("init")
+    assert git_commit(tmp_path) is None
+    (tmp_path / "code.py").write_text("1")
+    git("add", "code.py")
+    git("commit", "-m", "first")
+    commit = git("rev-parse", "HEAD").strip()
+    assert git_commit(tmp_path) == commit
+    (tmp_path / "code.py").write_text("2")
+    assert git_commit(tmp_path) == f"{commit} and changes on top of it"
+    (tmp_path / "installed").mkdir()
+    assert git_commit(tmp_path / "installed") is None
 
 
 @pytest.mark.parametrize(

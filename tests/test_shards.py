@@ -1,11 +1,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +14,7 @@ import torch
 import yaml
 from factory import tiny_config
 from fsspec.implementations.memory import MemoryFileSystem
+from processes import end, start, wait_until
 from test_cache import MEL, Letters, codec
 
 from dear.audio import AudioError, read_sound
@@ -32,7 +30,6 @@ from training.segments import load_segment
 from training.sharding import EncodeConfig, encode
 from training.shards import ShardedCache, shard_name
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFIG = EncodeConfig(variants=2, shard_items=8, batch_size=3, seed=5)
 LENGTHS = (0.05, 0.1, 0.125, 0.3, 1.2)  # seconds; a clip of MEL has 0.125
 SOUNDS = 21  # 42 items in 6 shards, the last of 2
@@ -66,8 +63,9 @@ def make_entries(folder: Path) -> list[Entry]:
     return read_manifest(folder / "manifest.jsonl")
 
 
-def make(entries, folder: Path, config=CONFIG, worker=(0, 1), text_encoder=None, vae=None) -> bool:
-    return encode(entries, folder, vae or codec(), MelSpectrogram(MEL), text_encoder or Hearing(), config, worker)
+def make(entries, folder: Path, config=CONFIG, worker=(0, 1), text_encoder=None, vae=None, peak=0.0) -> bool:
+    vae, text_encoder = vae or codec(), text_encoder or Hearing()
+    return encode(entries, folder, vae, MelSpectrogram(MEL), text_encoder, config, worker, peak)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -126,6 +124,20 @@ def test_of_a_long_sound_a_random_part_is_taken(tmp_path):
     part = Entry("x", entry.path, "test", start=3.0, duration=1.0)
     segment = load_segment(part, 16000, 160_000, 0, 0)
     assert np.allclose(segment[:16000], ramp[48_000:64_000], atol=1e-5) and not segment[16000:].any()
+
+
+def test_a_peak_is_that_of_the_part_without_its_mean_and_padding_stays_silent(tmp_path):
+    x = np.random.default_rng(0).uniform(0.0, 0.2, 24_000)  # all above zero
+    soundfile.write(tmp_path / "a.wav", x, 16000, subtype="FLOAT")
+    entry = measured(tmp_path / "a.wav")
+    segment = load_segment(entry, 16000, 160_000, 0, 0, peak=0.5)
+    centred = x - x.mean()
+    assert np.allclose(segment[:24_000], 0.5 * centred / np.abs(centred).max(), atol=1e-6)
+    assert not segment[24_000:].any()
+    part = load_segment(entry, 16000, 8000, 0, 0, peak=0.5)
+    assert np.abs(part).max() == pytest.approx(0.5, abs=1e-6) and abs(part.mean()) < 1e-6
+    soundfile.write(tmp_path / "b.wav", np.zeros(100), 16000)
+    assert not load_segment(measured(tmp_path / "b.wav"), 16000, 8000, 0, 0, peak=0.5).any()
 
 
 def test_a_sound_that_broke_since_is_named(tmp_path):
@@ -196,6 +208,20 @@ def test_a_reader_agrees_with_webdataset(built):
         cache.batch([0, 42])
 
 
+def test_a_cache_of_scaled_sounds_is_another_one(built, entries, tmp_path):
+    assert make(entries[:4], tmp_path, peak=0.5)
+    for item in stored(tmp_path).values():
+        place = next(index for index, entry in enumerate(entries) if entry.id == item["json"]["id"])
+        about = (entries[place], 16000, MEL.samples, 5, place, item["json"]["variant"])
+        waveform = torch.from_numpy(load_segment(*about, peak=0.5))[None]
+        wanted = codec().encode(MelSpectrogram(MEL).clip(waveform))[0].numpy()
+        assert np.allclose(item["tokens.npy"], wanted, rtol=1e-3, atol=1e-3)
+    with pytest.raises(CacheError, match=r"its peak is 0\.5, wanted is None"):
+        make(entries[:4], tmp_path)
+    with pytest.raises(CacheError, match=r"its peak is None, wanted is 0\.5"):
+        make(entries, built, peak=0.5)
+
+
 def test_two_workers_make_the_same_cache_as_one(built, entries, tmp_path):
     assert not make(entries, tmp_path, worker=(0, 2))
     with pytest.raises(CacheError, match="not a finished cache"):
@@ -205,31 +231,22 @@ def test_two_workers_make_the_same_cache_as_one(built, entries, tmp_path):
     assert content(tmp_path) == content(built)
 
 
-SCRIPT = """
-import sys, time
-from pathlib import Path
-from test_shards import Hearing, make
-from training.manifest import read_manifest
 class Slow(Hearing):
     def encode(self, prompts):
         time.sleep(0.2)
         return super().encode(prompts)
-make(read_manifest(sys.argv[1]), Path(sys.argv[2]), text_encoder=Slow())
-"""
+
+
+def slow_run(manifest: Path, folder: Path) -> None:
+    make(read_manifest(manifest), folder, text_encoder=Slow())
 
 
 def test_a_killed_run_ends_with_the_same_bytes(built, entries, sounds, tmp_path):
-    folder, deadline = tmp_path / "killed", time.monotonic() + 600
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", SCRIPT, str(sounds / "manifest.jsonl"), str(folder)]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
-    while len(list(folder.glob("parts/0*.json"))) < 2:
-        assert process.poll() is None, process.communicate()[1].decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    folder = tmp_path / "killed"
+    process = start(slow_run, sounds / "manifest.jsonl", folder)
+    wait_until(lambda: len(list(folder.glob("parts/0*.json"))) >= 2, process)
     process.kill()
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
+    assert end(process) == [-signal.SIGKILL]
     assert not (folder / "stamp.json").exists()
     first = (folder / shard_name(0)).stat().st_mtime_ns
     with pytest.raises(CacheError, match="its seed is 5, wanted is 6"):
@@ -288,9 +305,9 @@ def test_tokens_beyond_half_precision_are_refused(entries, tmp_path):
         make(entries, tmp_path, vae=codec(scale=1e6))
 
 
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_every_epoch_visits_every_item_once(built, world):
-    cache = ShardedCache(built, window=2, world=world)
+@pytest.mark.parametrize("lanes", [1, 2, 3, 6])
+def test_every_epoch_visits_every_item_once(built, lanes):
+    cache = ShardedCache(built, window=2, lanes=lanes)
     size = 6
     stream = np.concatenate([cache.indices(step, size, seed=3) for step in range(28)])  # four epochs of 42
     epochs = stream.reshape(4, 42)
@@ -299,14 +316,14 @@ def test_every_epoch_visits_every_item_once(built, world):
     assert np.array_equal(cache.indices(9, size, seed=3), stream[54:60])  # whatever was asked before
     assert not np.array_equal(cache.indices(9, size, seed=4), stream[54:60])
     assert sorted(cache.indices(0, 84, seed=3)) == sorted([*range(42), *range(42)])
-    if world > 1:
-        with pytest.raises(ValueError, match=f"batch_size must be a multiple of the {world} processes, got 7"):
+    if lanes > 1:
+        with pytest.raises(ValueError, match=f"batch_size must be a multiple of the {lanes} lanes, got 7"):
             cache.indices(0, 7, seed=3)
 
 
 def test_epochs_that_end_within_a_step_visit_every_item_once(built):
-    for world in (1, 2):
-        cache = ShardedCache(built, window=2, world=world)
+    for lanes in (1, 2, 8):  # of eight lanes some have no whole shard
+        cache = ShardedCache(built, window=2, lanes=lanes)
         stream = np.concatenate([cache.indices(step, 8, seed=3) for step in range(21)])
         assert all(sorted(epoch) == list(range(42)) for epoch in stream.reshape(4, 42))
 
@@ -347,7 +364,7 @@ def test_shards_are_read_from_elsewhere_and_ahead(built, remote, monkeypatch):
         chosen = far.indices(step, 3, seed=1)
         batch, wanted = far.batch(chosen), near.batch(chosen)
         assert batch.keys() == wanted.keys() and all(torch.equal(batch[key], wanted[key]) for key in wanted)
-        assert len(far._shards) <= 4
+        assert len(far._shards) <= 2
     assert sorted(names[2:]) == [shard_name(number) for number in range(6)]  # each once: the next was on its way
 
 
@@ -368,6 +385,23 @@ def test_each_process_reads_its_shards_only(remote, built, monkeypatch):
     assert len(read[0]) < 6 and len(read[1]) < 6 and len(read[0] & read[1]) <= 1
     with pytest.raises(CacheError, match="rank must be from 0 to 1 for world 2, got 2"):
         ShardedCache(built, rank=2, world=2)
+    with pytest.raises(CacheError, match="lanes must be a multiple of the 2 processes, got 3"):
+        ShardedCache(built, world=2, lanes=3)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_batches_are_the_same_on_any_number_of_processes(built, world):
+    alone = ShardedCache(built, lanes=4)
+    ranks = [ShardedCache(built, rank=rank, world=world, lanes=4) for rank in range(world)]
+    for step in range(8):  # into the second epoch, which begins within a step
+        chosen = alone.indices(step, 8, seed=2)
+        whole, shares = alone.batch(chosen), []
+        for rank, own in enumerate(ranks):
+            assert np.array_equal(own.indices(step, 8, seed=2), chosen)
+            shares.append(own.batch(chosen))
+            assert all(torch.equal(shares[-1][key][rank::world], whole[key][rank::world]) for key in whole)
+            assert len(own._shards) <= 4 // world * 2  # two windows of one shard
+        assert all(torch.equal(sum(share[key].float() for share in shares), whole[key].float()) for key in whole)
 
 
 def test_a_cut_read_is_tried_again(remote, built, monkeypatch):

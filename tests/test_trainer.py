@@ -1,18 +1,21 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
-import os
 import signal
-import subprocess
-import sys
+import socket
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
+from processes import end, start, wait_until
 from torch import nn
 
 from dear.config import ConfigError
+from training.lock import BusyError, locked
 from training.trainer import (
     StateError,
     TrainConfig,
@@ -21,8 +24,6 @@ from training.trainer import (
     parameter_groups,
     train,
 )
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 class Regression:
@@ -154,34 +155,13 @@ def test_a_finished_run_returns_at_once(tmp_path):
     assert log(tmp_path) == before
 
 
-SCRIPT = """
-import sys, torch
-from pathlib import Path
-from test_trainer import Regression, config
-from training.trainer import train
-torch.set_num_threads(1)
-train(Regression(delay=0.02), config(steps=60), Path(sys.argv[1]), "run")
-"""
+def slow_run(folder: Path) -> None:
+    train(Regression(delay=0.02), config(steps=60), folder, "run")
 
 
-def run_script(folder: Path) -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(folder)],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-
-
-def wait_for_steps(folder: Path, process: subprocess.Popen, steps: int) -> None:
-    deadline = time.monotonic() + 240
+def wait_for_steps(folder: Path, process: BaseProcess, steps: int) -> None:
     path = folder / "log.jsonl"
-    while not path.exists() or path.read_bytes().count(b"\n") * 5 < steps:
-        assert process.poll() is None, process.communicate()[1].decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until(lambda: path.exists() and path.read_bytes().count(b"\n") * 5 >= steps, process)
 
 
 def states(folder: Path) -> dict:
@@ -195,30 +175,38 @@ def test_killed_and_terminated_runs_reach_the_same_weights(tmp_path):
     torch.set_num_threads(threads)
     folder = tmp_path / "killed"
 
-    process = run_script(folder)
+    process = start(slow_run, folder)
     wait_for_steps(folder, process, 10)
+    with pytest.raises(BusyError) as busy:
+        train(Regression(), config(steps=60), folder, "run")
+    assert f"{folder} is in use by process {process.pid} on {socket.gethostname()}; " in str(busy.value)
     process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    assert end(process) == [-signal.SIGKILL]
     assert states(folder)["step"] in range(7, 60, 7)
 
-    process = run_script(folder)
+    process = start(slow_run, folder)
     wait_for_steps(folder, process, 30)
-    process.send_signal(signal.SIGTERM)
-    process.communicate()
-    assert process.returncode == 128 + signal.SIGTERM
+    process.terminate()
+    assert end(process) == [128 + signal.SIGTERM]
     stopped = states(folder)["step"]
     assert 30 <= stopped < 60  # saved on the signal, between two steps
 
-    process = run_script(folder)
-    _, errors = process.communicate(timeout=240)
-    assert process.returncode == 0, errors.decode()
+    assert end(start(slow_run, folder)) == [0]
     a, b = states(folder), states(tmp_path / "whole")
     assert all(torch.equal(a["model"][key], b["model"][key]) for key in b["model"])
     assert all(torch.equal(a["ema"][key], b["ema"][key]) for key in b["ema"])
     assert a["step"] == b["step"] == 60
     assert log(folder) == log(tmp_path / "whole")
     assert equal(whole, train(Regression(), config(steps=60), folder, "run"))
+
+
+def test_a_file_system_without_locks_keeps_nobody_out(tmp_path, monkeypatch, capsys):
+    def unknown(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    with locked(tmp_path), locked(tmp_path):
+        assert f"{tmp_path} can't be locked (No locks available)" in capsys.readouterr().err
 
 
 def test_another_run_is_refused_by_the_name_of_what_differs(tmp_path):

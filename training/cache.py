@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from dear.conditioning import Conditioning
 from dear.mel import MelSpectrogram
 from training.files import StampError, difference, read_json, write_atomically, write_json
+from training.lock import locked
 from training.progress import Progress
 from training.workers import follow_parent, one_thread
 
@@ -88,7 +89,8 @@ def build(
     ``workers``: processes, each with one thread; the bytes do not depend on it. ``vae`` and ``mel`` lie on the CPU.
 
     A finished cache with the same stamp is returned as it is. Raises :class:`CacheError` where ``folder`` holds one
-    with another stamp (the field is named), and where tokens exceed half precision.
+    with another stamp (the field is named), and where tokens exceed half precision; :class:`~training.lock.BusyError`
+    where another process builds in it.
     """
     folder = Path(folder)
     for name, value in (("count", count), ("workers", workers)):
@@ -107,15 +109,16 @@ def build(
     }
     stamp = json.loads(json.dumps(stamp))  # tuples become lists, as in a saved one
     job = _Job(folder, scenes, count, vae.eval(), mel)
-    if (folder / "stamp.json").exists():
-        _check_stamp(folder / "stamp.json", stamp)
-    else:
-        job.prepare(stamp)
-        with one_thread():
-            job.run(workers)
-            job.gather(text_encoder)
-        write_json(folder / "stamp.json", stamp)
-    shutil.rmtree(job.blocks, ignore_errors=True)
+    with locked(folder):
+        if (folder / "stamp.json").exists():
+            _check_stamp(folder / "stamp.json", stamp)
+        else:
+            job.prepare(stamp)
+            with one_thread():
+                job.run(workers)
+                job.gather(text_encoder)
+            write_json(folder / "stamp.json", stamp)
+        shutil.rmtree(job.blocks, ignore_errors=True)
     return Cache(folder)
 
 

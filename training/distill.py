@@ -26,7 +26,7 @@ from dear.model import MaskedModel
 from training.cache import weights_digest
 from training.files import difference
 from training.recipe import DistillConfig, MaskingConfig, StudentRecipe, load_recipe
-from training.stage import Stage, TokenCache, command, guarded
+from training.stage import Stage, TokenCache, command, guarded, parse
 from training.stamps import plain
 from training.teacher import MaskedModelling
 from training.trainer import StateError
@@ -119,7 +119,7 @@ def _from_state(path: Path, student: Config) -> MaskedModel:
 def main(arguments: list[str] | None = None) -> int:
     parser = command("distill", __doc__)
     parser.add_argument("--teacher", required=True, help="a checkpoint, or the folder or state of a training run")
-    options = parser.parse_args(arguments)
+    options = parse(parser, arguments)
 
     def run() -> None:
         recipe = load_recipe(options.config, StudentRecipe)

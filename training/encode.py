@@ -13,37 +13,21 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import yaml
 from torch import nn
 
 from dear.checkpoint import load_codec, load_config
 from dear.conditioning import build_text_encoder
-from dear.config import Config, ConfigError, VocoderConfig, from_dict
+from dear.config import Config, ConfigError, VocoderConfig
 from dear.mel import MelSpectrogram
-from training.manifest import read_manifest
+from training.manifest import Entry, read_manifest
+from training.recipe import load_recipe
 from training.sharding import EncodeConfig, encode
 
 TRAINED = ("patch", "conv")  # codecs whose weights come from a checkpoint
-
-
-def load_model_config(path: Path) -> Config:
-    """The ``model`` section of a YAML file. Raises ConfigError naming the file and the field at fault."""
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(data, Mapping) or "model" not in data:
-        raise ConfigError(f"{path} must have a section model")
-    try:
-        return from_dict(Config, data["model"], "model")
-    except (ConfigError, TypeError) as error:
-        raise ConfigError(f"{path}: {error}") from None
 
 
 def load_vae(config: Config, codec: Path | None, device: torch.device) -> nn.Module:
@@ -66,6 +50,22 @@ def load_vae(config: Config, codec: Path | None, device: torch.device) -> nn.Mod
     return vae
 
 
+def encode_for(
+    model: Config,
+    entries: Sequence[Entry],
+    folder: Path,
+    codec: Path | None,
+    device: torch.device,
+    config: EncodeConfig,
+    worker: tuple[int, int],
+) -> bool:
+    """:func:`training.sharding.encode` with the encoders that a model names. codec: as in :func:`load_vae`."""
+    vae, mel = load_vae(model, codec, device), MelSpectrogram(model.mel).to(device)
+    wordless = any(entry.captions is None for entry in entries)
+    text_encoder = build_text_encoder(model.conditioning, device, audio=wordless)
+    return encode(entries, folder, vae, mel, text_encoder, config, worker, model.vae.peak)
+
+
 def worker(text: str) -> tuple[int, int]:
     first, _, count = text.partition("/")
     return int(first), int(count)
@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m training.encode", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--manifest", type=Path, nargs="+", required=True, help="one or several, mixed")
-    parser.add_argument("--config", type=Path, required=True, help="YAML with a section model")
+    parser.add_argument("--config", type=Path, required=True, help="any recipe: its section model")
     parser.add_argument("--codec", type=Path, help="checkpoint folder, for codecs that are trained here")
     parser.add_argument("--out", type=Path, required=True, help="folder of the cache")
     parser.add_argument("--worker", type=worker, default=(0, 1), help="i/n: every n-th shard, from shard i on")
@@ -88,13 +88,10 @@ def main(arguments: list[str] | None = None) -> int:
         config = EncodeConfig(
             **{field.name: getattr(options, field.name) for field in dataclasses.fields(EncodeConfig)}
         )
-        model = load_model_config(options.config)
+        model = load_recipe(options.config, Config, "model")
         entries = [entry for path in options.manifest for entry in read_manifest(path)]
         device = torch.device(options.device)
-        wordless = any(entry.captions is None for entry in entries)
-        vae, mel = load_vae(model, options.codec, device), MelSpectrogram(model.mel).to(device)
-        text_encoder = build_text_encoder(model.conditioning, device, audio=wordless)
-        finished = encode(entries, options.out, vae, mel, text_encoder, config, options.worker)
+        finished = encode_for(model, entries, options.out, options.codec, device, config, options.worker)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

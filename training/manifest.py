@@ -155,6 +155,18 @@ def read_manifest(path: str | Path) -> list[Entry]:
     return entries
 
 
+def composition(entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
+    """By dataset: how many ``sounds``, how many of them ``captioned``, and how many under each of the ``licences``."""
+    found: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        counts = found.setdefault(entry.dataset, {"sounds": 0, "captioned": 0, "licences": {}})
+        counts["sounds"] += 1
+        counts["captioned"] += entry.captions is not None
+        licence = entry.licence or "unknown"
+        counts["licences"][licence] = counts["licences"].get(licence, 0) + 1
+    return found
+
+
 def write_manifest(path: str | Path, entries: Iterable[Entry]) -> None:
     """Write a manifest atomically. Paths below its folder become relative, so that both can be moved together."""
     path = Path(path)

@@ -146,8 +146,11 @@ class StudentRecipe(TeacherRecipe):
     distill: DistillConfig = field(default_factory=DistillConfig)
 
 
-def load_recipe(path: str | Path, kind: type[R] = Recipe) -> R:
-    """Read a recipe of ``kind``. Raises ConfigError that names the file and the field at fault."""
+def load_recipe(path: str | Path, kind: type[R] = Recipe, section: str = "") -> R:
+    """Read a recipe of ``kind``, or one section of any recipe as ``kind``.
+
+    Raises ConfigError that names the file and the field at fault.
+    """
     path = Path(path)
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -155,7 +158,9 @@ def load_recipe(path: str | Path, kind: type[R] = Recipe) -> R:
         raise ConfigError(f"cannot read the recipe {path}: {error.strerror}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if section and not (isinstance(data, Mapping) and section in data):
+        raise ConfigError(f"{path} must have a section {section}")
     try:
-        return from_dict(kind, data)
+        return from_dict(kind, data[section] if section else data, section)
     except (ConfigError, TypeError) as error:
         raise ConfigError(f"{path}: {error}") from None

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from dear.checkpoint import save_checkpoint
-from dear.conditioning import build_text_encoder
+from dear.conditioning import TextEncoder, build_text_encoder
 from dear.config import Config
 from dear.evaluation.classifier import SoundClassifier, load_classifier
 from dear.evaluation.score import Reference, embed_reference, generate_for_scoring, score_waveforms
@@ -104,6 +104,10 @@ class Reproduction:
         return load_module(PatchVAE(model.vae, model.mel), path)
 
     @cached_property
+    def text_encoder(self) -> TextEncoder:
+        return build_text_encoder(self.recipe.model.conditioning)
+
+    @cached_property
     def caches(self) -> tuple[Cache, Cache]:
         """Tokens and conditioning of the training scenes, and of the held-out ones."""
         return self.cache(held_out=False), self.cache(held_out=True)
@@ -116,7 +120,7 @@ class Reproduction:
             settings.validation if held_out else settings.count,
             self.codec,
             self.mel,
-            build_text_encoder(self.recipe.model.conditioning),
+            self.text_encoder,
             scenes.settings,
             workers=self.workers,
         )
@@ -274,7 +278,7 @@ class Reproduction:
         """The teacher, the student, or the plain student, with weights rounded as they are on disk."""
         model = copy.deepcopy(getattr(self, name)).cpu().half().float().eval()
         variant = "teacher" if name == "teacher" else "student"
-        return AudioDEAR(config, variant, model, *self.sound, build_text_encoder(config.conditioning))
+        return AudioDEAR(config, variant, model, *self.sound, self.text_encoder)
 
     def scores(self) -> dict[str, Any]:
         """Student, teacher and plain student on held-back wordings and the same seeds."""

@@ -22,7 +22,7 @@ from dear.config import ConfigError
 from dear.mel import MelSpectrogram
 from training.cache import CacheError, TextEncoder, weights_digest
 from training.files import difference, read_json, write_atomically
-from training.manifest import Entry
+from training.manifest import Entry, composition
 from training.progress import Progress
 from training.segments import load_segment
 from training.shards import Item, shard_name, write_shard
@@ -57,6 +57,7 @@ def encode(
     text_encoder: TextEncoder,
     config: EncodeConfig,
     worker: tuple[int, int] = (0, 1),
+    peak: float = 0.0,
 ) -> bool:
     """Encode this worker's part of the entries into ``folder``, going on where an earlier call was stopped.
 
@@ -64,6 +65,7 @@ def encode(
     entries without captions also with ``encode_audio(waveforms [B, S], sample_rate) -> Conditioning`` (Appendix J.1).
     worker: (i, n) encodes every n-th shard, from shard i on. On a CPU one thread computes, since the number of threads
     changes the last bits; start a worker per core.
+    peak: what sounds are scaled to first, as :func:`~training.segments.load_segment` has it; 0: left as they are.
 
     Returns whether the cache is finished, with all parts of all workers. Raises :class:`CacheError` where the folder
     holds a cache of something else (the field is named), where the encoder cannot encode sound but has to, and where
@@ -88,6 +90,7 @@ def encode(
         "captioned": len(entries) - len(silent),
         "items": len(entries) * config.variants,
         "manifest": _digest(entries),
+        "peak": peak or None,
         "vae": weights_digest(vae),
         "text_encoder": text_encoder.digest,
         "mel": dataclasses.asdict(mel.config),
@@ -221,7 +224,8 @@ class _Job:
 
     def _load(self, index: int, variant: int) -> np.ndarray:
         config = self.mel.config
-        return load_segment(self.entries[index], config.sample_rate, config.samples, self.config.seed, index, variant)
+        seed, peak = self.config.seed, self.stamp["peak"] or 0.0
+        return load_segment(self.entries[index], config.sample_rate, config.samples, seed, index, variant, peak)
 
     def _caption(self, index: int, variant: int) -> str | None:
         """Variants of a sound go through its captions, from a random one on."""
@@ -260,6 +264,7 @@ class _Job:
                 {"shards": [{name: part[name] for name in ("items", "bytes", "sha256")} for part in parts]},
             )
             stamp = self.stamp | {
+                "datasets": composition(self.entries),
                 "longest": max(part["longest"] for part in parts),
                 "token_shape": parts[0]["token_shape"],
                 "conditioning_dim": parts[0]["conditioning_dim"],

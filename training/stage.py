@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,20 +15,20 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from dear.card import Facts, model_card
+from dear.card import model_card
 from dear.checkpoint import load_codec, save_checkpoint
 from dear.conditioning import build_text_encoder
 from dear.config import ConfigError
-from dear.mel import MelSpectrogram
 from dear.model import MaskedModel
 from dear.pipeline import AudioDEAR
 from training.board import Board
 from training.cache import Cache, CacheError
-from training.encode import load_vae
+from training.encode import encode_for
 from training.files import write_json
 from training.manifest import read_manifest
+from training.provenance import command_line, facts, git_commit
 from training.recipe import StudentRecipe, TeacherRecipe
-from training.sharding import EncodeConfig, encode
+from training.sharding import EncodeConfig
 from training.shards import ShardedCache
 from training.throughput import measured_peak, peak_memory, step_flops
 from training.trainer import Task, train
@@ -46,15 +46,16 @@ class TokenCache(Protocol):
     def batch(self, indices: Sequence[int] | np.ndarray) -> dict[str, Tensor]: ...
 
 
-def open_cache(source: str, rank: int = 0, world: int = 1) -> TokenCache:
+def open_cache(source: str, rank: int = 0, world: int = 1, parts: int = 0) -> TokenCache:
     """The finished cache at ``source``: a folder of arrays, or shards in a folder or at an address.
 
     rank, world: of this process among those that share each batch. Shards are then read by their own process only.
+    parts: micro-batches of a step over all processes, which the order of shards depends on; 0: one per process.
     Raises CacheError.
     """
     if (Path(source) / "tokens.npy").exists():
         return Cache(source)
-    return ShardedCache(source, rank=rank, world=world)
+    return ShardedCache(source, rank=rank, world=world, lanes=parts)
 
 
 def command(name: str, description: str) -> argparse.ArgumentParser:
@@ -71,6 +72,12 @@ def command(name: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--max-steps", type=int, help="stop after that many steps of the run; the schedule stays")
     parser.add_argument("--peak", type=float, help="TFLOP/s of one device, for its utilisation; measured where absent")
     return parser
+
+
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options, and what was typed as ``prog`` and ``arguments``. arguments: None for those of the process."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return parser.parse_args(arguments, argparse.Namespace(prog=parser.prog, arguments=arguments))
 
 
 def guarded(run: Callable[[], None]) -> int:
@@ -97,7 +104,9 @@ class Stage:
         self.recipe = recipe
         self.options = options
         self.process = Accelerator(mixed_precision="no")  # as in training.trainer
+        self.commit = git_commit()  # of the code that is loaded, whatever is checked out until the end
         self.conditioning = 0  # T of the training data, once it is open
+        self.data: tuple[dict[str, Any], int] = ({}, 0)  # its stamp and number of items, likewise
         self.codec = self._codec()
 
     def _codec(self) -> tuple[nn.Module, nn.Module] | None:
@@ -129,10 +138,11 @@ class Stage:
         """What is trained on and what is measured on, both found to fit the model."""
         rank, world = self.process.process_index, self.process.num_processes
         held_out = open_cache(self.options.held_out) if self.options.held_out else None
-        cache = open_cache(self._data(), rank, world)
+        cache = open_cache(self._data(), rank, world, self.recipe.train.parts(world))
         for name, one in (("--held-out", held_out), ("--data", cache)):
             if one is not None:
                 self.conditioning = self._check(name, one)
+        self.data = (cache.stamp, len(cache))
         return cache, held_out
 
     def _data(self) -> str:
@@ -145,10 +155,9 @@ class Stage:
                 f"--cache must name a folder for what the manifest {data} is encoded to, got none; or encode it first: "
                 f"python -m training.encode --manifest {data} --config {self.options.config} --out CACHE"
             )
-        entries, device = read_manifest(data), self.process.device
+        entries, device, codec = read_manifest(data), self.process.device, self.options.codec
         worker = (self.process.process_index, self.process.num_processes)
-        vae, mel = load_vae(config, self.options.codec, device), MelSpectrogram(config.mel).to(device)
-        encode(entries, cache, vae, mel, build_text_encoder(config.conditioning, device), EncodeConfig(), worker)
+        encode_for(config, entries, Path(cache), codec, device, EncodeConfig(), worker)
         self.process.wait_for_everyone()
         return cache
 
@@ -177,7 +186,7 @@ class Stage:
             averaged = train(task, config, options.out, name, board, options.max_steps)
         if self.process.is_main_process:
             steps, seconds = done(options.out / "log.jsonl")
-            self._export(averaged.cpu(), steps)
+            self._export(averaged.cpu(), steps, work)
             rates = {f"{key}_per_second": value * steps / seconds for key, value in amounts.items()}
             rates["utilisation"] = rates.pop("utilisation_per_second")
             memory = peak_memory(self.process.device)
@@ -228,10 +237,14 @@ class Stage:
             return None
         return AudioDEAR(recipe.model, recipe.variant, task.module, *self.codec, text_encoder)
 
-    def _export(self, model: MaskedModel, steps: int) -> None:
-        recipe, config = self.recipe, self.recipe.model
-        trained = f"Averaged weights after {steps} of {recipe.train.steps} steps of {recipe.train.batch_size} sounds."
-        card = model_card(config, Facts(about=trained))
+    def _export(self, model: MaskedModel, steps: int, work: Mapping[str, Any]) -> None:
+        recipe, options, config = self.recipe, self.options, self.recipe.model
+        about = (
+            f"Averaged weights after {steps:,} of {recipe.train.steps:,} steps of {recipe.train.batch_size:,} sounds; "
+            f"{work['trained_parameters']:,} of {work['parameters']:,} parameters were trained."
+        )
+        command = command_line(options.prog, options.arguments, work["processes"])
+        card = model_card(config, facts(config, *self.data, about, command, self.commit))
         # A codec that the configuration names the source of is not part of the checkpoint.
         codec = self.codec or (nn.Module(), nn.Module())
         save_checkpoint(self.options.out / "checkpoint", config, {recipe.variant: model}, *codec, card)

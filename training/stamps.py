@@ -19,8 +19,13 @@ def completed(saved: Any, wanted: Any) -> Any:
     So what was saved before a field existed stays equal to what leaves the field alone.
     """
     if dataclasses.is_dataclass(wanted) and isinstance(saved, dict):
-        fields = dataclasses.fields(wanted)
-        return plain({f.name: f.default for f in fields if f.default is not dataclasses.MISSING}) | saved
+        defaults: dict[str, Any] = {}
+        for field in dataclasses.fields(wanted):
+            if field.default is not dataclasses.MISSING:
+                defaults[field.name] = field.default
+            elif field.default_factory is not dataclasses.MISSING:
+                defaults[field.name] = field.default_factory()
+        return plain(defaults) | {key: completed(value, getattr(wanted, key, None)) for key, value in saved.items()}
     if isinstance(wanted, Mapping) and isinstance(saved, dict):
         return {key: completed(value, wanted.get(key)) for key, value in saved.items()}
     return saved

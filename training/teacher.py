@@ -19,7 +19,7 @@ from dear.conditioning import Conditioning
 from dear.masking import random_mask
 from dear.model import MaskedModel
 from training.recipe import MaskingConfig, TeacherRecipe, load_recipe
-from training.stage import Stage, TokenCache, command, guarded
+from training.stage import Stage, TokenCache, command, guarded, parse
 
 # Shares of hidden tokens at which a model is validated: an empty scene, half a scene, a nearly finished one.
 VALIDATION_RATIOS = (1.0, 0.8, 0.5, 0.2)
@@ -106,7 +106,7 @@ class MaskedModelling:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = command("teacher", __doc__).parse_args(arguments)
+    options = parse(command("teacher", __doc__), arguments)
 
     def run() -> None:
         recipe = load_recipe(options.config, TeacherRecipe)

@@ -9,7 +9,7 @@ A step's batch is dealt to K micro-batches: item j belongs to micro-batch j % K,
 generator of its own, seeded by ``(config.seed, s, micro-batch)``, and micro-batch k to process k % W of W. The loss of
 a step is the mean over its micro-batches of what the task returns for each. With ``micro_batch`` K is the
 configuration's, so a run is the same on any number of processes that divides K, up to the order in which gradients are
-added; without, K is W.
+added; without, K is W. The order of a cache in shards follows K, too.
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from dear.config import ConfigError
 from training.average import Average
 from training.files import StampError, difference, write_atomically
 from training.interrupts import deferred_signals
+from training.lock import BusyError, locked
 from training.progress import Progress
 from training.schedule import TrainConfig, ema_decay, learning_rate, parameter_groups, step_seed
 from training.stamps import completed, plain
@@ -126,11 +128,13 @@ def train(
     Ctrl-C, and ``log.jsonl``, one line per ``log_every`` steps. Called again, it goes on from the state; a finished
     run returns at once. ``task.module`` itself ends with the last raw weights; its initial weights must be the same at
     every call. Run under ``accelerate launch`` for several processes, which share each batch, on one machine or on
-    several that share ``folder``; it may go on from its state on another number of them.
+    several that share ``folder``; it may go on from its state on another number of them. While a run is at work no
+    other is let into its folder.
 
     ``max_steps``: stop after that many steps of the run, as if it were killed there; its schedule stays.
 
-    Raises :class:`StateError` where ``state.pt`` is unreadable or belongs to another run, naming the field that
+    Raises :class:`~training.lock.BusyError` naming the folder and the process that is at work in it;
+    :class:`StateError` where ``state.pt`` is unreadable or belongs to another run, naming the field that
     differs; ``ArithmeticError`` where the loss or its gradient is no longer finite (the state on disk is the last
     sound one); ``ValueError`` where a batch has not ``batch_size`` items.
     """
@@ -176,18 +180,34 @@ class _Run:
         self.totals: dict[str, Tensor] = {}  # sums of what the loss returned since the last line of the log
         self.count = 0  # steps in those sums
         self.description = {"name": name, "config": config, "settings": getattr(task, "settings", {})}
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.state_path, self.log_path = folder / "state.pt", folder / "log.jsonl"
 
     def finish(self) -> nn.Module:
-        if self.state_path.exists():
-            self._load()
-        if self.step < self.end:
-            if self.accelerator.is_main_process:
-                self._trim_log()
-            self._steps()
+        with self._folder_held():
+            if self.state_path.exists():
+                self._load()
+            if self.step < self.end:
+                if self.accelerator.is_main_process:
+                    self._trim_log()
+                self._steps()
         with self.average.applied():
             return copy.deepcopy(self.task.module).eval()
+
+    @contextlib.contextmanager
+    def _folder_held(self) -> Iterator[None]:
+        """The first process locks the folder for all; where it can't, none goes on."""
+        with contextlib.ExitStack() as held:
+            refusal: list[Exception | None] = [None]
+            if self.accelerator.is_main_process:
+                try:
+                    held.enter_context(locked(self.folder))
+                except (BusyError, OSError) as error:
+                    refusal = [error]
+            if self.accelerator.num_processes > 1:
+                broadcast_object_list(refusal)
+            if refusal[0] is not None:
+                raise refusal[0]
+            yield
 
     def _steps(self) -> None:
         config = self.config

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dear import hub
 from dear.conditioning.base import EncoderError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def fetch(source: str, names: Sequence[str], field: str) -> Path:
 def fetch_weights(source: str, field: str) -> Path:
     """The weight file of a transformers model in ``source``, a folder or "owner/name". Raises :class:`EncoderError`."""
     for name in WEIGHTS:
-        path = _folder(source, [name], field) / name
+        path = _folder(source, ["config.json", name], field) / name
         if path.is_file():
             return path
     raise EncoderError(f"{field}: {source} must hold {' or '.join(WEIGHTS)}, but has neither")
@@ -41,17 +42,17 @@ def fetch_weights(source: str, field: str) -> Path:
 def _folder(source: str, names: Sequence[str], field: str) -> Path:
     if Path(source).is_dir():
         return Path(source)
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source):
+    if not re.fullmatch(hub.REPOSITORY, source):
         raise EncoderError(f"{field} must be a folder or owner/name on the Hub, got {source!r}")
-    from huggingface_hub import snapshot_download
+    return download(source, names, field, "name a folder that holds them")
 
+
+def download(repository: str, names: Sequence[str], field: str, instead: str) -> Path:
+    """The folder with ``names``, by :func:`dear.hub.fetch`. Raises :class:`EncoderError`."""
     try:
-        return Path(snapshot_download(source, allow_patterns=list(names)))
-    except Exception as error:  # network, disk and Hub errors share no narrower class
-        raise EncoderError(
-            f"{field}: could not download {', '.join(names)} from https://huggingface.co/{source} "
-            f"({type(error).__name__}); check the network and the name, or name a folder that holds them"
-        ) from error
+        return hub.fetch(repository, names, instead=instead)
+    except hub.CheckpointError as error:
+        raise EncoderError(f"{field}: {error}") from error
 
 
 def sha256(path: Path) -> str:

