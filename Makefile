@@ -1,13 +1,14 @@
 # make demo   sets up .venv and serves the page with the bundled weights on http://127.0.0.1:7860 (PORT= for another)
 # make test   sets up .venv and runs the tests
 # make lint   formatting, lint and the import contract
+# make screenshots  renews the pictures of the page in assets/screens
 # make clean  removes .venv
 
 PYTHON ?= python3
 PORT ?= 7860
 BIN := .venv/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format screenshots clean
 
 demo: .venv/demo
 	PORT=$(PORT) $(BIN)/python app.py
@@ -23,6 +24,9 @@ lint: .venv/dev
 format: .venv/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+screenshots: .venv/dev
+	$(BIN)/python tests/screenshots.py
 
 clean:
 	rm -rf .venv

@@ -21,6 +21,10 @@ def main() -> int:
         # Here and not above: loading takes seconds, and a bad port is told at once.
         from dear import AudioDEAR
         from dear.ui import serve
+        from dear.ui.gpu import is_zero
+
+        if is_zero():
+            import spaces  # noqa: F401 - has to know of a GPU before the weights are put there
 
         page = serve(AudioDEAR.from_pretrained(), host, int(port))
     except (ValueError, OSError, ImportError) as error:

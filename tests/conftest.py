@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from factory import tiny_checkpoint
 
 from dear.conditioning import MiniLMEncoder
 from dear.pipeline import AudioDEAR
 
+# Under pytest-xdist, workers that each use all cores wait for one another.
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(workers)))
+
+LONGEST = ("test_app", "test_reproduce", "test_scale")  # files to begin with, where they are shared out
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = [
     "--headless=new",
@@ -24,6 +31,10 @@ FLAGS = [
     "--mute-audio",
     "--autoplay-policy=no-user-gesture-required",
 ]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +57,17 @@ def student(tiny_folder: Path) -> AudioDEAR:
 @pytest.fixture(scope="session")
 def encoder() -> MiniLMEncoder:
     return MiniLMEncoder()
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No Hub: whatever huggingface_hub asks for fails."""
+
+    def unreachable(*args: object, **options: object) -> None:
+        raise ConnectionError("unreachable")
+
+    for name in ("get_hf_file_metadata", "snapshot_download"):
+        monkeypatch.setattr(f"huggingface_hub.{name}", unreachable)
 
 
 @pytest.fixture

@@ -17,8 +17,12 @@ import soundfile
 from factory import tiny_checkpoint, tiny_config
 from gradio_client import Client
 from gradio_client.exceptions import AppError
+from selenium.webdriver import ActionChains, Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 from dear.config import MelConfig
+from dear.evaluation import click
+from dear.evaluation.click import BrowserError, chromium, measure, table
 from dear.pipeline import AudioDEAR
 from dear.ui import generate as tab
 from dear.ui import parts, serve
@@ -46,6 +50,16 @@ def page(model, folder):
     page = serve(model, "127.0.0.1", port, str(folder))
     yield page
     page.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """One Chromium for all tests of this file, whose microphone hears beeps."""
+    try:
+        with chromium("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream") as browser:
+            yield browser
+    except BrowserError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture
@@ -127,9 +141,9 @@ def run_of(page, *arguments):
 def test_pictures_are_streamed_while_tokens_are_drawn(page, monkeypatch):
     monkeypatch.setattr(tab, "PICTURE_EVERY", 0)
     monkeypatch.setattr(tab, "PICTURE_SHARE", 100)
+    monkeypatch.setattr(tab, "TOLD_EVERY", 0)
     monkeypatch.setattr(tab, "DRAFT_WORTH", float("inf"))  # on a slow machine even this run would be worth a draft
-    begun, *partial, result, last = run_of(page, "a <b>dog</b> & a cat", 2, 4, 1, 1, 1, 11, True)
-    assert begun["generate-stop"].interactive
+    *partial, result, last = run_of(page, "a <b>dog</b> & a cat", 2, 4, 1, 1, 1, 11, True)
     assert not result["generate-stop"].interactive
     assert [f"Iteration {i} of 4" in step["facts"] for i, step in enumerate(partial, 1)] == [True] * 3
     assert all(step["sound"].value is None and step["pictures"].count("<svg") == 2 for step in partial)
@@ -140,16 +154,19 @@ def test_pictures_are_streamed_while_tokens_are_drawn(page, monkeypatch):
     assert Path(result["sound"].value["path"]).name == "a-b-dog-b-a-cat-11.wav"
     monkeypatch.setattr(tab, "PICTURE_EVERY", 60)
     monkeypatch.setattr(tab, "TOLD_EVERY", 60)
-    assert len(list(run_of(page, "a dog", 2, 4, 1, 1, 1, 11, True))) == 3  # no picture costs a quick one anything
+    assert len(list(run_of(page, "a dog", 2, 4, 1, 1, 1, 11, True))) == 2  # no picture costs a quick one anything
 
 
 def test_a_draft_is_heard_before_the_end_of_a_long_run(page, monkeypatch):
     monkeypatch.setattr(tab, "DRAFT_WORTH", 0)
+    monkeypatch.setattr(tab, "TOLD_EVERY", 0)
     steps = list(run_of(page, "a dog", 2, 8, 1, 1, 2, 11, True))
-    (draft,) = [step for step in steps if "sound" in step and step["sound"].label.startswith("First listen")]
+    at, draft = next((i, step) for i, step in enumerate(steps) if "sound" in step)
+    assert draft["sound"].label.startswith("First listen")
     assert soundfile.info(draft["sound"].value["path"]).frames == 160_000
-    assert "Iteration 4 of 8" in draft["facts"]
-    assert "s left" in draft["facts"]
+    assert "Iteration 1 of 8" in steps[at - 1]["facts"] and "s left" in steps[at - 1]["facts"]
+    assert "Iteration 2 of 8" in steps[at + 1]["facts"]
+    assert [step["sound"].label for step in steps[at + 1 :] if "sound" in step] == ["Sound"]
     result = steps[-2]
     assert result["sound"].label == "Sound"
     assert [value for _, value in result["variation"].choices] == [0, 1]
@@ -227,7 +244,7 @@ def test_a_stop_ends_one_run_and_leaves_the_other(page, monkeypatch):
     second.begin("rain", 2, 4, 1, 1, 1, 2, True)
     first.stop()
     heard = [json.dumps(message) for message in second.hear()]
-    assert 2 <= reached["a dog"] < 128
+    assert 1 <= reached["a dog"] < 128
     assert reached["rain"] == 4
     assert any("rain-2.wav" in message for message in heard)
     assert not any("of sound in" in json.dumps(message) for message in messages)
@@ -235,27 +252,63 @@ def test_a_stop_ends_one_run_and_leaves_the_other(page, monkeypatch):
         visitor.messages.close()
 
 
-def resize(browser, width):
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+class Hand:
+    """What a visitor does with the browser."""
+
+    def __init__(self, browser, page, width=1400):
+        self.browser, self.url = browser, page.local_url
+        self.resize(width)
+
+    def resize(self, width):
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+    def open(self, query=""):
+        self.browser.get(self.url + query)
+        self.until(lambda: self.find(".dear-examples button").is_displayed())
+
+    def find(self, selector):
+        return self.browser.find_element("css selector", selector)
+
+    def all(self, selector):
+        return self.browser.find_elements("css selector", selector)
+
+    def until(self, condition):
+        wait = WebDriverWait(self.browser, 60, poll_frequency=0.05, ignored_exceptions=(Exception,))
+        return wait.until(lambda _: condition())
+
+    def run(self, script, *values):
+        return self.browser.execute_script(script, *values)
+
+    def value(self, selector):
+        return self.find(selector).get_attribute("value")
+
+    def write(self, selector, text):
+        self.until(lambda: self.find(selector).is_displayed())
+        self.find(selector).send_keys(Keys.CONTROL, "a")
+        self.find(selector).send_keys(text, Keys.TAB)
+
+    def press(self, selector):
+        self.until(lambda: self.find(selector).is_enabled() and self.find(selector).is_displayed())
+        self.find(selector).click()
+
+    def go(self, name):
+        self.press(f"button[role=tab][data-tab-id={name}]")
+
+    def seconds(self, selector):
+        return self.run(f"return document.querySelector('{selector} audio').duration")
 
 
 def test_the_page_in_a_browser(browser, page):
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    def find(selector):
-        return browser.find_element("css selector", selector)
-
-    def until(condition):
-        return WebDriverWait(browser, 120, ignored_exceptions=(Exception,)).until(lambda _: condition())
+    hand = Hand(browser, page)
+    find, until = hand.find, hand.until
 
     def box(selector):
-        return browser.execute_script(f"return document.querySelector({selector!r}).getBoundingClientRect().toJSON()")
+        return hand.run("return document.querySelector(arguments[0]).getBoundingClientRect().toJSON()", selector)
 
-    resize(browser, 1400)
-    browser.get_log("performance")
-    browser.get(page.local_url)
-    until(lambda: find(".dear-examples button").is_displayed())
+    for log in ("performance", "browser"):
+        browser.get_log(log)
+    hand.open()
     assert browser.title == "AudioDEAR"
 
     # An empty prompt is refused with the pipeline's sentence, and nothing else happens.
@@ -263,12 +316,12 @@ def test_the_page_in_a_browser(browser, page):
     until(lambda: "prompt must have 1 to 1000 characters" in find(".toast-body").text)
     assert "Nothing generated yet" in find("#pictures").text
 
-    examples = browser.find_elements("css selector", ".dear-examples button")
+    examples = hand.all(".dear-examples button")
     assert len(examples) >= 8
     examples[-1].click()
     find("#generate").click()
     until(lambda: "10.0 s of sound in" in find("#facts").text)
-    until(lambda: browser.execute_script("return document.querySelector('#sound audio').duration") == 10)
+    until(lambda: hand.run("return document.querySelector('#sound audio').duration") == 10)
     assert find("#prompt textarea").get_attribute("value") == examples[-1].text
     until(lambda: f"seed\n{find('#seed input').get_attribute('value')}\n" in find("#facts").text)
 
@@ -277,25 +330,25 @@ def test_the_page_in_a_browser(browser, page):
     find("#seed input").send_keys("7")
     until(lambda: find("#lock input").is_selected())
 
-    until(lambda: len(browser.find_elements("css selector", "#pictures svg[role=img]")) == 4)
-    titles = [each.text.split("\n")[0] for each in browser.find_elements("css selector", "#pictures figcaption")]
+    until(lambda: len(hand.all("#pictures svg[role=img]")) == 4)
+    titles = [each.text.split("\n")[0] for each in hand.all("#pictures figcaption")]
     assert [title.split(" ")[0] for title in titles] == ["Waveform", "Mel", "Latents", "Decoding"]
-    for picture in browser.find_elements("css selector", "#pictures svg[role=img]"):
+    for picture in hand.all("#pictures svg[role=img]"):
         assert len(picture.get_attribute("aria-label")) > 20
         assert picture.rect["width"] > 400
 
     # A click on a picture plays from there, and a line shows where.
-    browser.execute_script("document.querySelector('#sound audio').muted = true")
+    hand.run("document.querySelector('#sound audio').muted = true")
     find(".dear-smooth").click()
-    until(lambda: browser.execute_script("return document.querySelector('#sound audio').currentTime") > 4)
+    until(lambda: hand.run("return document.querySelector('#sound audio').currentTime") > 4)
     line = "return document.querySelector('.dear-plot').style.getPropertyValue('--played')"
-    until(lambda: 0.4 < float(browser.execute_script(line)) < 1)
+    until(lambda: 0.4 < float(hand.run(line)) < 1)
 
     # Beside the controls where there is room, else below them, and never wider than the window.
     assert box(".dear-results")["left"] > box(".dear-controls")["right"]
-    resize(browser, 390)
+    hand.resize(390)
     until(lambda: box(".dear-results")["top"] > box(".dear-controls")["bottom"])
-    assert browser.execute_script("return document.documentElement.scrollWidth - window.innerWidth") <= 0
+    assert hand.run("return document.documentElement.scrollWidth - window.innerWidth") <= 0
 
     sent = (json.loads(entry["message"])["message"] for entry in browser.get_log("performance"))
     urls = [each["params"]["request"]["url"] for each in sent if each["method"] == "Network.requestWillBeSent"]
@@ -306,31 +359,8 @@ def test_the_page_in_a_browser(browser, page):
 
 
 def test_the_tabs_in_a_browser(browser, page, tmp_path):
-    from selenium.webdriver import ActionChains, Keys
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    def find(selector):
-        return browser.find_element("css selector", selector)
-
-    def until(condition):
-        return WebDriverWait(browser, 120, ignored_exceptions=(Exception,)).until(lambda _: condition())
-
-    def value(selector):
-        return find(selector).get_attribute("value")
-
-    def write(selector, text):
-        until(lambda: find(selector).is_displayed())
-        find(selector).send_keys(Keys.CONTROL, "a")
-        find(selector).send_keys(text, Keys.TAB)
-
-    def press(selector):
-        until(lambda: find(selector).is_enabled() and find(selector).is_displayed())
-        find(selector).click()
-
-    def go(name):
-        press(f"button[role=tab][data-tab-id={name}]")
-
-    resize(browser, 1400)
+    hand = Hand(browser, page)
+    find, until, value, write, press, go = hand.find, hand.until, hand.value, hand.write, hand.press, hand.go
     # A link restores what it can, and says what it can't; its prompt is text, whatever it holds.
     browser.get(f"{page.local_url}?prompt=a+%3Cb%3Edog%3C%2Fb%3E&cfg_scale=2.5&iterations=128&seed=77&temperature=hot")
     until(lambda: value("#prompt textarea") == "a <b>dog</b>")
@@ -347,7 +377,7 @@ def test_the_tabs_in_a_browser(browser, page, tmp_path):
     write("#iterations input", "4")
     press("#generate")
     until(lambda: "20.0 s of sound in" in find("#facts").text)
-    browser.find_elements("css selector", "#variation input")[1].click()
+    hand.all("#variation input")[1].click()
     until(lambda: "seed\n78\n" in find("#facts").text)
     assert not find("#generate-stop").is_enabled()
     assert "seed=77&variations=2" in find(".dear-link").get_attribute("href")
@@ -358,10 +388,10 @@ def test_the_tabs_in_a_browser(browser, page, tmp_path):
     write("#compare-scales input, #compare-scales textarea", "1.5, 4")
     find("#compare-blind input").click()
     press("#compare")
-    until(lambda: len(browser.find_elements("css selector", "#best input")) == 2)
+    until(lambda: len(hand.all("#best input")) == 2)
     assert "CFG" not in find("#compare-grid").text + find("#best").text
-    assert len(browser.find_elements("css selector", "#compare-grid audio")) == 2
-    browser.find_elements("css selector", "#best input")[0].click()
+    assert len(hand.all("#compare-grid audio")) == 2
+    hand.all("#best input")[0].click()
     until(lambda: "CFG 1.5" in find("#compare-grid").text and "CFG 4" in find("#compare-grid").text)
     chosen = find("#compare-grid h3").text.split()[1]
     press("#send")
@@ -379,12 +409,12 @@ def test_the_tabs_in_a_browser(browser, page, tmp_path):
     write("#edit-prompt textarea", "a dog")
     press("#edit")
     until(lambda: "s anew in" in find("#edit-status").text)
-    until(lambda: browser.execute_script("return document.querySelector('#edit-result audio').duration") == 10)
+    until(lambda: hand.run("return document.querySelector('#edit-result audio').duration") == 10)
 
     # Both draw the same, blind: a vote is counted once, and then it is told who was who.
     go("duel")
     write("#duel-prompt textarea", "rain")
-    browser.find_elements("css selector", "#duel-mode input")[1].click()
+    hand.all("#duel-mode input")[1].click()
     press("#duel")
     press("#vote-0")
     until(lambda: "of 1: " in find("#tally").text and "95 % confidence interval" in find("#tally").text)
@@ -393,9 +423,136 @@ def test_the_tabs_in_a_browser(browser, page, tmp_path):
     # What can't be loaded leaves the old model in place.
     go("model")
     until(lambda: find("#model-facts").is_displayed())
-    browser.find_elements("css selector", "#model-kind input")[1].click()
+    hand.all("#model-kind input")[1].click()
     write("#model-place input, #model-place textarea", str(tmp_path / "nothing"))
     before = find("#model-facts").text
     press("#model-load")
     until(lambda: "model must be a checkpoint's folder" in find(".toast-wrap, .toast-body").text)
     assert find("#model-facts").text == before
+
+
+def test_one_who_waits_can_stop_too(browser, page, monkeypatch):
+    hand = Hand(browser, page)
+    hand.open("?prompt=rain")
+    hand.until(lambda: hand.value("#prompt textarea") == "rain")
+    go_on = threading.Event()
+    original, begun = AudioDEAR.stream, []
+
+    def stream(self, prompt, **options):
+        results = original(self, prompt, **options)
+        if "every" not in options:  # the check of the input
+            return results
+        begun.append(prompt)
+        return (go_on.wait(60) and out for out in results)
+
+    monkeypatch.setattr(AudioDEAR, "stream", stream)
+    first = Visitor(page, "before")
+    first.begin("a dog", 2, 4, 1, 1, 1, 1, True)
+    hand.until(lambda: begun == ["a dog"])
+    hand.press("#generate")
+    hand.press("#generate-stop")
+    hand.until(lambda: hand.find("#facts").text == "Stopped.")
+    assert not hand.find("#generate-stop").is_enabled()
+    go_on.set()
+    assert any("of sound in" in json.dumps(message) for message in first.hear())
+    first.messages.close()
+    assert begun == ["a dog"]
+    hand.press("#generate")  # and may begin again
+    hand.until(lambda: "10.0 s of sound in" in hand.find("#facts").text)
+    assert begun == ["a dog", "rain"]
+
+
+def test_the_keyboard_alone_is_enough(browser, page):
+    hand = Hand(browser, page)
+    hand.open()
+    focused = "const e = document.activeElement; return e.id || e.closest('[id]:not([id^=component])')?.id || e.tagName"
+    # The prompt has the focus from the start.
+    ActionChains(browser).send_keys("rain", Keys.TAB).perform()
+    assert hand.run(focused) == "generate"
+    ActionChains(browser).send_keys(Keys.SPACE).perform()
+    hand.until(lambda: "10.0 s of sound in" in hand.find("#facts").text)
+    hand.until(lambda: hand.find("#use").is_displayed())
+    met, start = [], hand.run("document.querySelector('#prompt textarea').focus()")
+    for _ in range(80):
+        ActionChains(browser).send_keys(Keys.TAB).perform()
+        met.append(hand.run(focused))
+        if met[-1] == "use":
+            break
+    wanted = ["generate", "cfg-scale", "iterations", "temperature", "variations", "seed", "dice", "lock", "wav", "flac"]
+    assert start is None and [name for name in dict.fromkeys(met) if name in wanted] == wanted
+    ActionChains(browser).send_keys(Keys.ENTER).perform()
+    hand.until(lambda: hand.find("#edit-map svg[role=img]").is_displayed())
+    # Arrows move the region, in the picture as well.
+    before = hand.find("#edit-map .dear-plot").get_attribute("style")
+
+    def nudged():  # more than once, if need be: the sliders may still be on their way to fit the sound
+        hand.run("document.querySelector('#edit-start input[type=range]').focus()")
+        ActionChains(browser).send_keys(Keys.ARROW_RIGHT).perform()
+        return float(hand.value("#edit-start input[type=number]")) > 3
+
+    hand.until(nudged)
+    hand.until(lambda: hand.find("#edit-map .dear-plot").get_attribute("style") != before)
+
+    # In every tab, whatever can be pressed or filled in can be reached, and shows that it is.
+    for name in ("generate", "compare", "duel", "edit", "model"):
+        hand.go(name)
+        hand.until(lambda name=name: hand.find(f"[data-tab-id={name}][aria-selected=true]").is_displayed())
+        count, bad = hand.run(
+            """
+            const all = [...document.querySelectorAll('button, input, textarea, select, a[href], [role=button]')]
+              .filter((e) => e.closest('.tabitem, .tab-container') && e.checkVisibility({ visibilityProperty: true })
+                && !e.disabled && e.type !== 'file' && e.offsetParent && !e.closest('[aria-hidden=true]'));
+            return [all.length, all.filter((e) => {
+              if (e.tabIndex < 0) return e.getAttribute('role') !== 'tab';  // those follow the arrows
+              document.activeElement.blur();  // what was clicked shows no focus
+              e.focus({ focusVisible: true, preventScroll: true });
+              const seen = [e, e.closest('label'), e.parentElement].some((each) => {
+                const style = each && getComputedStyle(each);
+                return style && (style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 1
+                  || style.boxShadow !== 'none' && each === e);
+              });
+              return document.activeElement !== e || !seen;
+            }).map((e) => e.outerHTML.slice(0, 160))];
+            """
+        )
+        assert count > 5
+        assert bad == []
+
+
+def test_a_recording_can_be_edited(browser, page):
+    hand = Hand(browser, page)
+    hand.open()
+    hand.go("edit")
+    hand.press("#edit-sound button[aria-label='Record audio']")
+    hand.press("#edit-sound .record-button")
+    hand.until(lambda: hand.find("#edit-sound .stop-button").is_displayed())
+    time.sleep(1.2)
+    hand.press("#edit-sound .stop-button")
+    hand.until(lambda: hand.find("#edit-map svg[role=img]").is_displayed())
+    hand.write("#edit-prompt textarea", "rain")
+    hand.write("#edit-iterations input[type=number]", "2")
+    hand.press("#edit")
+    hand.until(lambda: "s anew in" in hand.find("#edit-status").text)
+    hand.until(lambda: 0.5 < hand.seconds("#edit-result") < 10)
+    hand.until(lambda: len(hand.all("#edit-after svg[role=img]")) == 2)
+
+
+def test_the_time_from_a_click_to_sound(browser, page, monkeypatch):
+    monkeypatch.setattr(tab, "DRAFT_WORTH", 0)
+    monkeypatch.setattr(tab, "TOLD_EVERY", 0)
+    row = measure(browser, page.local_url, 1, iterations=8)
+    (run,) = row["runs"]
+    assert (row["iterations"], row["drafts"], len(run)) == (8, 1, 2)
+    assert 0 < row["first_sound_seconds"] < row["end_seconds"]
+    assert f"| 8 | {run[0]:.2f} | {run[1]:.2f} | 1 of 1 |" in table([row])
+
+
+def test_what_the_measurement_lacks_is_told(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for arguments, told in [
+        ([], "chromium and chromedriver must be installed: apt-get install chromium chromium-driver"),
+        (["--repeats", "0"], "--repeats must be a whole number from 1 to 1000, got 0"),
+        (["--json", f"{tmp_path}/no/a.json"], "--json must lie in an existing directory"),
+    ]:
+        assert click.main(arguments) == 2
+        assert capsys.readouterr().err.startswith(f"error: {told}")

@@ -66,6 +66,27 @@ def test_inpaint_and_extend_keep_the_rest(client, tone):
     np.testing.assert_array_equal(sound[:23_680], original[:23_680])
 
 
+def test_many_channels_and_a_high_rate_are_taken(client, tmp_path):
+    wide = np.tile((0.3 * np.sin(0.05 * np.arange(48_000)))[:, None], (1, 8))
+    soundfile.write(tmp_path / "wide.wav", wide, 96_000, subtype="FLOAT")
+    path, _ = client.predict(handle_file(tmp_path / "wide.wav"), 0.1, 0.3, "a dog", seed=1, api_name="/inpaint")
+    info = soundfile.info(path)
+    assert (info.samplerate, info.channels, info.frames) == (16_000, 1, 8_000)
+
+
+def test_the_page_says_why_a_sound_can_not_be_edited(page, tmp_path):
+    look = next(each.fn for each in page.fns.values() if each.name == "look")
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "<b>paper.wav").write_bytes(b"%PDF-1.7\n" + bytes(9_000))
+    for name, told in {
+        "empty.wav": "empty.wav must hold a sound, got an empty file of 0 bytes.",
+        "<b>paper.wav": "&lt;b&gt;paper.wav must be a sound as WAV, FLAC, MP3, OGG or AIFF, and can't be read",
+    }.items():
+        answer = look(str(tmp_path / name), "Redraw a region", 3, 6)
+        shown = {component.elem_id: value for component, value in answer.items()}["edit-map"]
+        assert "dear-refused" in shown and told in shown
+
+
 def test_refusals_are_sentences(client, tone, tmp_path):
     (tmp_path / "empty.wav").touch()
     (tmp_path / "paper.wav").write_bytes(b"%PDF-1.7\n" + bytes(9_000))

@@ -17,6 +17,7 @@ from dear.editing import redraw
 from dear.output import Output
 from dear.ui.compare import pairs
 from dear.ui.edit import LONGEST
+from dear.ui.gpu import on_gpu
 from dear.ui.holder import Holder
 from dear.ui.parts import QUEUE, store
 
@@ -24,6 +25,7 @@ from dear.ui.parts import QUEUE, store
 def endpoints(holder: Holder, folder: Path) -> None:
     """Add the endpoints to the current Blocks. Files of results go into ``folder``."""
 
+    @on_gpu(30)
     def generate(
         prompt: str,
         cfg_scale: float | None = None,
@@ -48,6 +50,7 @@ def endpoints(holder: Holder, folder: Path) -> None:
             )
         return _file(out), _facts(out)
 
+    @on_gpu(60)
     def compare(
         prompt: str,
         cfg_scales: list[float] = [1, 2, 3, 4, 5, 6],  # noqa: B006 - the default that clients are shown
@@ -77,6 +80,7 @@ def endpoints(holder: Holder, folder: Path) -> None:
             outs = [model.generate(prompt, cfg_scale=scale, iterations=passes, **options) for scale, passes in settings]
         return [_file(out) for out in outs], [_facts(out) for out in outs]
 
+    @on_gpu(30)
     def inpaint(
         audio: gr.FileData,
         start: float,
@@ -107,6 +111,7 @@ def endpoints(holder: Holder, folder: Path) -> None:
             )  # fmt: skip
         return _file(out), _facts(out)
 
+    @on_gpu(60)
     def extend(
         audio: gr.FileData,
         seconds: float,

@@ -7,6 +7,7 @@ import random
 import re
 import secrets
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_uppercase
@@ -16,10 +17,12 @@ import gradio as gr
 
 from dear.ui import parts
 from dear.ui.generate import GenerateTab
+from dear.ui.gpu import on_gpu
 from dear.ui.holder import Holder
-from dear.ui.parts import KEEP, QUEUE, QUIET, SHOW_RESULTS, Update
+from dear.ui.parts import KEEP, QUIET, Update
 
 MOST_SOUNDS = 12
+GPU_SECONDS = 60  # that one comparison is allowed under ZeroGPU
 EMPTY = (
     '<div class="dear-empty"><p>Nothing compared yet.</p><p>The same prompt and the same seed are heard under each '
     "pair of CFG scale and iterations, side by side.</p></div>"
@@ -102,17 +105,31 @@ def compare_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Ta
                 send = gr.Button("Use in Generate", size="sm", visible=False, elem_id="send")
     state = gr.State(None, time_to_live=KEEP)
 
-    def run(text: str, scale_text: str, pass_text: str, hide: bool, number: float | None, keep: bool) -> Iterator[Any]:
+    @on_gpu(GPU_SECONDS)
+    def draw(text: str, settings: list[tuple[float, float]], number: float | None) -> Iterator[Any]:
+        """The mel's configuration, once all settings are checked; then reports of progress and results, in order."""
         model = holder.model
         with parts.told():
+            for scale, count in settings:
+                model.stream(text, cfg_scale=scale, iterations=count, seed=number)
+            yield model.config.mel
+            for scale, count in settings:
+
+                def call(progress: Any, scale: float = scale, count: float = count) -> Any:
+                    return model.generate(text, cfg_scale=scale, iterations=count, seed=number, progress=progress)
+
+                yield from parts.watch(call)
+
+    def run(text: str, scale_text: str, pass_text: str, hide: bool, number: float | None, keep: bool) -> Iterator[Any]:
+        with parts.told():
             settings = pairs(read_numbers("CFG scales", scale_text), read_numbers("iterations", pass_text))
-            first = secrets.randbelow(2**32) if number is None or not keep else number
-            for scale, count in settings:  # all are checked before the first is drawn
-                model.stream(text, cfg_scale=scale, iterations=count, seed=first)
-            if hide:
-                random.shuffle(settings)
+        if hide:
+            random.shuffle(settings)
+        first = secrets.randbelow(2**32) if number is None or not keep else number
+        done: list[Cell] = []
+        with closing(draw(text, settings, first)) as reports:
+            config = next(reports)
             yield {
-                stop: gr.Button(interactive=True),
                 best: gr.Radio(visible=False),
                 send: gr.Button(visible=False),
                 scale_bar: gr.HTML(visible=True),
@@ -120,19 +137,15 @@ def compare_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Ta
                 status: parts.progress_bar(f"Sound 1 of {len(settings)}", 0),
                 **dict.fromkeys(cells, gr.HTML("", visible=False)),
             }
-            done: list[Cell] = []
-            for place, (scale, count) in zip(cells, settings, strict=False):
-
-                def call(progress: Any, scale: float = scale, count: float = count) -> Any:
-                    return model.generate(text, cfg_scale=scale, iterations=count, seed=first, progress=progress)
-
-                for report in parts.watch(call):
-                    if isinstance(report, tuple):
-                        share = (len(done) + report[0] / report[1]) / len(settings)
-                        yield {status: parts.progress_bar(f"Sound {len(done) + 1} of {len(settings)}", share)}
+            for report in reports:
+                if isinstance(report, tuple):
+                    share = (len(done) + report[0] / report[1]) / len(settings)
+                    yield {status: parts.progress_bar(f"Sound {len(done) + 1} of {len(settings)}", share)}
+                    continue
                 name = f"Sound {ascii_uppercase[len(done)]}"
-                picture = parts.strip(report, model, f"Mel spectrogram of {name.lower()}")
+                picture = parts.strip(report, config, f"Mel spectrogram of {name.lower()}")
                 body = picture + parts.player(parts.store(report, folder), name)
+                place = cells[len(done)]
                 done.append(Cell(report.settings["cfg_scale"], report.settings["iterations"], body))
                 yield {place: gr.HTML(_cell(done[-1], len(done) - 1, hide), visible=True)}
         found = Comparison(report.prompts[0], report.seed, tuple(done), hide)
@@ -169,12 +182,7 @@ def compare_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Ta
 
     triggers = [button.click, prompt.submit]
     shown = [*cells, stop, state, status, best, send, scale_bar, seed]
-    event = gr.on(
-        triggers, run, [prompt, scales, passes, blind, seed, lock], shown,
-        show_progress="minimal", show_progress_on=[status], api_visibility="private", **QUEUE,
-    )  # fmt: skip
-    parts.stoppable(event, stop, status)
-    gr.on(triggers, None, js=SHOW_RESULTS, api_visibility="private")
+    parts.runs(triggers, run, [prompt, scales, passes, blind, seed, lock], shown, stop, status)
     best.input(choose, [state, best], [*cells, send, status, best], **QUIET)
     taken = [generate.prompt, generate.cfg_scale, generate.iterations, generate.seed, generate.lock, tabs]
     send.click(take, [state, best], taken, **QUIET)

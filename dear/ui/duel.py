@@ -8,22 +8,29 @@ import random
 import secrets
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from dear.output import Output
 from dear.ui import parts
+from dear.ui.gpu import on_gpu
 from dear.ui.holder import Holder
-from dear.ui.parts import KEEP, QUEUE, QUIET, SHOW_RESULTS
+from dear.ui.parts import KEEP, QUIET
 
 STUDENT, TEACHER = "student", "teacher"
 SIDES = ("A", "B")
 RACE, BLIND = "With clocks", "Blind"
+TOLD_EVERY = 0.25  # seconds between pictures of each of the two in progress
+GPU_SECONDS = 60  # that both together are allowed under ZeroGPU
 ABOUT = (
-    "The same prompt and the same seed, each with its own default settings. One runs after the other, so that each has "
-    "the whole machine to itself. Blind, the two are shuffled and their clocks hidden until you have chosen."
+    "The same prompt and the same seed, each with its own default settings. They take turns, iteration by iteration: "
+    "whoever has had less time is next, so the clocks run side by side until one is done. A clock counts what its own "
+    "model computes, from the text to the sound, and not the pictures that are drawn meanwhile. Blind, the two are "
+    "shuffled, and their clocks are hidden until you have chosen."
 )
 
 
@@ -92,6 +99,22 @@ def duel_tab(holder: Holder, folder: Path) -> None:
     trial = gr.State(None, time_to_live=KEEP)
     tally = gr.State(Tally())
 
+    @on_gpu(GPU_SECONDS)
+    def draw(text: str, number: float) -> Iterator[Any]:
+        """The title and the mel's configuration of each; then each result as it comes, as (name, output)."""
+        models = {name: holder.variant(name) for name in (STUDENT, TEACHER)}
+        with parts.told():
+            streams = {name: model.stream(text, seed=number) for name, model in models.items()}
+            yield {name: (_title(name, model), model.config.mel) for name, model in models.items()}
+            spent = dict.fromkeys(streams, 0.0)
+            while streams:
+                name = min(streams, key=lambda each: spent[each])
+                out = next(streams[name])
+                spent[name] = _seconds(out)
+                if out.iteration == out.iterations:
+                    del streams[name]
+                yield name, out
+
     def run(text: str, how: str, number: float | None, keep: bool) -> Iterator[dict[Any, Any]]:
         blind = how == BLIND
         with parts.told():
@@ -100,43 +123,42 @@ def duel_tab(holder: Holder, folder: Path) -> None:
                 raise ValueError(f"model must have a teacher and a student, got {', '.join(named)}")
             first = secrets.randbelow(2**32) if number is None or not keep else number
             holder.model.stream(text, seed=first)  # checks the input before anything is loaded
-            yield {
-                stop: gr.Button(interactive=True), status: parts.progress_bar("Loading", 0),
-                votes: gr.Row(visible=False), seed: first, trial: None,
-            }  # fmt: skip
-            models = {name: holder.variant(name) for name in (STUDENT, TEACHER)}
-            order = (STUDENT, TEACHER)
-            if blind and random.getrandbits(1):
-                order = (TEACHER, STUDENT)
-            titles = {name: _title(name, model) for name, model in models.items()}
+            yield {status: parts.progress_bar("Loading", 0), votes: gr.Row(visible=False), seed: first, trial: None}
+            for name in (STUDENT, TEACHER):
+                holder.variant(name)
+        order = (STUDENT, TEACHER)
+        if blind and random.getrandbits(1):
+            order = (TEACHER, STUDENT)
+        place = dict(zip(order, sides, strict=True))
+        shares = dict.fromkeys(order, 0.0)
+        told_at = dict.fromkeys(order, 0.0)
+        seconds: dict[str, float] = {}
+        bodies: dict[str, str] = {}
+        with closing(draw(text, first)) as reports:
+            known = next(reports)
+            titles = {name: title for name, (title, _) in known.items()}
             names = {name: SIDES[order.index(name)] for name in order} if blind else titles
-            seconds: dict[str, float] = {}
-            bodies: dict[str, str] = {}
-            yield dict(zip(sides, (_blank(names[name]) for name in order), strict=True))
-            for at, name in enumerate((STUDENT, TEACHER)):
-                model, place = models[name], sides[order.index(name)]
-                began = time.perf_counter()
-
-                def call(progress: Any, model: Any = model) -> Any:
-                    return model.generate(text, seed=first, progress=progress)
-
-                for report in parts.watch(call):
-                    if isinstance(report, tuple):
-                        share, now = report[0] / report[1], time.perf_counter() - began
-                        if blind:
-                            yield {status: parts.progress_bar("Drawing both", (at + share) / 2)}
-                        else:
-                            yield {status: "", place: _running(titles[name], now, share)}
-                seconds[name] = time.perf_counter() - began
-                label = f"Sound {SIDES[order.index(name)]}"
-                picture = parts.strip(report, model, f"Mel spectrogram of {label.lower()}")
-                bodies[name] = picture + parts.player(parts.store(report, folder), label)
-                if not blind:
-                    yield {place: _done(titles[name], seconds[name], bodies[name])}
+            yield {status: "", **{place[name]: _blank(names[name]) for name in order}}
+            for name, out in reports:
+                shares[name] = out.iteration / out.iterations
+                label = f"Mel spectrogram of sound {SIDES[order.index(name)]}"
+                if shares[name] == 1:
+                    seconds[name] = _seconds(out)
+                    player = parts.player(parts.store(out, folder), f"Sound {SIDES[order.index(name)]}")
+                    bodies[name] = parts.strip(out, known[name][1], label) + player
+                    if not blind:
+                        yield {place[name]: _done(titles[name], seconds[name], bodies[name])}
+                elif time.perf_counter() - told_at[name] >= TOLD_EVERY:
+                    told_at[name] = time.perf_counter()
+                    if blind:
+                        yield {status: parts.progress_bar("Drawing both", sum(shares.values()) / 2)}
+                    else:
+                        picture = parts.strip(out, known[name][1], f"{label}, in progress")
+                        yield {place[name]: _running(titles[name], _seconds(out), shares[name], picture)}
         found = Trial(order, titles, seconds, bodies, voted=not blind)
         yield {stop: gr.Button(interactive=False), trial: found, status: "", votes: gr.Row(visible=blind)}
         if blind:
-            yield {place: _done(names[name], None, bodies[name]) for place, name in zip(sides, order, strict=True)}
+            yield {place[name]: _done(names[name], None, bodies[name]) for name in order}
         else:
             times = f"{seconds[TEACHER] / seconds[STUDENT]:.1f}"
             yield {
@@ -162,12 +184,7 @@ def duel_tab(holder: Holder, folder: Path) -> None:
         }
 
     triggers = [button.click, prompt.submit]
-    event = gr.on(
-        triggers, run, [prompt, mode, seed, lock], [*sides, stop, status, votes, seed, trial],
-        show_progress="minimal", show_progress_on=[status], api_visibility="private", **QUEUE,
-    )  # fmt: skip
-    parts.stoppable(event, stop, status)
-    gr.on(triggers, None, js=SHOW_RESULTS, api_visibility="private")
+    parts.runs(triggers, run, [prompt, mode, seed, lock], [*sides, stop, status, votes, seed, trial], stop, status)
     for i, each in enumerate(vote):
         each.click(
             lambda found, counted, which=i: choose(found, counted, which), [trial, tally],
@@ -181,15 +198,20 @@ def _title(name: str, model: Any) -> str:
 
 
 def _blank(title: str) -> str:
-    return (
-        f'<article class="dear-cell"><h3>{html.escape(title.capitalize())}</h3><div class="dear-blank"></div></article>'
-    )
+    blank = '<div class="dear-blank"></div>'
+    return f'<article class="dear-cell"><h3>{html.escape(title.capitalize())}</h3>{blank}</article>'
 
 
-def _running(title: str, seconds: float, share: float) -> str:
+def _seconds(out: Output) -> float:
+    """What one's own clock shows: a result's own computing, without the mels of the partial results before it."""
+    stages = out.timings
+    return stages["text"] + stages["decode"] + stages["codec"] / out.iteration + stages["vocoder"]
+
+
+def _running(title: str, seconds: float, share: float, picture: str) -> str:
     return (
-        f'<article class="dear-cell"><h3>{html.escape(title)}</h3><p class="dear-clock">{seconds:.1f} '
-        f'<small>s</small></p><div class="dear-bar"><span style="width:{100 * share:.1f}%"></span></div></article>'
+        f'<article class="dear-cell"><h3>{html.escape(title)}</h3><p class="dear-clock">{seconds:.1f} <small>s</small>'
+        f'</p>{picture}<div class="dear-bar"><span style="width:{100 * share:.1f}%"></span></div></article>'
     )
 
 

@@ -6,6 +6,7 @@ import html
 import math
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,31 @@ import gradio as gr
 
 from dear import plots
 from dear.audio import AudioError, read_channels
+from dear.config import MelConfig
 from dear.editing import redraw
 from dear.output import Output
 from dear.pipeline import AudioDEAR
 from dear.ui import parts
-from dear.ui.generate import GenerateTab, cfg_slider, temperature_slider
+from dear.ui.controls import cfg_slider, iterations_slider, steps_slider, temperature_slider
+from dear.ui.generate import GenerateTab
+from dear.ui.gpu import on_gpu
 from dear.ui.holder import Holder
-from dear.ui.parts import QUEUE, QUIET, SHOW_RESULTS, Update
+from dear.ui.parts import QUIET, Update
 
 LONGEST = 60.0  # seconds of a sound that comes in
+GPU_SECONDS = 60  # that one edit is allowed under ZeroGPU
 REDRAW, EXTEND = "Redraw a region", "Continue past the end"
 EMPTY = (
     '<div class="dear-empty"><p>No sound yet.</p><p>Upload one, record one, or send one from Generate: its spectrogram '
     "appears here, with the region that will be drawn anew.</p></div>"
 )
+# In the order of the page, and of the arguments of a run.
+CONTROLS = {
+    "cfg-scale": cfg_slider,
+    "iterations": iterations_slider,
+    "temperature": temperature_slider,
+    "steps": steps_slider,
+}
 # The region follows the sliders at once, without asking the server.
 MOVE = """(start, end) => {
   const plot = document.querySelector('#edit-map .dear-plot');
@@ -56,8 +68,7 @@ def edit_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Tabs)
                     1, 30, 5, step=1, label="Length", info="Seconds to add after the end.", visible=False,
                     elem_id="edit-more",
                 )  # fmt: skip
-                cfg_scale = cfg_slider(holder.model, name="edit-cfg-scale")
-                temperature = temperature_slider(holder.model, name="edit-temperature")
+                controls = {name: make(holder.model, name=f"edit-{name}") for name, make in CONTROLS.items()}
                 seed, lock = parts.seed_row("edit-")
         with gr.Column(scale=7, min_width=320, elem_classes="dear-results"):
             before = gr.HTML(EMPTY, elem_id="edit-map", elem_classes="dear-map")
@@ -98,25 +109,39 @@ def edit_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Tabs)
             ),
         }
 
-    def run(
-        file: str | None, what: str, text: str, first: float, last: float, added: float, scale: float, heat: float,
-        number: float | None, keep: bool,
-    ) -> Iterator[dict[Any, Any]]:  # fmt: skip
+    @on_gpu(GPU_SECONDS)
+    def draw(
+        file: str | None, what: str, text: str, first: float, last: float, added: float, options: dict[str, Any]
+    ) -> Iterator[Any]:
+        """The mel's configuration, then reports of progress, and last the result."""
         model = holder.model
-        options: dict[str, Any] = {"cfg_scale": scale, "temperature": heat, "seed": number if keep else None}
-        began = time.perf_counter()
         with parts.told():
             if file is None:
                 raise AudioError("sound must be uploaded, recorded, or sent from Generate first")
             samples, rate = read_channels(file, LONGEST)
+            if options["iterations"] == model.sampling.iterations:
+                options = options | {"iterations": None}  # of a region that has fewer tokens, as many
 
             def call(progress: Any) -> Output:
                 if what == REDRAW:
                     return redraw(model, samples, rate, first, last, text, progress=progress, **options)
                 return model.extend(samples, rate, added, text, progress=progress, **options)
 
-            yield {stop: gr.Button(interactive=True)}
-            for report in parts.watch(call):
+            yield model.config.mel
+            yield from parts.watch(call)
+
+    def run(
+        file: str | None, what: str, text: str, first: float, last: float, added: float, scale: float, passes: float,
+        heat: float, steps: float, number: float | None, keep: bool,
+    ) -> Iterator[dict[Any, Any]]:  # fmt: skip
+        options: dict[str, Any] = {
+            "cfg_scale": scale, "iterations": passes, "temperature": heat, "steps": steps,
+            "seed": number if keep else None,
+        }  # fmt: skip
+        began = time.perf_counter()
+        with closing(draw(file, what, text, first, last, added, options)) as reports:
+            config = next(reports)
+            for report in reports:
                 if isinstance(report, tuple):
                     words = f"Iteration {report[0]} of {report[1]}"
                     yield {status: parts.progress_bar(words, report[0] / report[1])}
@@ -132,7 +157,7 @@ def edit_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Tabs)
             tools: gr.Row(visible=True),
             seed: report.seed,
         }
-        yield {after: _pictures(model, report)}
+        yield {after: _pictures(config, report)}
 
     seen = [before, start, end, status, sound, tools, after]
     source.change(look, [source, mode, start, end], seen, **QUIET)
@@ -149,18 +174,15 @@ def edit_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Tabs)
     }}"""
     mode.change(None, mode, None, js=hide, api_visibility="private")
     triggers = [button.click, prompt.submit]
-    event = gr.on(
-        triggers, run, [source, mode, prompt, start, end, more, cfg_scale, temperature, seed, lock],
-        [stop, status, sound, path, wav, flac, tools, seed, after], show_progress="minimal", show_progress_on=[status],
-        api_visibility="private", **QUEUE,
+    parts.runs(
+        triggers, run, [source, mode, prompt, start, end, more, *controls.values(), seed, lock],
+        [stop, status, sound, path, wav, flac, tools, seed, after], stop, status,
     )  # fmt: skip
-    parts.stoppable(event, stop, status)
-    gr.on(triggers, None, js=SHOW_RESULTS, api_visibility="private")
     again.click(lambda file: file, path, source, **QUIET)
     generate.use.click(lambda file: (file, gr.Tabs(selected="edit")), generate.path, [source, tabs], **QUIET)
     return {
-        cfg_scale: lambda model: cfg_slider(model, name="edit-cfg-scale"),
-        temperature: lambda model: temperature_slider(model, name="edit-temperature"),
+        controls[name]: lambda model, name=name, make=make: make(model, name=f"edit-{name}")
+        for name, make in CONTROLS.items()
     }
 
 
@@ -195,8 +217,7 @@ def _told(out: Output, took: float) -> str:
     )
 
 
-def _pictures(model: AudioDEAR, out: Output) -> str:
-    config = model.config.mel
+def _pictures(config: MelConfig, out: Output) -> str:
     seconds = out.mel.shape[1] * config.hop_length / config.sample_rate
     wave = out.waveform[0].numpy()
     drawn = plots.waveform_figure(wave, out.sample_rate, seconds)

@@ -6,6 +6,7 @@ import html
 import json
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ import gradio as gr
 from dear import plots
 from dear.config import Config
 from dear.output import Output
-from dear.pipeline import AudioDEAR
 from dear.ui import parts
+from dear.ui.controls import cfg_slider, iterations_slider, steps_slider, temperature_slider, variations_slider
+from dear.ui.gpu import on_gpu
 from dear.ui.holder import Holder
-from dear.ui.link import MAX_VARIATIONS, read_link, write_link
-from dear.ui.parts import KEEP, QUEUE, QUIET, SHOW_RESULTS, Update, store
+from dear.ui.link import read_link, write_link
+from dear.ui.parts import KEEP, QUIET, Update, store
 
 EXAMPLES = {
     "One sound": [
@@ -53,10 +55,34 @@ STAGES = {"text": "text", "decode": "tokens", "codec": "codec", "vocoder": "voco
 TOLD_EVERY = 0.2  # seconds between reports of a generation in progress: that often it can be stopped
 PICTURE_EVERY = 0.4  # seconds between pictures of a generation in progress
 PICTURE_SHARE = 0.12  # of the time of a generation in progress, at most, goes into its pictures
-# A draft takes about as long as turning tokens into sound does. It is made half-way, where decoding takes at least so
-# many times that: then it costs at most a fifth of the whole, and there is something to wait for.
-DRAFT_WORTH = 4
-FIRST_GUESS = 1.5  # seconds from tokens to sound, until a generation has shown how long this machine takes
+# A draft takes about as long as turning tokens into one sound does. It is made where at least so many times that is
+# still to be waited: then the whole takes a third longer at most, and the draft is heard long before.
+DRAFT_WORTH = 3
+GPU_SECONDS = 30  # that one generation is allowed under ZeroGPU
+# In the order of the page, and of the arguments of a run.
+CONTROLS = {
+    "cfg_scale": cfg_slider,
+    "iterations": iterations_slider,
+    "temperature": temperature_slider,
+    "steps": steps_slider,
+    "variations": variations_slider,
+}
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast this machine was last time: no visitor's, so all share it. Until there was one, a guess."""
+
+    sound: float = 0.5  # seconds from tokens to one sound
+    passes: tuple[tuple[float, float], ...] = ()  # (steps of the head, seconds of one pass over one item)
+
+    def one_pass(self, steps: float) -> float:
+        return dict(self.passes).get(steps, 0.01 * (1 + steps / 10))
+
+    def after(self, out: Output) -> Pace:
+        seconds = out.timings["decode"] / out.iterations / len(out)
+        passes = dict(self.passes) | {out.settings["steps"]: seconds}
+        return Pace((out.timings["codec"] + out.timings["vocoder"]) / len(out), tuple(passes.items()))
 
 
 @dataclass(frozen=True)
@@ -78,7 +104,7 @@ class GenerateTab:
 
 def generate_tab(page: gr.Blocks, holder: Holder, folder: Path) -> GenerateTab:
     """Lay out the tab inside the current Blocks, which is ``page``. Files of results go into ``folder``."""
-    pace = {"sound": FIRST_GUESS}  # what the last generation took: a property of the machine, not of a visitor
+    pace = Pace()
     with gr.Row(equal_height=False, elem_classes="dear-tab"):
         with gr.Column(scale=4, min_width=320, elem_classes="dear-controls"):
             prompt = parts.prompt_box("prompt", autofocus=True)
@@ -107,8 +133,24 @@ def generate_tab(page: gr.Blocks, holder: Holder, folder: Path) -> GenerateTab:
                 use = gr.Button("Use as start", size="sm", elem_id="use")
             facts = gr.HTML("", elem_id="facts", elem_classes="dear-status")
             pictures = gr.HTML(EMPTY, elem_id="pictures")
-    results = gr.State(None, time_to_live=KEEP)  # (config, output) of this visitor
+    kept = gr.State(None, time_to_live=KEEP)  # (config, output) of this visitor
     path = gr.State(None)
+
+    @on_gpu(GPU_SECONDS)
+    def draw(text: str, count: float, known: Pace, options: dict[str, Any]) -> Iterator[tuple[Config, Output]]:
+        """The results of one generation as they come, and perhaps a draft among them: it has a sound before the end."""
+        model = holder.model
+        with parts.told():
+            model.stream(text, num_samples=count, **options)  # checks the input
+            every = round(TOLD_EVERY / (known.one_pass(options["steps"]) * count))
+            every = min(max(every, 1), options["iterations"])
+            began, drafted = time.perf_counter(), False
+            for out in model.stream(text, num_samples=count, every=every, **options):
+                yield model.config, out
+                if not drafted and out.iteration < out.iterations:
+                    drafted = _left(out, time.perf_counter() - began, known) >= DRAFT_WORTH * known.sound
+                    if drafted:
+                        yield model.config, model.draft(out[0])
 
     def run(
         text: str,
@@ -121,47 +163,46 @@ def generate_tab(page: gr.Blocks, holder: Holder, folder: Path) -> GenerateTab:
         keep: bool,
     ) -> Iterator[dict[Any, Any]]:
         """One generation for the page: pictures as it goes, perhaps a draft, and last the sound."""
-        model = holder.model
+        nonlocal pace
+        options = {
+            "cfg_scale": scale, "iterations": passes, "temperature": heat, "steps": steps,
+            "seed": number if keep else None,
+        }  # fmt: skip
         began = time.perf_counter()
         told_at, drawn_at, drawing, drafted = began, began, 0.0, False
-        with parts.told():
-            stream = model.stream(
-                text, cfg_scale=scale, iterations=passes, temperature=heat, steps=steps,
-                seed=number if keep else None, num_samples=count, every=count,
-            )  # fmt: skip
-            yield {stop: gr.Button(interactive=True)}
-            for out in stream:
+        with closing(draw(text, count, pace, options)) as results:
+            for config, out in results:
                 now = time.perf_counter()
                 if out.iteration == out.iterations:
-                    pace["sound"] = (out.timings["codec"] / out.iterations + out.timings["vocoder"]) / len(out)
+                    pace = pace.after(out)
                     # The sound does not wait for its pictures.
                     yield {
                         stop: gr.Button(interactive=False),
                         seed: out.seed,
-                        results: (model.config, out),
+                        kept: (config, out),
                         choice: gr.Radio([(str(i + 1), i) for i in range(len(out))], value=0, visible=len(out) > 1),
                         **show(out, 0),
                     }
-                    yield {pictures: _pictures(model.config, out[0])}
+                    yield {pictures: _pictures(config, out[0])}
                     return
-                whole = (now - began) * out.iterations / out.iteration  # seconds that the decoding will have taken
-                left = whole - (now - began) + pace["sound"] * len(out)
-                changed: dict[Any, Any] = {}
-                worth = whole >= DRAFT_WORTH * pace["sound"] and 2 * out.iteration >= out.iterations
-                if worth and not drafted:
+                if out.waveform is not None:
                     drafted = True
-                    draft = gr.Audio(store(model.draft(out[0]), folder), label="First listen: a draft, before the end")
-                    changed |= {sound: draft}
+                    yield {
+                        sound: gr.Audio(store(out, folder), label="First listen: a draft, before the end"),
+                        tools: gr.Row(visible=False),
+                        choice: gr.Radio(visible=False),
+                    }
+                    continue
+                changed: dict[Any, Any] = {}
                 if now - drawn_at >= PICTURE_EVERY and drawing <= PICTURE_SHARE * (now - began):
-                    changed |= {pictures: _pictures(model.config, out[0])}
+                    changed = {pictures: _pictures(config, out[0]), choice: gr.Radio(visible=False)}
                     if not drafted:
                         changed |= {sound: gr.Audio(None, label="Sound"), tools: gr.Row(visible=False)}
-                    changed |= {choice: gr.Radio(visible=False)}
                     drawn_at = time.perf_counter()
                     drawing += drawn_at - now
                 if changed or now - told_at >= TOLD_EVERY:
                     told_at = time.perf_counter()
-                    yield {facts: _progress(out, left), **changed}
+                    yield {facts: _progress(out, _left(out, now - began, pace)), **changed}
 
     def show(out: Output, index: int) -> dict[Any, Any]:
         """One of the sounds of a finished generation, with its files and facts."""
@@ -176,10 +217,10 @@ def generate_tab(page: gr.Blocks, holder: Holder, folder: Path) -> GenerateTab:
             facts: _facts(one, len(out), write_link(out)),
         }
 
-    def pick(kept: tuple[Config, Output] | None, index: int) -> Iterator[dict[Any, Any]]:
-        if kept is None:  # an hour has gone by
+    def pick(made: tuple[Config, Output] | None, index: int) -> Iterator[dict[Any, Any]]:
+        if made is None:  # an hour has gone by
             raise gr.Error("These sounds are kept for an hour only: press Generate again.", print_exception=False)
-        config, out = kept
+        config, out = made
         yield show(out, index)
         yield {pictures: _pictures(config, out[index])}
 
@@ -193,14 +234,9 @@ def generate_tab(page: gr.Blocks, holder: Holder, folder: Path) -> GenerateTab:
         return [settings.get("prompt", gr.skip()), settings.get("seed", 0), "seed" in settings, *values, _note(holder)]
 
     triggers = [button.click, prompt.submit]
-    shown = [stop, choice, sound, tools, wav, flac, facts, pictures, seed, results, path]
-    event = gr.on(
-        triggers, run, [prompt, *controls.values(), seed, lock], shown, show_progress="minimal",
-        show_progress_on=[facts], api_visibility="private", **QUEUE,
-    )  # fmt: skip
-    parts.stoppable(event, stop, facts)
-    gr.on(triggers, None, js=SHOW_RESULTS, api_visibility="private")
-    choice.input(pick, [results, choice], [sound, path, wav, flac, tools, facts, pictures], **QUIET)
+    shown = [stop, choice, sound, tools, wav, flac, facts, pictures, seed, kept, path]
+    parts.runs(triggers, run, [prompt, *controls.values(), seed, lock], shown, stop, facts)
+    choice.input(pick, [kept, choice], [sound, path, wav, flac, tools, facts, pictures], **QUIET)
     # In the browser itself, so that Generate may be pressed in the same breath. A Dataset's value is an index there.
     for each, texts in zip(examples, EXAMPLES.values(), strict=True):
         each.click(None, each, prompt, js=f"(index) => {json.dumps(texts)}[index]", api_visibility="private")
@@ -215,53 +251,9 @@ def _note(holder: Holder) -> str:
     return f'<p class="dear-note">{text}</p>'
 
 
-def cfg_slider(model: AudioDEAR, value: float | None = None, name: str = "cfg-scale") -> gr.Slider:
-    default = model.sampling.cfg_scale
-    value = default if value is None else value
-    return gr.Slider(
-        0, max(10.0, default, value), value, step=0.1, label="CFG scale",
-        info="How closely to follow the prompt; 1 is without guidance.", elem_id=name,
-    )  # fmt: skip
-
-
-def temperature_slider(model: AudioDEAR, value: float | None = None, name: str = "temperature") -> gr.Slider:
-    value = model.sampling.temperature if value is None else value
-    return gr.Slider(
-        0, 2, value, step=0.05, label="Temperature", info="Less is safer and plainer, more is freer.", elem_id=name
-    )
-
-
-def _iterations_slider(model: AudioDEAR, value: int | None = None) -> gr.Slider:
-    length = model.model.length
-    return gr.Slider(
-        1, length, model.sampling.iterations if value is None else value, step=1, label="Iterations",
-        info=f"Passes in which the {length} tokens are drawn; fewer are faster.", elem_id="iterations",
-    )  # fmt: skip
-
-
-def _steps_slider(model: AudioDEAR, value: int | None = None) -> gr.Slider:
-    most = parts.most_steps(model.model.head)
-    return gr.Slider(
-        1, max(most, 2), model.sampling.steps if value is None else value, step=1, label="Steps",
-        info="Denoising steps of the head for each token; fewer are faster.", visible=most > 1, elem_id="steps",
-    )  # fmt: skip
-
-
-def _variations_slider(model: AudioDEAR, value: int | None = None) -> gr.Slider:
-    return gr.Slider(
-        1, MAX_VARIATIONS, value or 1, step=1, label="Variations",
-        info="Sounds for the same prompt, each from a seed of its own.", elem_id="variations",
-    )  # fmt: skip
-
-
-# In the order of the page, and of the arguments of a run.
-CONTROLS = {
-    "cfg_scale": cfg_slider,
-    "iterations": _iterations_slider,
-    "temperature": temperature_slider,
-    "steps": _steps_slider,
-    "variations": _variations_slider,
-}
+def _left(out: Output, spent: float, pace: Pace) -> float:
+    """Seconds that a generation will still take, where its iterations so far took ``spent``."""
+    return spent * (out.iterations / out.iteration - 1) + pace.sound * len(out)
 
 
 def _progress(out: Output, left: float) -> str:

@@ -215,6 +215,11 @@ CSS = CSS.replace("LOUDNESS", ", ".join(plots.LOUDNESS_COLOURS))
 HEAD = """
 <style>
 .gradio-container .main.app { max-width: none !important; }
+.gradio-container :is(button, a, summary, input, [role="button"], [tabindex]):focus-visible {
+  outline: 2px solid var(--primary-500) !important; outline-offset: 2px; }
+.gradio-container .dear-dice:focus-visible { outline-offset: -3px; }
+.gradio-container :is(textarea, input:not([type="range"], [type="radio"], [type="checkbox"])):focus-visible {
+  outline: 1px solid var(--primary-500) !important; outline-offset: 0; }
 @media (max-width: 640px) {
   .gradio-container .main.app { padding: 12px 16px !important; }
   footer .divider { display: none !important; }

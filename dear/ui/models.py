@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from dear.ui import parts
+from dear.ui.gpu import is_zero
 from dear.ui.holder import Holder
 from dear.ui.parts import QUIET, Update
 
@@ -21,8 +22,11 @@ CLOSED = (
 
 
 def is_fixed() -> bool:
-    """Whether visitors are kept from exchanging the model: in a Space unless the variable says 0."""
-    return os.environ.get(FIXED, "1" if os.environ.get("SPACE_ID") else "0") != "0"
+    """Whether visitors are kept from exchanging the model: in a Space unless the variable says 0.
+
+    Under ZeroGPU always: the processes that compute would keep the model that they began with.
+    """
+    return is_zero() or os.environ.get(FIXED, "1" if os.environ.get("SPACE_ID") else "0") != "0"
 
 
 def models_tab(holder: Holder, updates: dict[Any, Update]) -> None:

@@ -16,7 +16,10 @@ from dear.ui.compare import compare_tab
 from dear.ui.duel import duel_tab
 from dear.ui.edit import edit_tab
 from dear.ui.generate import generate_tab
+from dear.ui.gpu import is_zero
 from dear.ui.holder import Holder
+from dear.ui.hood import CSS as HOOD_CSS
+from dear.ui.hood import hood_tab
 from dear.ui.listening import CSS as LISTENING_CSS
 from dear.ui.listening import listening_tab, test_from
 from dear.ui.look import CSS, HEAD, THEME
@@ -31,6 +34,9 @@ UPLOADS = "100mb"  # a minute as 96 kHz WAV of eight channels; what lasts longer
 def build(holder: Holder, folder: Path) -> gr.Blocks:
     """The page around the model of ``holder``. Files of results go into ``folder``, which must exist."""
     test = test_from(os.environ)
+    if is_zero():  # what is loaded before the launch is kept ready for the GPU
+        for name in holder.model.config.variants:
+            holder.variant(name)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.HTML(f'<header class="dear-header"><h1>Audio<em>DEAR</em></h1><p>{SENTENCE}</p></header>')
         with gr.Tabs(selected="generate", elem_classes="dear-tabs") as tabs:
@@ -44,6 +50,8 @@ def build(holder: Holder, folder: Path) -> gr.Blocks:
                 updates |= edit_tab(holder, folder, generate, tabs)
             with gr.Tab("Listening test", id="listening"):
                 listening_tab(page, test, folder)
+            with gr.Tab("Under the hood", id="hood") as hood:
+                hood_tab(hood, holder)
             with gr.Tab("Model", id="model"):
                 models_tab(holder, generate.updates | updates)
         # Visitors who come after an exchange of the model.
@@ -66,7 +74,7 @@ def serve(model: AudioDEAR, host: str, port: int, source: str | None = None, rev
             server_name=host,
             server_port=port,
             theme=THEME,
-            css=CSS + LISTENING_CSS,
+            css=CSS + LISTENING_CSS + HOOD_CSS,
             head=HEAD,
             footer_links=["api", "settings"],
             allowed_paths=[str(folder)],

@@ -18,9 +18,11 @@ from urllib.parse import quote
 import gradio as gr
 
 from dear import plots
+from dear.config import MelConfig
+from dear.generation import Progress
 from dear.heads import Head
 from dear.output import Output
-from dear.pipeline import AudioDEAR, Progress
+from dear.pipeline import AudioDEAR
 
 KEEP = 3600  # seconds for which a result's file is kept for the page and the endpoints to fetch
 # No caller waits for more than this many others; one generation runs at a time, for it uses all cores.
@@ -29,6 +31,8 @@ QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 SHOW_RESULTS = """() => { if (window.innerWidth < 820)
   [...document.querySelectorAll('.dear-results')].find((each) => each.offsetParent)
   ?.scrollIntoView({ behavior: 'smooth' }); }"""
+
+CAN_STOP = "() => ({ __type__: 'update', interactive: true })"
 
 Update = Callable[[AudioDEAR], Any]  # what a component becomes when the page has got another model
 
@@ -41,23 +45,31 @@ def prompt_box(name: str, placeholder: str = "What should be heard?", **options:
 
 
 def go_row(label: str, name: str) -> tuple[gr.Button, gr.Button]:
-    """The button that begins, and the one that stops; see :func:`stoppable`."""
+    """The button that begins, and the one that stops; see :func:`runs`."""
     with gr.Row(elem_classes="dear-go"):
         go = gr.Button(label, variant="primary", elem_id=name)
         stop = gr.Button("Stop", interactive=False, elem_id=f"{name}-stop", elem_classes="dear-stop")
     return go, stop
 
 
-def stoppable(event: Any, stop: gr.Button, status: gr.HTML) -> None:
-    """``stop`` closes the run of ``event`` of that one visitor.
+def runs(triggers: list[Any], run: Callable[..., Any], inputs: list[Any], outputs: list[Any], stop: gr.Button,
+         status: gr.HTML) -> None:  # fmt: skip
+    """Let ``triggers`` begin ``run``, and ``stop`` end it for that one visitor, in the queue already.
 
-    The run itself says from when to when it can be pressed: what another event says of that may come late.
+    ``run`` says when there is nothing to stop any more. From when on there is, the browser says by itself: what an
+    event of the server says of that could come after the end.
     """
+    gr.on(triggers, None, None, stop, js=CAN_STOP, api_visibility="private")
+    event = gr.on(
+        triggers, run, inputs, outputs, show_progress="minimal", show_progress_on=[status], api_visibility="private",
+        **QUEUE,
+    )  # fmt: skip
     event.failure(lambda: gr.Button(interactive=False), None, stop, queue=False, **QUIET)
     stop.click(
         lambda: (gr.Button(interactive=False), '<p class="dear-headline" role="status">Stopped.</p>'),
         None, [stop, status], cancels=event, queue=False, **QUIET,
     )  # fmt: skip
+    gr.on(triggers, None, js=SHOW_RESULTS, api_visibility="private")
 
 
 def seed_row(prefix: str = "") -> tuple[gr.Number, gr.Checkbox]:
@@ -171,9 +183,9 @@ def figure(title: str, note: str, drawn: plots.Figure, alt: str, seconds: float,
     )
 
 
-def strip(out: Output, model: AudioDEAR, alt: str) -> str:
+def strip(out: Output, config: MelConfig, alt: str) -> str:
     """The mel of a result, small and without axes; the colours mean the same in all of them."""
-    drawn = plots.mel_strip(out.mel[0].numpy(), model.config.mel)
+    drawn = plots.mel_strip(out.mel[0].numpy(), config)
     return f'<div class="dear-strip">{plots.to_svg(drawn, alt)}</div>'
 
 

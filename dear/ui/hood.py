@@ -1,0 +1,313 @@
+"""The tab that shows how it works: five samplers learning a toy, and the method with pictures of the page's model."""
+
+from __future__ import annotations
+
+import functools
+import html
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+import torch
+
+from dear import plots, sketches
+from dear.output import Output
+from dear.toy import MOST_STEPS, POINTS, TOYS, ToyTraining, mmd, reference, wasserstein
+from dear.ui import parts
+from dear.ui.gpu import on_gpu
+from dear.ui.holder import Holder
+from dear.ui.parts import CAN_STOP, KEEP, QUIET, SHOW_RESULTS
+
+# One playground trains at a time, on one core, beside the one generation that may run.
+QUEUE = {"concurrency_id": "toy", "concurrency_limit": 1}
+FRAME = 0.3  # seconds of training between two pictures
+DRAWING = 0.3  # share of the time that goes into pictures, at most
+ALL = "All five"
+HEADS = {"energy": "Energy", "diffusion": "Diffusion", "flow": "Flow", "meanflow": "MeanFlow", "shortcut": "Shortcut"}
+TOY_NAMES = {"swiss-roll": "Swiss roll", "gaussians": "Eight Gaussians"}
+REACH = 2.4  # of the pictures, in both directions
+PROMPT, SEED = "a dog barks, then rain falls", 0  # of the film
+EMPTY = (
+    '<div class="dear-empty"><p>Nothing trained yet.</p><p>Five samplers start from the same noise and learn, before '
+    "your eyes, to turn it into points of the roll.</p></div>"
+)
+INTRO = (
+    "The heads of this repository in miniature: points of a plane in place of tokens of sound. In one step, diffusion "
+    "and flow matching can't follow the roll, for their training is about small steps; give them more, and they catch "
+    "up. Energy scoring, MeanFlow and Shortcut are made to manage in one."
+)
+
+CSS = """
+.dear-toy { display: grid; gap: 22px 20px; grid-template-columns: repeat(3, minmax(0, 1fr)); }
+.dear-toy:has(> :nth-child(2):last-child) { grid-template-columns: repeat(2, minmax(0, 1fr)); max-width: 720px; }
+.dear-toy figure { margin: 0; min-width: 0; }
+.dear-toy svg { display: block; width: 100%; height: auto; border-radius: 10px;
+  background: color-mix(in srgb, currentColor 4%, transparent); }
+.dear-toy figcaption, .dear-method figcaption { font-size: 13px; line-height: 1.45; margin-top: 7px;
+  color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
+.dear-toy figcaption strong { font-size: 14.5px; font-weight: 600; color: var(--body-text-color); margin-right: 6px; }
+.dear-toy figcaption p { margin: 1px 0 0; color: inherit; }
+.dear-toy figcaption b { font-weight: 400; color: var(--body-text-color); margin: 0 8px 0 2px; }
+.dear-method { margin-top: 28px; border-top: 1px solid var(--block-border-color); padding-top: 26px; }
+.dear-method h2 { font-size: 22px; letter-spacing: -0.01em; margin: 0 0 14px; }
+.dear-method h3 { font-size: 15.5px; font-weight: 600; margin: 0 0 4px; }
+.dear-method p + h3 { margin-top: 20px; }
+.dear-method p { font-size: 15px; line-height: 1.6; margin: 0; max-width: 66ch; }
+.dear-method figure { margin: 0; min-width: 0; }
+.dear-method svg { display: block; width: 100%; height: auto; }
+.dear-method section { display: grid; grid-template-columns: minmax(0, 5fr) minmax(0, 7fr); gap: 12px 40px;
+  padding: 20px 0; align-items: start; }
+.dear-method section.dear-plain { grid-template-columns: repeat(3, minmax(0, 1fr)); }
+.dear-method svg text { font-family: var(--font); }
+.dear-chain { display: grid; grid-template-columns: 1fr 16px 1fr 16px 1fr 16px 1fr; align-items: center; gap: 8px; }
+.dear-chain > i { font-style: normal; text-align: center; color: var(--body-text-color-subdued); padding-bottom: 44px; }
+.dear-chain .dear-words { display: flex; align-items: center; justify-content: center; text-align: center;
+  aspect-ratio: 3.2; border: 1px solid var(--block-border-color); border-radius: 6px; font-size: 13px;
+  line-height: 1.25; }
+.dear-chain figcaption { min-height: 38px; }
+.dear-film { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 14px; }
+.dear-film .dear-tokens svg { height: 9px; margin-top: 5px; border-radius: 2px; }
+.dear-pair { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 26px; }
+.dear-soon { aspect-ratio: 4.4; border: 1px dashed var(--neutral-400); border-radius: 8px; }
+.dark .dear-soon { border-color: var(--neutral-700); }
+@media (max-width: 900px) {
+  .dear-method section, .dear-method section.dear-plain { grid-template-columns: minmax(0, 1fr); }
+  .dear-method section.dear-plain { row-gap: 28px; }
+}
+@media (max-width: 640px) {
+  .dear-toy { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 16px 12px; }
+  .dear-film { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  .dear-chain { grid-template-columns: minmax(0, 1fr); gap: 4px; }
+  .dear-chain > i { rotate: 90deg; padding: 0; justify-self: center; }
+  .dear-chain .dear-words { aspect-ratio: auto; padding: 12px; }
+  .dear-chain figcaption { min-height: 0; }
+  .dear-pair { grid-template-columns: minmax(0, 1fr); }
+}
+"""
+
+
+@dataclass(eq=False)
+class Playground:
+    """What one visitor trains, and the steps that it is drawn with, which may change meanwhile."""
+
+    trainings: list[ToyTraining]
+    steps: int
+
+
+def hood_tab(tab: gr.Tab, holder: Holder) -> None:
+    """Lay out the tab inside the current Blocks. Its pictures of the model are drawn when ``tab`` is first seen."""
+    with gr.Row(equal_height=False, elem_classes="dear-tab"):
+        with gr.Column(scale=4, min_width=320, elem_classes="dear-controls"):
+            gr.HTML(f'<p class="dear-note">{INTRO}</p>')
+            button, stop = parts.go_row("Train", "toy-train")
+            with gr.Group(elem_classes="dear-settings"):
+                which = gr.Radio(
+                    [ALL, *HEADS.values()], value=ALL, label="Head", elem_id="toy-head",
+                    info="A quarter of a minute each, about; all five take turns.",
+                )  # fmt: skip
+                steps = gr.Slider(
+                    1, MOST_STEPS, 1, step=1, label="Steps", elem_id="toy-steps",
+                    info="From noise to a point; also while they train, and after. Energy scoring has only one.",
+                )  # fmt: skip
+                toy = gr.Radio([(TOY_NAMES[name], name) for name in TOYS], value="swiss-roll", label="Toy")
+                seed, lock = parts.seed_row("toy-")
+        with gr.Column(scale=8, min_width=320, elem_classes="dear-results"):
+            status = gr.HTML("", elem_id="toy-status", elem_classes="dear-status")
+            panels = gr.HTML(EMPTY, elem_id="toy-panels")
+    article = gr.HTML(_article(holder, None), elem_id="method")
+    kept = gr.State(None, time_to_live=KEEP)
+    seen = gr.State("")  # digest of the model whose pictures this visitor has
+
+    def run(chosen: str, count: float, name: str, number: float | None, keep: bool) -> Iterator[dict[Any, Any]]:
+        first = secrets.randbelow(2**32) if number is None or not keep else number
+        kinds = list(HEADS) if chosen == ALL else [kind for kind in HEADS if HEADS[kind] == chosen]
+        with parts.told():
+            play = Playground([ToyTraining(kind, name, first) for kind in kinds], int(count))
+            yield {seed: first, kept: play, panels: _panels(play), status: parts.progress_bar("Training", 0)}
+        began, drawing = time.perf_counter(), 0.0
+        learning = list(play.trainings)
+        while learning:
+            pause = time.perf_counter() + max(FRAME, drawing * (1 / DRAWING - 1))
+            while learning:
+                min(learning, key=_share).train(10)
+                learning = [each for each in learning if _share(each) < 1]
+                if time.perf_counter() >= pause:
+                    break
+            now, share = time.perf_counter(), sum(map(_share, play.trainings)) / len(play.trainings)
+            left = (now - began) * (1 / share - 1)
+            shown = _panels(play)
+            drawing = time.perf_counter() - now
+            yield {panels: shown, status: parts.progress_bar(f"Training: about {left:.0f} s left", share)}
+        took = f"Trained in {parts.seconds_text(time.perf_counter() - began)}"
+        yield {
+            stop: gr.Button(interactive=False),
+            status: f'<p class="dear-headline" role="status">{took}. <span>Move the steps and see.</span></p>',
+        }
+
+    def redraw(play: Playground | None, count: float) -> Any:
+        if play is None:
+            return gr.skip()
+        play.steps = int(count)  # also for what is still to come of a training in progress
+        return _panels(play)
+
+    @on_gpu(30)
+    def film() -> list[Output]:
+        model = holder.model
+        every = -(-model.sampling.iterations // 4)
+        return list(model.stream(PROMPT, seed=SEED, every=every))
+
+    drawn: dict[str, str] = {}  # digest of a model -> the article with its pictures
+    one_at_a_time = threading.Lock()
+
+    def explain(had: str) -> tuple[Any, str]:
+        with one_at_a_time:
+            digest = holder.model.digest
+            if digest not in drawn:
+                drawn.clear()
+                with parts.told():
+                    drawn[digest] = _article(holder, film())
+        return (gr.skip() if had == digest else drawn[digest]), digest
+
+    gr.on([button.click], None, None, stop, js=CAN_STOP, api_visibility="private")
+    event = button.click(
+        run, [which, steps, toy, seed, lock], [stop, status, panels, seed, kept], show_progress="minimal",
+        show_progress_on=[status], api_visibility="private", **QUEUE,
+    )  # fmt: skip
+    event.failure(lambda: gr.Button(interactive=False), None, stop, queue=False, **QUIET)
+    stop.click(
+        lambda: (gr.Button(interactive=False), '<p class="dear-headline" role="status">Stopped.</p>'),
+        None, [stop, status], cancels=event, queue=False, **QUIET,
+    )  # fmt: skip
+    button.click(None, js=SHOW_RESULTS, api_visibility="private")
+    steps.change(redraw, [kept, steps], panels, trigger_mode="always_last", **QUIET)
+    tab.select(explain, seen, [article, seen], **QUIET)
+
+
+def _share(training: ToyTraining) -> float:
+    return training.iteration / training.iterations
+
+
+def _panels(play: Playground) -> str:
+    """The target, then what each head draws over it, all on one scale."""
+    toy = play.trainings[0].toy
+    target, other = reference(toy), reference(toy, draw=1)
+    name = TOY_NAMES[toy]
+    picture = sketches.scatter_svg([(target, plots.ACCENT)], REACH, f"{name}: {POINTS} points of the target")
+    shown = [_panel(picture, "Target", name, f"Two draws of it: {_distances(target, other)}")]
+    for training in play.trainings:
+        points = training.draw(play.steps)
+        steps = training.steps_taken(play.steps)
+        count = f"{steps} step" + ("s" if steps > 1 else "")
+        distances = _distances(target, points)
+        label = f"{POINTS} points that {HEADS[training.kind]} draws in {count}, over the target"
+        picture = sketches.scatter_svg([(target, f"{plots.ACCENT}66"), (points, sketches.WARM)], REACH, label)
+        outside = int((points.abs() > REACH).any(dim=1).sum())
+        far = f"; {outside} outside" if outside else ""
+        shown.append(_panel(picture, HEADS[training.kind], count + far, distances))
+    return f'<div class="dear-toy">{"".join(shown)}</div>'
+
+
+def _distances(target: torch.Tensor, points: torch.Tensor) -> str:
+    return f"MMD <b>{mmd(target, points):.3f}</b> WSD <b>{wasserstein(target, points):.3f}</b>"
+
+
+def _panel(picture: str, title: str, note: str, numbers: str) -> str:
+    return f"<figure>{picture}<figcaption><strong>{title}</strong> {note}<p>{numbers}</p></figcaption></figure>"
+
+
+def _article(holder: Holder, outs: list[Output] | None) -> str:
+    """The method in words; with the partial results ``outs`` of one generation, also in pictures of the model."""
+    model = holder.model
+    config, iterations = model.config, model.sampling.iterations
+    length, dim = config.length, config.vae.token_dim
+    soon = '<div class="dear-soon"></div>'
+    chain, film, scores = (_chain(holder, outs[-1]), _film(holder, outs), _scores()) if outs else (soon, soon, soon)
+    return f"""<article class="dear-method"><h2>How it works</h2>
+<section><div><h3>From words to sound</h3><p>The prompt becomes a sequence of vectors. Behind them a transformer fills
+in {length} tokens, each of {dim} numbers, that stand for patches of a spectrogram: how loud each pitch is at each
+moment. A decoder turns the tokens into that spectrogram, and a vocoder turns the spectrogram into a wave.</p></div>
+{chain}</section>
+<section><div><h3>Filling in the blanks</h3><p>At first every token is hidden. In each iteration the transformer reads
+the prompt and the tokens known so far, and says of hidden places what could belong there. Some of these places, chosen
+at random, are then drawn, and count as known from there on: few at the start, many near the end, when more is known.
+So {iterations} iterations are enough for {length} tokens.</p></div>{film}</section>
+<section><div><h3>One step in place of a hundred</h3><p>A token is a list of numbers, not a word of a list, so a small
+network, the head, draws it: out of random noise and of what the transformer said. A diffusion head goes from noise to
+token in many small steps, a hundred in the paper's teacher, and in every iteration. The energy-scoring head takes
+one.</p><h3>A pull and a push</h3><p>It learns from two draws for each true token. The loss pulls both towards the
+truth and pushes them away from each other. With the pull alone, the same middling answer to everything would be best.
+With the push, nothing is better than draws that vary exactly as the truth does.</p></div>{scores}</section>
+<section class="dear-plain"><div><h3>What the teacher leaves</h3><p>The student starts from the transformer of a teacher
+with a diffusion head, and its training adds how far the two transformers' outputs lie apart, squared. So it keeps the
+teacher's grasp of prompts and not its steps. In the paper this brings the Fréchet distance to real sounds from 22.09
+down to 18.67.</p></div><div><h3>Following the prompt</h3><p>Each iteration also runs without the prompt. The CFG scale
+s says how far to go from that answer towards the one with the prompt, and beyond: s × with + (1 − s) × without. Mixed
+are the transformer's outputs, so the head runs once.</p></div>
+<div><h3>The numbers of the toy</h3><p>MMD, the maximum mean discrepancy, compares how close points lie to each other
+within and across two sets, here under Gaussian kernels of three widths. WSD, the Wasserstein distance, is how far
+points must move, on average, to become the target: exact, by the best pairing of {POINTS} with {POINTS}. Lower is
+better.</p></div></section></article>"""
+
+
+def _chain(holder: Holder, out: Output) -> str:
+    """Prompt, tokens, mel and sound of one generation, from left to right."""
+    config = holder.model.config
+    known = (
+        ("Tokens", f"{config.length} of {config.vae.token_dim} numbers",
+         plots.to_svg(sketches.latents_strip(out.latents[0].numpy()), "The values of all tokens over time")),
+        ("Spectrogram", f"{config.mel.n_mels} pitches over {config.mel.samples / config.mel.sample_rate:g} s",
+         plots.to_svg(plots.mel_strip(out.mel[0].numpy(), config.mel), "Mel spectrogram of the sound")),
+        ("Sound", f"{config.mel.samples:,} samples",
+         plots.to_svg(sketches.waveform_strip(out.waveform[0].numpy()), "Waveform of the sound")),
+    )  # fmt: skip
+    boxes = "".join(
+        f'<i aria-hidden="true">→</i><figure><div class="dear-strip">{picture}</div>'
+        f"<figcaption>{name}<br>{note}</figcaption></figure>"
+        for name, note, picture in known
+    )
+    note = f"<figcaption>Prompt<br>{len(PROMPT.split())} words</figcaption>"
+    prompt = f'<figure><div class="dear-words">“{html.escape(PROMPT)}”</div>{note}</figure>'
+    return f'<div class="dear-chain">{prompt}{boxes}</div>'
+
+
+def _film(holder: Holder, outs: list[Output]) -> str:
+    """Stills of a decoding: the mel under the tokens that are known, and which those are."""
+    config, since, stills = holder.model.config, 0, []
+    for out in outs:
+        order = out.order[0].numpy()
+        count = f"{int((order >= 0).sum())} of {config.length} tokens"
+        drawn = f"after iteration {out.iteration} of {out.iterations}: {count} known"
+        picture = parts.strip(out, config.mel, f"Mel spectrogram {drawn}")
+        tokens = sketches.tokens_svg(order, since, config.grid, f"Tokens {drawn}; those drawn last stand out")
+        stills.append(
+            f'<figure>{picture}<div class="dear-tokens">{tokens}</div>'
+            f"<figcaption>Iteration {out.iteration}<br>{count}</figcaption></figure>"
+        )
+        since = out.iteration
+    return f'<div class="dear-film">{"".join(stills)}</div>'
+
+
+@functools.cache
+def _scores() -> str:
+    """The two drawings of the energy score."""
+    target, samples = torch.tensor([0.1, 0.55]), torch.tensor([[-0.95, -0.5], [0.85, -0.62]])
+    first, second, apart = (float((a - b).norm()) for a, b in ((samples[0], target), (samples[1], target), samples))
+    total = f"{first:.2f} + {second:.2f} − {apart:.2f} = {first + second - apart:.2f}"
+    score = plots.to_svg(
+        sketches.score_figure(target, samples),
+        f"Two samples, each pulled to the target and pushed from the other. The loss is {total}",
+    )
+    spreads = [i / 20 for i in range(41)]
+    curves = sketches.spread_scores(spreads, torch.Generator().manual_seed(0))
+    spread = plots.to_svg(
+        sketches.spread_figure(spreads, *curves),
+        "The loss over the spread of the samples: least at one point for the pull alone, with the push at the data's",
+    )
+    return (
+        f'<div class="dear-pair"><figure>{score}<figcaption>The loss of these two draws: {total}</figcaption></figure>'
+        f"<figure>{spread}<figcaption>The mean loss of samples by how far they spread</figcaption></figure></div>"
+    )
