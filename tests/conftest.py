@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from factory import tiny_checkpoint
 
 from dear.conditioning import MiniLMEncoder
 from dear.pipeline import AudioDEAR
 
-# Under pytest-xdist, workers that each use all cores wait for one another.
-if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(workers)))
-
-LONGEST = ("test_app", "test_reproduce", "test_scale")  # files to begin with, where they are shared out
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = [
     "--headless=new",
@@ -31,10 +24,6 @@ FLAGS = [
     "--mute-audio",
     "--autoplay-policy=no-user-gesture-required",
 ]
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 @pytest.fixture(scope="session")

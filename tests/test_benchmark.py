@@ -321,7 +321,7 @@ def test_curves_are_measured_and_drawn(checkpoint, tmp_path):
         "decoding iterations",
         "sounds in a batch",
         "threads",
-        "seconds",
+        "seconds of sound",
     ]
     drawn = figure.axes[0].get_lines()[0].get_xydata()
     assert drawn[:, 1].tolist() == curves[0].median

@@ -94,35 +94,42 @@ def measure_curves(
     return curves
 
 
-TITLES = {"iterations": "decoding iterations", "batch": "sounds in a batch", "threads": "threads", "length": "seconds"}
+TITLES = {
+    "iterations": "decoding iterations",
+    "batch": "sounds in a batch",
+    "threads": "threads",
+    "length": "seconds of sound",
+}
 
 
 def curves_figure(curves: Sequence[Curve], title: str) -> Figure:
     """One panel per curve: seconds of a whole generation, its quartiles, and decoding alone. On white."""
     if not curves:
         raise ValueError("curves must hold at least one curve, got none")
-    figure = Figure(figsize=(2.7 * len(curves), 2.7), facecolor="white")
+    figure = Figure(figsize=(2.5 * len(curves), 2.7), facecolor="white")
     panels = figure.subplots(1, len(curves), squeeze=False)[0]
-    figure.subplots_adjust(0.16 / len(curves), 0.2, 0.995, 0.8, wspace=0.24)
+    figure.subplots_adjust(0.22 / len(curves), 0.18, 0.995, 0.86, wspace=0.26)
     for axes, curve in zip(panels, curves, strict=True):
         _panel(axes, curve)
-    panels[0].set_ylabel("seconds", color=TEXT, fontsize=9)
-    panels[0].legend(frameon=False, fontsize=8, labelcolor=TEXT, loc="upper left")
-    figure.text(0.16 / len(curves), 0.93, title, color=TEXT, fontsize=10)
+    panels[0].set_ylabel("seconds", color=TEXT, fontsize=10)
+    panels[0].legend(frameon=False, fontsize=9, labelcolor=TEXT, loc="upper left")
+    figure.text(0.22 / len(curves), 0.93, title, color=TEXT, fontsize=11)
     return figure
 
 
 def _panel(axes: Axes, curve: Curve) -> None:
     axes.fill_between(curve.values, curve.low, curve.high, color=ACCENT, alpha=0.2, linewidth=0)
-    axes.plot(curve.values, curve.median, color=ACCENT, marker="o", markersize=3.5, linewidth=1.6, label="all")
-    axes.plot(curve.values, curve.decode, color=FAINT, marker="o", markersize=2.5, linewidth=1, label="decoding")
+    axes.plot(
+        curve.values, curve.median, color=ACCENT, marker="o", markersize=3.5, linewidth=1.6, label="prompt to waveform"
+    )
+    axes.plot(curve.values, curve.decode, color=FAINT, marker="o", markersize=2.5, linewidth=1, label="decoding alone")
     if curve.name != "length":
         axes.set_xscale("log", base=2)
         axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(curve.values, [f"{value:g}" for value in curve.values])
     axes.set_ylim(0, max(curve.high) * 1.3)
-    axes.set_xlabel(TITLES.get(curve.name, curve.name), color=TEXT, fontsize=9)
-    axes.tick_params(colors=TEXT, labelsize=8, length=3, width=0.7)
+    axes.set_xlabel(TITLES.get(curve.name, curve.name), color=TEXT, fontsize=10)
+    axes.tick_params(colors=TEXT, labelsize=9, length=3, width=0.7)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
