@@ -36,7 +36,7 @@ FLAGS = (
     "--autoplay-policy=no-user-gesture-required",
 )  # fmt: skip
 LONGEST_RUN = 600  # seconds
-# Answers with the seconds from the click to each file that the player could play, and to the facts that end a run.
+# Answers, a second after the end of the run, with the seconds from the click to each file that the player could play.
 RUN = """
 const done = arguments[0], played = new Map(), begin = performance.now();
 const seconds = () => (performance.now() - begin) / 1000;
