@@ -69,9 +69,13 @@ def recipe(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(clips, recipe, tmp_path_factory):
-    """A reproduction that nothing disturbed."""
-    out = tmp_path_factory.mktemp("finished")
-    assert main(["--clips", str(clips), "--out", str(out), "--recipe", str(recipe), "--workers", "1"]) == 0
+    """A reproduction that nothing disturbed, on one thread as in the processes that it is compared with."""
+    out, threads = tmp_path_factory.mktemp("finished"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert main(["--clips", str(clips), "--out", str(out), "--recipe", str(recipe), "--workers", "1"]) == 0
+    finally:
+        torch.set_num_threads(threads)
     return out
 
 
