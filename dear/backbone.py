@@ -30,8 +30,8 @@ class Prefix:
 
 
 def take(x: Tensor, index: Tensor | slice) -> Tensor:
-    """x [B, P, K], index [B, W] of tokens, or one slice of W tokens for all items -> [B, W, K]."""
-    if isinstance(index, slice):
+    """x [B, P, K], index [B, W] of tokens, or [W] or a slice of W of them for all items -> [B, W, K]."""
+    if isinstance(index, slice) or index.dim() == 1:
         return x[:, index]
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))
 
@@ -115,28 +115,40 @@ class Memory:
         parts = ((part[:count] for part in getattr(self, name)) for name in ("keys", "values", "inputs"))
         return Memory(self.mask[:count], *map(tuple, parts))
 
+    def begin(self, prefix: Prefix) -> None:
+        """Take ``prefix`` for a new generation, of which no audio token is known."""
+        self.mask.copy_(prefix.mask)
+        filled = prefix.mask.shape[1]
+        for whole, parts in ((self.keys, 0), (self.values, 1)):
+            for each, pair in zip(whole, prefix.blocks, strict=True):
+                each[:, :, :filled] = pair[parts]
+                each[:, :, filled:] = 0
+        for rows in self.inputs:
+            rows.zero_()
+
 
 @dataclass(frozen=True)
 class Kept:
-    """What a block's tokens see beside themselves where those of a stretch of the decoding order are computed."""
+    """What a block's tokens see beside themselves where those at some places of the decoding order are computed."""
 
-    keys: Tensor
+    keys: Tensor  # [B, H, K, C / H], as far as any of them sees
     values: Tensor
     inputs: Tensor | None
-    stretch: slice  # of the computed tokens in ``keys`` and ``values``
-    stored: Tensor  # [B * N] rows of ``inputs``, items one after the other, of the N computed tokens that are known
+    places: Tensor | slice  # of the P computed tokens in ``keys`` and ``values``
+    known: Tensor  # [P, 1] bool, of the computed tokens
+    stored: Tensor  # [B * P] rows of ``inputs``, items one after the other, of the computed tokens
     seen: Tensor  # [B * P * taps] rows that the computed tokens see
 
     def mix(self, mixing: LocalMixing, x: Tensor) -> Tensor:
         rows = self.inputs.view(-1, x.shape[2])
-        rows.index_copy_(0, self.stored, x[:, : len(self.stored) // len(x)].flatten(0, 1))
+        rows.index_copy_(0, self.stored, torch.where(self.known, x, 0).flatten(0, 1))
         seen = rows.index_select(0, self.seen).unflatten(0, (*x.shape[:2], -1))
         return mixing.combine(x, seen.unbind(2))
 
     def join(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        self.keys[:, :, self.stretch] = keys
-        self.values[:, :, self.stretch] = values
-        return self.keys[:, :, : self.stretch.stop], self.values[:, :, : self.stretch.stop]
+        self.keys[:, :, self.places] = keys
+        self.values[:, :, self.places] = values
+        return self.keys, self.values
 
 
 class Backbone(nn.Module):
@@ -196,43 +208,58 @@ class Backbone(nn.Module):
         if self.config.masked_attention == "full":
             raise ValueError('decode needs masked_attention="visible": under "full" every token is attended to')
         batch, heads, filled, dim = prefix.blocks[0][0].shape
-        shape = batch, heads, filled + self.length, dim
-        pairs = []
-        for pair in zip(*prefix.blocks, strict=True):  # the keys of all blocks, then the values
-            pairs.append(tuple(part.new_zeros(shape) for part in pair))
-            for whole, part in zip(pairs[-1], pair, strict=True):
-                whole[:, :, :filled] = part
         taps, like = self.config.conv_width, prefix.blocks[0][0]
-        inputs = [like.new_zeros(batch, self.length + taps - 1, self.config.width) for _ in self.blocks] if taps else ()
-        return Memory(prefix.mask, *pairs, tuple(inputs))
+        keys, values = (
+            tuple(like.new_empty(batch, heads, filled + self.length, dim) for _ in self.blocks) for _ in range(2)
+        )
+        rows = self.length + taps - 1
+        inputs = tuple(like.new_empty(batch, rows, self.config.width) for _ in self.blocks) if taps else ()
+        memory = Memory(torch.empty_like(prefix.mask), keys, values, inputs)
+        memory.begin(prefix)
+        return memory
 
-    def decode(self, tokens: Tensor, order: Tensor, memory: Memory, first: int, start: int, end: int) -> Tensor:
-        """Contexts [B, end - start, C] of the tokens ``order[:, start:end]``; those before ``start`` are known.
+    def decode(
+        self,
+        tokens: Tensor,
+        order: Tensor,
+        memory: Memory,
+        places: Tensor | slice,
+        start: Tensor | int,
+        wanted: Tensor | slice,
+        reach: int,
+    ) -> Tensor:
+        """Contexts [B, W, C] of ``wanted`` tokens, [W] or a slice of the P computed ones.
 
         tokens: [B, L, D] values; those at hidden positions are ignored. order: [B, L] positions in decoding order.
-        first: tokens before it are not computed again: what ``memory`` keeps of them stands. With 0 the result is
-            exactly that of :meth:`forward`. What is computed of the known tokens is kept in turn.
+        start: how many tokens, the first in that order, are known; as a tensor [], it may differ where a pass is
+            replayed.
+        places: [P] or a slice of the decoding order, what is computed; of other known tokens stands what ``memory``
+            keeps. Where all known ones are among them, the result is exactly that of :meth:`forward`. What is computed
+            of known tokens is kept in turn. Hidden ones that are not wanted change nothing.
+        reach: beyond every place that is computed or known.
         """
-        positions = order[:, first:end]
+        positions = order[:, places]
         batch, count = positions.shape
-        known = self.token_in(take(tokens, positions[:, : start - first]))
-        x = torch.cat((known, self.mask_token.to(known.dtype).expand(batch, end - start, -1)), dim=1)
+        slots = torch.arange(order.shape[1], device=order.device)
+        own = slots[places][:, None]
+        known = own < start
+        x = torch.where(known, self.token_in(take(tokens, positions)), self.mask_token)
         if self.positions is not None:
             x = x + self.positions[positions]
-        slots = torch.arange(end, device=x.device)
-        among = (slots < start) | (slots == slots[first:, None])
+        among = (slots[:reach] < start) | (slots[:reach] == own)
         conditioning = memory.mask[:, None, None, :].expand(-1, 1, count, -1)
         visible = torch.cat((conditioning, among.expand(batch, 1, -1, -1)), dim=3)
         # As what attention adds, once for all blocks.
         visible = torch.zeros(visible.shape, dtype=x.dtype, device=x.device).masked_fill(~visible, -torch.inf)
-        stored, seen = self._rows(positions, start - first)
+        stored, seen = self._rows(positions)
         filled = memory.mask.shape[1]
-        stretch, angles = slice(filled + first, filled + end), self._angles(positions)
+        within = slice(filled + places.start, filled + places.stop) if isinstance(places, slice) else filled + places
+        angles, last = self._angles(positions), self.blocks[-1]
         for i, block in enumerate(self.blocks):
+            keys, values = (kept[i][:, :, : filled + reach] for kept in (memory.keys, memory.values))
             inputs = memory.inputs[i] if memory.inputs else None
-            kept = Kept(memory.keys[i], memory.values[i], inputs, stretch, stored, seen)
-            last = i == len(self.blocks) - 1
-            x = block(x, kept, visible, angles, slice(start - first, None) if last else None)
+            kept = Kept(keys, values, inputs, within, known, stored, seen)
+            x = block(x, kept, visible, angles, wanted if block is last else None)
         return self.norm(x)
 
     def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -240,9 +267,9 @@ class Backbone(nn.Module):
             return None
         return rotary_angles(positions, self.config.width // self.config.heads)
 
-    def _rows(self, positions: Tensor, known: int) -> tuple[Tensor, Tensor]:
-        """For local mixing: the rows of the first ``known`` of ``positions`` [B, P], and those that all of them see."""
+    def _rows(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """For local mixing, of tokens at ``positions`` [B, P]: their own rows [B * P], and those that they see."""
         taps, device = max(self.config.conv_width, 1), positions.device
         begins = torch.arange(len(positions), device=device)[:, None] * (self.length + taps - 1)
-        stored = begins + positions[:, :known] + taps // 2
-        return stored.flatten(), ((begins + positions)[..., None] + torch.arange(taps, device=device)).flatten()
+        rows = begins + positions
+        return (rows + taps // 2).flatten(), (rows[..., None] + torch.arange(taps, device=device)).flatten()

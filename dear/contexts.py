@@ -44,16 +44,21 @@ class Contexts:
         most = start + self.savings.guided_share * sum(counts)
         self.guided = sum(begin <= most for begin in self.bounds[:-1]) if sampling.cfg_scale != 1 else 0  # iterations
         # Columns that no item uses are seen by nobody.
-        used = conditioning.mask.any(dim=0)
+        used = conditioning.mask.any(dim=0) if model.static is None else slice(None)
         tokens, mask = conditioning.tokens[:, used], conditioning.mask[:, used]
         if self.guided:
             dropped = torch.ones(len(order), dtype=torch.bool, device=order.device)
             null = model.null(Conditioning(tokens, mask), dropped)
             tokens, mask = torch.cat((tokens, null.tokens)), torch.cat((mask, null.mask))
         prefix = self.backbone.prefix(tokens, mask)
-        visible = self.backbone.config.masked_attention == "visible"
-        past: Prefix | Memory = self.backbone.memory(prefix) if visible else prefix
-        self.past = {CONDITIONAL: past.first(len(order)), BOTH: past}
+        self.static = model.static
+        self.past: dict[int, Prefix | Memory] = {}
+        if self.static is not None:
+            self.workspace = self.static.lend(prefix)
+        else:
+            visible = self.backbone.config.masked_attention == "visible"
+            past = self.backbone.memory(prefix) if visible else prefix
+            self.past = {CONDITIONAL: past.first(len(order)), BOTH: past}
         # Of each branch: the tokens that its memory holds as known ones, and the iteration to compute them anew in.
         self.kept, self.refresh_at = [0, 0], [0, 0]
         self.difference: Tensor | None = None  # null minus conditional contexts [B, N, C], of this iteration and on
@@ -81,8 +86,8 @@ class Contexts:
 
     def _compute(self, tokens: Tensor, known: Tensor, branches: int, iteration: int, start: int, end: int) -> Tensor:
         """Contexts [branches * B, end - start, C] of the tokens from ``start`` to ``end`` in decoding order."""
-        past, order = self.past[branches], self.order.repeat(branches, 1)
-        tokens = tokens.repeat(branches, 1, 1)
+        order, tokens = self.order.repeat(branches, 1), tokens.repeat(branches, 1, 1)
+        past = self.past.get(branches)
         if isinstance(past, Prefix):
             return self.backbone(tokens, known.repeat(branches, 1), past, order[:, start:end])
         first = min(self.kept[:branches])
@@ -90,4 +95,11 @@ class Contexts:
             first = 0
             self.refresh_at[:branches] = [iteration + self.savings.refresh_every] * branches
         self.kept[:branches] = [start] * branches
-        return self.backbone.decode(tokens, order, past, first, start, end)
+        if self.static is not None:
+            return self.workspace.decode(tokens, order, first, start, end)
+        return self.backbone.decode(tokens, order, past, slice(first, end), start, slice(start - first, None), end)
+
+    def close(self) -> None:
+        """Let the next generation have what this one worked in."""
+        if self.static is not None:
+            self.static.give_back(self.workspace)

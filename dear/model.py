@@ -9,6 +9,7 @@ from dear.backbone import Backbone
 from dear.conditioning import Conditioning, NullCondition
 from dear.config import Config, ConfigError
 from dear.heads import HEADS
+from dear.static import StaticShapes
 
 
 class MaskedModel(nn.Module):
@@ -31,6 +32,7 @@ class MaskedModel(nn.Module):
         self.backbone = Backbone(config.backbone, self.length, self.token_dim, config.conditioning.dim)
         self.head = HEADS[kind](config.variants[variant].head, self.token_dim, config.backbone.width)
         self.null = NullCondition(config.conditioning.dim)
+        self.static: StaticShapes | None = None  # for sampling in a few fixed shapes
 
     def context(self, tokens: Tensor, known: Tensor, conditioning: Conditioning) -> Tensor:
         """tokens [B, L, D], known [B, L] bool, conditioning of B items -> contexts [B, L, C] of all positions."""

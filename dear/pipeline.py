@@ -23,6 +23,9 @@ from dear.checkpoint import (
 from dear.checkpoint import digest as weights_digest
 from dear.conditioning import build_text_encoder
 from dear.inpainting import Inpainter
+from dear.static import StaticShapes, cuda_graph
+
+MOST_SHAPES = 128
 
 
 class AudioDEAR(Inpainter):
@@ -59,6 +62,21 @@ class AudioDEAR(Inpainter):
         return cls(
             config, variant, model, vae, vocoder, text_encoder, weights_digest(folder, variant), load_card(folder)
         )
+
+    def compile(self) -> AudioDEAR:
+        """Sample in a few fixed shapes, through torch.compile, and on CUDA by replaying graphs. Returns itself.
+
+        For servers with a GPU: the first generations of each batch size take minutes longer, and on a CPU the later
+        ones are hardly faster. Sounds stay the same up to rounding.
+        Raises ValueError for a model whose attention is "full".
+        """
+        backbone, cuda = self.model.backbone, self.device.type == "cuda"
+        self.model.static = StaticShapes(backbone, cuda_graph if cuda else None)
+        # Each shape that a block meets counts against this limit.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_SHAPES)
+        for block in backbone.blocks:
+            block.compile(dynamic=False)
+        return self
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write a checkpoint of this variant alone, with its card, or a generated one. Returns its folder.

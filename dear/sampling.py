@@ -6,6 +6,7 @@ import dataclasses
 import math
 import reprlib
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from numbers import Integral, Real
 
@@ -151,29 +152,28 @@ def generate(
     tokens = torch.where(given_mask[..., None], given.to(device, dtype), 0)
     known = given_mask.clone()
     drawn_at = torch.full((batch, length), -1, dtype=torch.long, device=device)
-    contexts = Contexts(model, conditioning.to(device, dtype), order, start, counts, sampling)
+    with closing(Contexts(model, conditioning.to(device, dtype), order, start, counts, sampling)) as contexts:
+        for iteration, count in enumerate(counts):
+            end = start + count
+            new = order[:, start:end]
 
-    for iteration, count in enumerate(counts):
-        end = start + count
-        new = order[:, start:end]
+            def draw(count: int = count) -> Tensor:
+                rows = [torch.randn(count, dim, generator=generator) for generator in generators]
+                noise = torch.cat(rows).to(dtype)
+                # From pinned memory, the loop need not wait for the device.
+                return noise.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else noise.to(device)
 
-        def draw(count: int = count) -> Tensor:
-            rows = [torch.randn(count, dim, generator=generator) for generator in generators]
-            noise = torch.cat(rows).to(dtype)
-            # From pinned memory, the loop need not wait for the device.
-            return noise.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else noise.to(device)
-
-        context, null_context = contexts(tokens, known, iteration)
-        values = model.head.sample(
-            context.flatten(0, 1),
-            None if null_context is None else null_context.flatten(0, 1),
-            cfg_scale=guidance_scale(sampling, end / length),
-            steps=sampling.steps,
-            temperature=sampling.temperature,
-            draw=draw,
-        )
-        tokens = tokens.scatter(1, new[..., None].expand(-1, -1, dim), values.view(batch, count, dim))
-        known = known.scatter(1, new, True)
-        drawn_at = drawn_at.scatter(1, new, iteration)
-        start = end
-        yield State(tokens, known, drawn_at, iteration + 1, len(counts))
+            context, null_context = contexts(tokens, known, iteration)
+            values = model.head.sample(
+                context.flatten(0, 1),
+                None if null_context is None else null_context.flatten(0, 1),
+                cfg_scale=guidance_scale(sampling, end / length),
+                steps=sampling.steps,
+                temperature=sampling.temperature,
+                draw=draw,
+            )
+            tokens = tokens.scatter(1, new[..., None].expand(-1, -1, dim), values.view(batch, count, dim))
+            known = known.scatter(1, new, True)
+            drawn_at = drawn_at.scatter(1, new, iteration)
+            start = end
+            yield State(tokens, known, drawn_at, iteration + 1, len(counts))

@@ -93,7 +93,9 @@ def test_visible_hidden_tokens_are_seen_by_themselves_alone(batch):
     for item, count in enumerate(known.sum(dim=1).tolist()):
         own = model.backbone.prefix(conditioning.tokens[item : item + 1], conditioning.mask[item : item + 1])
         order = position[item : item + 1]
-        part = model.backbone.decode(tokens[item : item + 1], order, model.backbone.memory(own), 0, count, 5)
+        part = model.backbone.decode(
+            tokens[item : item + 1], order, model.backbone.memory(own), slice(0, 5), count, slice(count, 5), 5
+        )
         torch.testing.assert_close(part[0], whole[item, order[0, count:]], rtol=0, atol=1e-12)
 
 

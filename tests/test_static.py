@@ -1,0 +1,161 @@
+"""Sampling in fixed shapes gives what sampling in exact ones gives, also where passes are recorded and replayed."""
+
+import dataclasses
+import threading
+
+import pytest
+import torch
+from factory import tiny_checkpoint
+from test_sampling import build, condition, run
+from test_savings import LEARNED, ROTARY, longer
+
+from dear import AudioDEAR
+from dear.config import SamplingConfig, Savings
+from dear.sampling import generate
+from dear.static import IDLE, StaticShapes
+
+SAMPLING = SamplingConfig(cfg_scale=2.5, iterations=5, temperature=0.9)
+
+
+class Tape:
+    """A stand-in for CUDA graphs: what was recorded runs on the inputs and into the result of then, and only there."""
+
+    def __init__(self):
+        self.recorded = 0
+        self.replayed = 0
+
+    def __call__(self, function):
+        self.recorded += 1
+        result = function()
+        result.fill_(torch.nan)  # recording a graph computes nothing
+
+        def replay():
+            self.replayed += 1
+            result.copy_(function())
+
+        return replay, result
+
+
+def tokens_of(model, sampling=SAMPLING, seeds=(7, 8), **given):
+    return run(model, condition(model, len(seeds)), list(seeds), sampling, **given)[-1].tokens
+
+
+@pytest.mark.parametrize("record", [None, Tape])
+@pytest.mark.parametrize("backbone", [ROTARY, LEARNED, {"masked_attention": "visible", "conv_width": 3}])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        SAMPLING,
+        dataclasses.replace(SAMPLING, iterations=1),
+        dataclasses.replace(SAMPLING, iterations=16),
+        dataclasses.replace(SAMPLING, cfg_scale=1.0),
+        dataclasses.replace(SAMPLING, iterations=12, savings=Savings(refresh_every=4)),
+        dataclasses.replace(SAMPLING, iterations=9, savings=Savings(guided_share=0.5, null_every=2, refresh_every=3)),
+    ],
+)
+def test_the_tokens_are_those_of_exact_shapes(monkeypatch, backbone, sampling, record):
+    model = longer(monkeypatch, **backbone)
+    wanted = tokens_of(model, sampling)
+    model.static = StaticShapes(model.backbone, record and record())
+    for _ in range(2):  # the second works in the memory of the first
+        torch.testing.assert_close(tokens_of(model, sampling), wanted, rtol=0, atol=1e-9)
+
+
+def test_given_tokens_are_filled_up_around(monkeypatch):
+    model = longer(monkeypatch)
+    mask = torch.rand(2, 16, generator=torch.Generator().manual_seed(0)).argsort(dim=1) < 11
+    given = {"given": torch.randn(2, 16, 16, dtype=torch.float64), "given_mask": mask}
+    wanted = tokens_of(model, **given)
+    model.static = StaticShapes(model.backbone, Tape())
+    torch.testing.assert_close(tokens_of(model, **given), wanted, rtol=0, atol=1e-9)
+
+
+def test_shapes_are_few_whatever_the_iterations(monkeypatch):
+    model = longer(monkeypatch)
+    tape = Tape()
+    model.static = StaticShapes(model.backbone, tape)
+    fitted = [model.static.fit(count) for count in range(1, 17)]
+    assert fitted == [1, 2, 4, 4, 6, 6, 8, 8, 10, 10, 12, 12, 14, 14, 16, 16]
+    for iterations in range(1, 17):
+        tokens_of(model, dataclasses.replace(SAMPLING, iterations=iterations))
+    recorded = tape.recorded
+    assert recorded <= 40 < 16 * 17 // 2 == tape.replayed
+    for iterations in range(1, 17):
+        tokens_of(model, dataclasses.replace(SAMPLING, iterations=iterations), seeds=(1, 2))
+    assert tape.recorded == recorded
+
+
+def test_generations_at_the_same_time_share_no_memory():
+    model = build()
+    prompts = condition(model, 2)
+    alone = [run(model, prompts.select([i]), [i], SAMPLING)[-1].tokens for i in range(2)]
+    model.static = StaticShapes(model.backbone, Tape())
+    both = [generate(model, prompts.select([i]), [i], SAMPLING) for i in range(2)]
+    for states in zip(*both, strict=True):  # one iteration of each in turn
+        last = states
+    for state, wanted in zip(last, alone, strict=True):
+        torch.testing.assert_close(state.tokens, wanted, rtol=0, atol=1e-9)
+    assert len(model.static.idle) == 2
+
+
+def test_a_stopped_generation_gives_its_memory_back():
+    model = build()
+    model.static = StaticShapes(model.backbone)
+    states = generate(model, condition(model, 1), [0], SAMPLING)
+    next(states)
+    assert not model.static.idle
+    states.close()
+    assert len(model.static.idle) == 1
+
+
+def test_only_so_many_batch_sizes_wait(monkeypatch):
+    model = build()
+    model.static = StaticShapes(model.backbone)
+    for batch in range(1, IDLE + 3):
+        tokens_of(model, seeds=range(batch))
+    assert [len(each.memory.mask) for each in model.static.idle] == [2 * batch for batch in range(3, IDLE + 3)]
+
+
+def test_threads_take_turns_with_what_is_idle():
+    model = build()
+    model.static = StaticShapes(model.backbone)
+    wanted = tokens_of(model)
+    model.static = StaticShapes(model.backbone, Tape())
+    found = {}
+
+    def work(name):
+        for _ in range(5):
+            found[name, len(found)] = tokens_of(model)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) >= 5
+    for tokens in found.values():
+        torch.testing.assert_close(tokens, wanted, rtol=0, atol=1e-9)
+
+
+def test_values_of_a_generation_that_diverged_reach_no_later_one():
+    model = build()
+    wanted = tokens_of(model)
+    model.static = StaticShapes(model.backbone, Tape())
+    broken = condition(model, 2)
+    run(model, dataclasses.replace(broken, tokens=torch.full_like(broken.tokens, torch.nan)), [0, 1], SAMPLING)
+    torch.testing.assert_close(tokens_of(model), wanted, rtol=0, atol=1e-9)
+
+
+def test_full_attention_has_no_hidden_tokens_to_fill_up_with():
+    with pytest.raises(ValueError, match="masked_attention"):
+        StaticShapes(build(masked_attention="full").backbone)
+
+
+def test_compiled_sounds_are_the_same_up_to_rounding(tmp_path):
+    tiny_checkpoint(tmp_path)
+    model = AudioDEAR.from_pretrained(tmp_path, device="cpu")
+    wanted = model.generate("a dog barking", seed=0, iterations=1)
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    got = model.compile().generate("a dog barking", seed=0, iterations=1)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > before
+    torch.testing.assert_close(got.tokens, wanted.tokens, rtol=1e-4, atol=1e-4)
