@@ -9,7 +9,9 @@ from dear.backbone import Backbone
 from dear.conditioning import Conditioning, NullCondition
 from dear.config import Config, ConfigError
 from dear.heads import HEADS
-from dear.static import StaticShapes
+from dear.static import StaticShapes, cuda_graph
+
+MOST_SHAPES = 128
 
 
 class MaskedModel(nn.Module):
@@ -33,6 +35,18 @@ class MaskedModel(nn.Module):
         self.head = HEADS[kind](config.variants[variant].head, self.token_dim, config.backbone.width)
         self.null = NullCondition(config.conditioning.dim)
         self.static: StaticShapes | None = None  # for sampling in a few fixed shapes
+
+    def compile_sampling(self) -> None:
+        """Let ``dear.sampling`` run in a few fixed shapes, compiled, and on CUDA as recorded graphs.
+
+        Raises ValueError unless attention is "visible".
+        """
+        cuda = self.backbone.mask_token.device.type == "cuda"
+        self.static = StaticShapes(self.backbone, cuda_graph if cuda else None)
+        # Each shape that a block meets counts against this limit.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_SHAPES)
+        for block in self.backbone.blocks:
+            block.compile(dynamic=False)
 
     def context(self, tokens: Tensor, known: Tensor, conditioning: Conditioning) -> Tensor:
         """tokens [B, L, D], known [B, L] bool, conditioning of B items -> contexts [B, L, C] of all positions."""

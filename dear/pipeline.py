@@ -23,9 +23,6 @@ from dear.checkpoint import (
 from dear.checkpoint import digest as weights_digest
 from dear.conditioning import build_text_encoder
 from dear.inpainting import Inpainter
-from dear.static import StaticShapes, cuda_graph
-
-MOST_SHAPES = 128
 
 
 class AudioDEAR(Inpainter):
@@ -47,7 +44,8 @@ class AudioDEAR(Inpainter):
         source: None for the bundled one; a folder; or "owner/name" on the Hub.
         variant: "student", "teacher", ...; None for the checkpoint's default.
         revision, token: of a Hub repository.
-        device: None for CUDA, else MPS, else the CPU. dtype: of the masked model in memory; None for float32.
+        device: None for CUDA, else MPS, else the CPU. dtype: of the masked model in memory; None for float16
+            on CUDA, where it is several times as fast and loses nothing of the weights, and float32 elsewhere.
         Raises CheckpointError, ConfigError or EncoderError (all ValueError), before anything is built where possible.
         """
         device = _check_device(device)
@@ -56,7 +54,7 @@ class AudioDEAR(Inpainter):
         folder = resolve(source, variants=None if variant is None else (variant,), revision=revision, token=token)
         config = load_config(folder)
         variant = config.default_variant if variant is None else variant
-        model = load_model(folder, config, variant, device, dtype or torch.float32)
+        model = load_model(folder, config, variant, device, dtype or best_dtype(device))
         vae, vocoder = load_codec(folder, config, device)
         text_encoder = build_text_encoder(config.conditioning, device)
         return cls(
@@ -70,12 +68,7 @@ class AudioDEAR(Inpainter):
         ones are hardly faster. Sounds stay the same up to rounding.
         Raises ValueError for a model whose attention is "full".
         """
-        backbone, cuda = self.model.backbone, self.device.type == "cuda"
-        self.model.static = StaticShapes(backbone, cuda_graph if cuda else None)
-        # Each shape that a block meets counts against this limit.
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_SHAPES)
-        for block in backbone.blocks:
-            block.compile(dynamic=False)
+        self.model.compile_sampling()
         return self
 
     def save_pretrained(self, folder: str | Path) -> Path:
@@ -130,6 +123,11 @@ class AudioDEAR(Inpainter):
                 token=token,
                 commit_message=commit_message,
             )
+
+
+def best_dtype(device: torch.device) -> torch.dtype:
+    """Weights are float16 on disk. On a CPU without instructions for it that is slower than float32."""
+    return torch.float16 if device.type == "cuda" else torch.float32
 
 
 def _check_device(device: torch.device | str | None) -> torch.device:

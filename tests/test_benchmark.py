@@ -149,8 +149,8 @@ def test_the_naive_rows_multiply_the_iterations_that_they_time():
 
 def test_the_base_rows_share_weights_and_do_less_the_more_they_save():
     setting = Setting(1, CPU, torch.float32, None)
-    jobs = base_jobs(BASE, setting)
-    visible, full = (setting.built["tiny", form].backbone for form in ("visible", "full"))
+    jobs = base_jobs([name for name in BASE if name != "base-compiled"], setting)
+    visible, full = (setting.built["tiny", form, False].backbone for form in ("visible", "full"))
     assert visible.token_in.weight.data_ptr() == full.token_in.weight.data_ptr()
     assert visible.config.masked_attention == "visible" and full.config.masked_attention == "full"
     rows = {row.name: row for row in measure(jobs, CPU, 1, peak=matmul_peak(CPU, torch.float32, 64, 1))}
@@ -167,6 +167,23 @@ def test_the_base_rows_share_weights_and_do_less_the_more_they_save():
     students = {"naive_student_over_ours", "full_over_ours"}
     assert set(ratios) == {ratio, ratio + "_end_to_end", "naive_teacher_over_fast"} | students
     assert ratios["naive_teacher_over_fast"] == rows["base-naive-teacher"].median / rows["base-fast"].median
+
+
+def test_a_compiled_row_is_counted_first_and_shares_no_model():
+    plain, compiled = base_jobs(["base-ours", "base-compiled"], Setting(1, CPU, torch.float32, None))
+    did = []
+
+    def compile_it():
+        compiled.compile()
+        assert compiled.network.static is not None and plain.network.static is None
+        did.append("compile")
+
+    def run(meter):
+        did.append("count" if meter.count else "run")
+
+    (row,) = measure([dataclasses.replace(compiled, compile=compile_it, run=run)], CPU, 2, peak=1.0)
+    assert did == ["count", "compile", "run", "run", "run"] and len(row.seconds) == 2
+    assert row.notes.endswith(", compiled")
 
 
 def test_memory_on_top_of_what_was_held():

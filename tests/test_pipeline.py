@@ -13,6 +13,7 @@ import torch
 from dear import AudioDEAR, Output
 from dear.mel import MelSpectrogram
 from dear.output import check_path
+from dear.pipeline import best_dtype
 
 NAN = float("nan")
 
@@ -105,6 +106,11 @@ def test_teacher_takes_steps(tiny_folder):
     assert three.settings["steps"] == 3
     assert (three.tokens - five.tokens).abs().max() > 1e-3
     assert three.tokens.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("device", "dtype"), [("cpu", torch.float32), ("cuda", torch.float16), ("mps", torch.float32)])
+def test_a_gpu_gets_half_precision(device, dtype):
+    assert best_dtype(torch.device(device)) == dtype
 
 
 def test_untrained_extremes_stay_in_range(tiny_folder, student):

@@ -6,6 +6,8 @@ Rows (``--rows``; each at every batch size of ``--batches``, all runs in turn):
   under "full" attention.
 - base-naive-student, base-naive-teacher: the same without any saving ("full" attention, every position, no caches, the
   branches of guidance apart); the teacher's head takes 100 steps in each iteration.
+- base-compiled, bundled-compiled: base-ours and bundled through torch.compile, on CUDA as replayed graphs; this takes
+  minutes.
 - base-fast: base-ours with the recommended approximate savings, ``dear.config.FAST``.
 - base-end-to-end: base-ours, then AudioLDM's autoencoder and vocoder.
 - bundled, bundled-fast, bundled-teacher: a checkpoint, prompt to waveform, at its defaults; with those savings.
@@ -36,7 +38,7 @@ from dear.arguments import Parser
 from dear.checkpoint import load_config, resolve
 from dear.config import FAST, ConfigError, Savings
 from dear.evaluation.curves import check_picture, curves_figure, measure_curves, save_figure
-from dear.evaluation.jobs import BASE, base_job, checkpoint_job, soak, start_job
+from dear.evaluation.jobs import BASE, base_job, checkpoint_job, compiled_job, soak, start_job
 from dear.evaluation.machine import describe, matmul_peak
 from dear.evaluation.peers import PEERS, MissingError
 from dear.evaluation.timing import Job, Setting, measure, table
@@ -45,7 +47,7 @@ from dear.sampling import check_whole
 if TYPE_CHECKING:
     from dear.pipeline import AudioDEAR
 
-CHECKPOINT = ("bundled", "bundled-fast", "bundled-teacher")
+CHECKPOINT = ("bundled", "bundled-fast", "bundled-compiled", "bundled-teacher")
 ROWS = (*BASE, *CHECKPOINT, "start", *PEERS)
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 CPU_TIMED = 4  # iterations, or steps of a diffusion model, that stand for all on a CPU
@@ -56,7 +58,9 @@ RATIOS = {
     "naive_teacher_over_fast": ("base-naive-teacher", "base-fast"),
     "naive_student_over_ours": ("base-naive-student", "base-ours"),
     "full_over_ours": ("base-full", "base-ours"),
+    "ours_over_compiled": ("base-ours", "base-compiled"),
     "bundled_over_fast": ("bundled", "bundled-fast"),
+    "bundled_over_compiled": ("bundled", "bundled-compiled"),
     "bundled_teacher_over_student": ("bundled-teacher", "bundled"),
     **{
         f"{peer.replace('-', '_')}_over_{ours}": (peer, row)
@@ -97,7 +101,7 @@ def build_jobs(args: argparse.Namespace, device: torch.device) -> tuple[list[Job
     jobs: list[Job] = []
     skipped: list[dict[str, Any]] = []
     built: dict[Any, nn.Module] = {}
-    pipelines: dict[str | None, AudioDEAR] = {}
+    pipelines: dict[tuple[str | None, bool], AudioDEAR] = {}
     for batch in args.batches:
         setting = Setting(batch, device, DTYPES[args.dtype], args.timed, built)
         for name in args.rows:
@@ -105,11 +109,12 @@ def build_jobs(args: argparse.Namespace, device: torch.device) -> tuple[list[Job
                 if name in BASE:
                     jobs.append(base_job(name, setting))
                 elif name in CHECKPOINT:
-                    variant = "teacher" if name == "bundled-teacher" else None
-                    if variant not in pipelines:
-                        pipelines[variant] = _load(args, device, variant)
-                    options = _fast(pipelines[variant]) if name == "bundled-fast" else {}
-                    jobs.append(checkpoint_job(name, pipelines[variant], batch, **options))
+                    variant, compiled = "teacher" if name == "bundled-teacher" else None, name == "bundled-compiled"
+                    if (variant, compiled) not in pipelines:
+                        pipelines[variant, compiled] = _load(args, device, variant)
+                    pipeline = pipelines[variant, compiled]
+                    job = checkpoint_job(name, pipeline, batch, **(_fast(pipeline) if name == "bundled-fast" else {}))
+                    jobs.append(compiled_job(job, pipeline.model) if compiled else job)
                 elif name in PEERS:
                     jobs.append(PEERS[name](setting))
                 elif batch == args.batches[0]:

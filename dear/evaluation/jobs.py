@@ -30,7 +30,15 @@ from dear.vocoder import build_vocoder
 if TYPE_CHECKING:
     from dear.pipeline import AudioDEAR
 
-BASE = ("base-ours", "base-fast", "base-full", "base-naive-student", "base-naive-teacher", "base-end-to-end")
+BASE = (
+    "base-ours",
+    "base-fast",
+    "base-compiled",
+    "base-full",
+    "base-naive-student",
+    "base-naive-teacher",
+    "base-end-to-end",
+)
 STAGES = ("text", "decode", "codec", "vocoder")
 PROMPT = "a dog barks in the distance"
 
@@ -45,18 +53,20 @@ def base_job(
     """A row of the base size. student, teacher: configurations; None for the presets of the paper. sampling: of our own
     rows; None for the configuration's, in "base-fast" with the recommended savings."""
     config = (teacher or preset("base-teacher")) if name == "base-naive-teacher" else (student or preset("base"))
-    visible = name in ("base-ours", "base-fast", "base-end-to-end")
-    model = _model(config, "visible" if visible else "full", setting)
+    visible = name in ("base-ours", "base-fast", "base-compiled", "base-end-to-end")
+    compiled = name == "base-compiled"
+    model = _model(config, "visible" if visible else "full", setting, compiled)
     if name.startswith("base-naive"):
         return _naive_job(name, model, setting)
     sampling = sampling or config.variants[config.default_variant].sampling
     if name == "base-fast":
         sampling = dataclasses.replace(sampling, savings=FAST)
-    return _own_job(name, model, setting, sampling, codec=name == "base-end-to-end")
+    job = _own_job(name, model, setting, sampling, codec=name == "base-end-to-end")
+    return compiled_job(job, model) if compiled else job
 
 
-def _model(config: Config, attention: str, setting: Setting) -> nn.Module:
-    """Random weights, which the two forms of attention share."""
+def _model(config: Config, attention: str, setting: Setting, compiled: bool) -> nn.Module:
+    """Random weights, which all forms share."""
     changed = dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, masked_attention=attention))
 
     def first() -> nn.Module:
@@ -70,7 +80,7 @@ def _model(config: Config, attention: str, setting: Setting) -> nn.Module:
         model.load_state_dict(setting.place(config.name, first).state_dict(), assign=True)
         return model
 
-    return setting.place((config.name, attention), view)
+    return setting.place((config.name, attention, compiled), view)
 
 
 def _conditioning(model: MaskedModel, setting: Setting) -> Conditioning:
@@ -186,6 +196,11 @@ def checkpoint_job(name: str, pipeline: AudioDEAR, batch: int, **options: Any) -
         "whole calls",
         f"{pipeline.config.name}/{pipeline.variant}{savings}, parameters and memory without the text encoder",
     )
+
+
+def compiled_job(job: Job, model: MaskedModel) -> Job:
+    """The same with ``model``, of no other job, compiled."""
+    return dataclasses.replace(job, compile=model.compile_sampling, notes=f"{job.notes}, compiled")
 
 
 def start_job(model: str | None, device: torch.device, threads: int | None) -> Job:
