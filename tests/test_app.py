@@ -494,7 +494,7 @@ def test_the_keyboard_alone_is_enough(browser, page):
     hand.until(lambda: hand.find("#edit-map .dear-plot").get_attribute("style") != before)
 
     # In every tab, whatever can be pressed or filled in can be reached, and shows that it is.
-    for name in ("generate", "compare", "duel", "edit", "model"):
+    for name in ("generate", "compare", "duel", "edit", "listening", "hood", "model"):
         hand.go(name)
         hand.until(lambda name=name: hand.find(f"[data-tab-id={name}][aria-selected=true]").is_displayed())
         count, bad = hand.run(
