@@ -319,7 +319,6 @@ def test_the_page_in_a_browser(browser, page):
     examples = hand.all(".dear-examples button")
     assert len(examples) >= 8
     examples[-1].click()
-    find("#generate").click()
     until(lambda: "10.0 s of sound in" in find("#facts").text)
     until(lambda: hand.run("return document.querySelector('#sound audio').duration") == 10)
     assert find("#prompt textarea").get_attribute("value") == examples[-1].text

@@ -3,6 +3,7 @@
 import threading
 import time
 
+import gradio as gr
 import numpy as np
 import pytest
 import soundfile
@@ -12,7 +13,7 @@ from dear.checkpoint import CheckpointError
 from dear.editing import redraw
 from dear.pipeline import AudioDEAR
 from dear.plots import mel_strip
-from dear.ui import models, parts
+from dear.ui import examples, generate, models, parts
 from dear.ui.compare import pairs, read_numbers
 from dear.ui.duel import Tally, wilson
 from dear.ui.holder import Holder
@@ -150,3 +151,47 @@ def test_files_of_results_have_plain_names(student, tmp_path):
     path = parts.store(student.generate("../../<img> 🐶\n", seed=5), tmp_path)
     assert path.endswith("/img-5.wav")
     assert soundfile.info(path).frames == 10_000
+
+
+def test_the_cache_of_examples_forgets_the_oldest_and_other_models(monkeypatch):
+    monkeypatch.setattr(examples, "MOST", 2)
+    cache, first, second = examples.ExampleCache(), object(), object()
+    for key in "abc":
+        cache.put(first, key, (key, key))
+        cache.get(first, "a")
+    assert [cache.get(first, key) for key in "abc"] == [("a", "a"), None, ("c", "c")]
+    assert cache.get(second, "a") is None
+    cache.put(second, "a", ("new", "new"))
+    assert cache.get(second, "a") == ("new", "new") and cache.get(first, "c") is None
+
+
+def test_an_example_is_made_once_and_then_heard_at_once(student, tmp_path, monkeypatch):
+    holder = Holder(student)
+    with gr.Blocks() as page:
+        generate.generate_tab(page, holder, tmp_path)
+    run = next(each.fn for each in page.fns.values() if each.fn and each.name == "run_example")
+    made = []
+    stream = student.stream
+    monkeypatch.setattr(student, "stream", lambda *given, **options: made.append(given) or stream(*given, **options))
+
+    def click(text, count=1, seed=5, keep=False, scale=2.0):
+        """The output that the click leaves, and whether it was made anew."""
+        before = len(made)
+        kept = [value for step in run([text], scale, 2, 1.0, 1, count, seed, keep) for value in step.values()]
+        (result,) = [value for value in kept if isinstance(value, tuple)]
+        return result[1], len(made) > before
+
+    one, fresh = click("rain")
+    assert fresh and one.seed == examples.SEED and one.prompts == ["rain"]
+    assert click("rain") == (one, False)
+    assert click("rain", keep=True)[0].seed == 5  # one's own seed, once it is kept
+    for other in (
+        {"text": "a dog"},
+        {"scale": 3.0},
+        {"count": 2},
+        {"keep": True, "seed": 6},
+        {"keep": True, "seed": None},
+    ):
+        assert click(**{"text": "rain"} | other)[1]
+    assert click("rain", count=2)[1]  # several are not kept
+    assert not click("rain")[1]

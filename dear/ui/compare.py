@@ -182,7 +182,7 @@ def compare_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Ta
 
     triggers = [button.click, prompt.submit]
     shown = [*cells, stop, state, status, best, send, scale_bar, seed]
-    parts.runs(triggers, run, [prompt, scales, passes, blind, seed, lock], shown, stop, status)
+    parts.runs([(triggers, run, [prompt, scales, passes, blind, seed, lock])], shown, stop, status)
     best.input(choose, [state, best], [*cells, send, status, best], **QUIET)
     taken = [generate.prompt, generate.cfg_scale, generate.iterations, generate.seed, generate.lock, tabs]
     send.click(take, [state, best], taken, **QUIET)

@@ -184,7 +184,7 @@ def duel_tab(holder: Holder, folder: Path) -> None:
         }
 
     triggers = [button.click, prompt.submit]
-    parts.runs(triggers, run, [prompt, mode, seed, lock], [*sides, stop, status, votes, seed, trial], stop, status)
+    parts.runs([(triggers, run, [prompt, mode, seed, lock])], [*sides, stop, status, votes, seed, trial], stop, status)
     for i, each in enumerate(vote):
         each.click(
             lambda found, counted, which=i: choose(found, counted, which), [trial, tally],

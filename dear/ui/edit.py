@@ -175,7 +175,7 @@ def edit_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Tabs)
     mode.change(None, mode, None, js=hide, api_visibility="private")
     triggers = [button.click, prompt.submit]
     parts.runs(
-        triggers, run, [source, mode, prompt, start, end, more, *controls.values(), seed, lock],
+        [(triggers, run, [source, mode, prompt, start, end, more, *controls.values(), seed, lock])],
         [stop, status, sound, path, wav, flac, tools, seed, after], stop, status,
     )  # fmt: skip
     again.click(lambda file: file, path, source, **QUIET)

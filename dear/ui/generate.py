@@ -18,31 +18,12 @@ from dear.config import Config
 from dear.output import Output
 from dear.ui import parts
 from dear.ui.controls import cfg_slider, iterations_slider, steps_slider, temperature_slider, variations_slider
+from dear.ui.examples import EXAMPLES, SEED, ExampleCache
 from dear.ui.gpu import on_gpu
 from dear.ui.holder import Holder
 from dear.ui.link import read_link, write_link
 from dear.ui.parts import KEEP, QUIET, Update, store
 
-EXAMPLES = {
-    "One sound": [
-        "a dog barking",
-        "a rooster crowing at dawn",
-        "heavy rain falling",
-        "waves breaking on a beach",
-        "a clock ticking steadily",
-        "a chainsaw cutting wood",
-    ],
-    "One after the other": [
-        "a dog barks, then rain falls",
-        "a sneeze, then a baby cries",
-        "a clock ticks, then a rooster crows",
-    ],
-    "At the same time": [
-        "a dog barks while a fire crackles",
-        "rain falls while a clock ticks",
-        "a helicopter flies while a baby cries",
-    ],
-}
 KNOWN = (
     "The bundled model has heard ten kinds of sound: dogs, roosters, rain, sea waves, crackling fires, crying babies, "
     "sneezes, ticking clocks, helicopters and chainsaws."
@@ -104,7 +85,7 @@ class GenerateTab:
 
 def generate_tab(page: gr.Blocks, holder: Holder, folder: Path) -> GenerateTab:
     """Lay out the tab inside the current Blocks, which is ``page``. Files of results go into ``folder``."""
-    pace = Pace()
+    pace, cache = Pace(), ExampleCache()
     with gr.Row(equal_height=False, elem_classes="dear-tab"):
         with gr.Column(scale=4, min_width=320, elem_classes="dear-controls"):
             prompt = parts.prompt_box("prompt", autofocus=True)
@@ -162,12 +143,29 @@ def generate_tab(page: gr.Blocks, holder: Holder, folder: Path) -> GenerateTab:
         number: float | None,
         keep: bool,
     ) -> Iterator[dict[Any, Any]]:
+        options = {"cfg_scale": scale, "iterations": passes, "temperature": heat, "steps": steps}
+        yield from produce(text, count, options | {"seed": number if keep else None})
+
+    def run_example(
+        sample: list[str], scale: float, passes: float, heat: float, steps: float, count: float, number: float | None,
+        keep: bool,
+    ) -> Iterator[dict[Any, Any]]:  # fmt: skip
+        """As :func:`run`, but what was made before is heard at once."""
+        options = {"cfg_scale": scale, "iterations": passes, "temperature": heat, "steps": steps}
+        options |= {"seed": number if keep else SEED}
+        model, key = holder.model, (sample[0], count, *options.values())
+        made = cache.get(model, key)
+        if made is not None:
+            yield from finish(*made)
+            return
+        for changes in produce(sample[0], count, options):
+            if kept in changes and count == 1 and options["seed"] is not None and model is holder.model:
+                cache.put(model, key, changes[kept])
+            yield changes
+
+    def produce(text: str, count: float, options: dict[str, Any]) -> Iterator[dict[Any, Any]]:
         """One generation for the page: pictures as it goes, perhaps a draft, and last the sound."""
         nonlocal pace
-        options = {
-            "cfg_scale": scale, "iterations": passes, "temperature": heat, "steps": steps,
-            "seed": number if keep else None,
-        }  # fmt: skip
         began = time.perf_counter()
         told_at, drawn_at, drawing, drafted = began, began, 0.0, False
         with closing(draw(text, count, pace, options)) as results:
@@ -175,15 +173,7 @@ def generate_tab(page: gr.Blocks, holder: Holder, folder: Path) -> GenerateTab:
                 now = time.perf_counter()
                 if out.iteration == out.iterations:
                     pace = pace.after(out)
-                    # The sound does not wait for its pictures.
-                    yield {
-                        stop: gr.Button(interactive=False),
-                        seed: out.seed,
-                        kept: (config, out),
-                        choice: gr.Radio([(str(i + 1), i) for i in range(len(out))], value=0, visible=len(out) > 1),
-                        **show(out, 0),
-                    }
-                    yield {pictures: _pictures(config, out[0])}
+                    yield from finish(config, out)
                     return
                 if out.waveform is not None:
                     drafted = True
@@ -203,6 +193,17 @@ def generate_tab(page: gr.Blocks, holder: Holder, folder: Path) -> GenerateTab:
                 if changed or now - told_at >= TOLD_EVERY:
                     told_at = time.perf_counter()
                     yield {facts: _progress(out, _left(out, now - began, pace)), **changed}
+
+    def finish(config: Config, out: Output) -> Iterator[dict[Any, Any]]:
+        """The sound, and then its pictures, which it does not wait for."""
+        yield {
+            stop: gr.Button(interactive=False),
+            seed: out.seed,
+            kept: (config, out),
+            choice: gr.Radio([(str(i + 1), i) for i in range(len(out))], value=0, visible=len(out) > 1),
+            **show(out, 0),
+        }
+        yield {pictures: _pictures(config, out[0])}
 
     def show(out: Output, index: int) -> dict[Any, Any]:
         """One of the sounds of a finished generation, with its files and facts."""
@@ -235,11 +236,14 @@ def generate_tab(page: gr.Blocks, holder: Holder, folder: Path) -> GenerateTab:
 
     triggers = [button.click, prompt.submit]
     shown = [stop, choice, sound, tools, wav, flac, facts, pictures, seed, kept, path]
-    parts.runs(triggers, run, [prompt, *controls.values(), seed, lock], shown, stop, facts)
-    choice.input(pick, [kept, choice], [sound, path, wav, flac, tools, facts, pictures], **QUIET)
-    # In the browser itself, so that Generate may be pressed in the same breath. A Dataset's value is an index there.
+    settings = [*controls.values(), seed, lock]
+    starts = [(triggers, run, [prompt, *settings])]
     for each, texts in zip(examples, EXAMPLES.values(), strict=True):
+        # In the browser itself: what is pressed next finds the prompt there. A Dataset's value is an index in it.
         each.click(None, each, prompt, js=f"(index) => {json.dumps(texts)}[index]", api_visibility="private")
+        starts.append(([each.click], run_example, [each, *settings]))
+    parts.runs(starts, shown, stop, facts)
+    choice.input(pick, [kept, choice], [sound, path, wav, flac, tools, facts, pictures], **QUIET)
     page.load(restore, None, [prompt, seed, lock, *controls.values(), note], **QUIET)
     updates: dict[Any, Update] = {controls[name]: make for name, make in CONTROLS.items()}
     updates[note] = lambda model: _note(holder)

@@ -52,24 +52,27 @@ def go_row(label: str, name: str) -> tuple[gr.Button, gr.Button]:
     return go, stop
 
 
-def runs(triggers: list[Any], run: Callable[..., Any], inputs: list[Any], outputs: list[Any], stop: gr.Button,
+def runs(starts: list[tuple[list[Any], Callable[..., Any], list[Any]]], outputs: list[Any], stop: gr.Button,
          status: gr.HTML) -> None:  # fmt: skip
-    """Let ``triggers`` begin ``run``, and ``stop`` end it for that one visitor, in the queue already.
+    """Let triggers begin a run, and ``stop`` end it for that one visitor, in the queue already.
 
-    ``run`` says when there is nothing to stop any more. From when on there is, the browser says by itself: what an
-    event of the server says of that could come after the end.
+    starts: (triggers, run, inputs) each. A run says when there is nothing to stop any more. From when on there is, the
+        browser says by itself: what an event of the server says of that could come after the end.
     """
-    gr.on(triggers, None, None, stop, js=CAN_STOP, api_visibility="private")
-    event = gr.on(
-        triggers, run, inputs, outputs, show_progress="minimal", show_progress_on=[status], api_visibility="private",
-        **QUEUE,
-    )  # fmt: skip
-    event.failure(lambda: gr.Button(interactive=False), None, stop, queue=False, **QUIET)
+    events = []
+    for triggers, run, inputs in starts:
+        gr.on(triggers, None, None, stop, js=CAN_STOP, api_visibility="private")
+        event = gr.on(
+            triggers, run, inputs, outputs, show_progress="minimal", show_progress_on=[status],
+            api_visibility="private", **QUEUE,
+        )  # fmt: skip
+        event.failure(lambda: gr.Button(interactive=False), None, stop, queue=False, **QUIET)
+        gr.on(triggers, None, js=SHOW_RESULTS, api_visibility="private")
+        events.append(event)
     stop.click(
         lambda: (gr.Button(interactive=False), '<p class="dear-headline" role="status">Stopped.</p>'),
-        None, [stop, status], cancels=event, queue=False, **QUIET,
+        None, [stop, status], cancels=events, queue=False, **QUIET,
     )  # fmt: skip
-    gr.on(triggers, None, js=SHOW_RESULTS, api_visibility="private")
 
 
 def seed_row(prefix: str = "") -> tuple[gr.Number, gr.Checkbox]:
