@@ -118,15 +118,22 @@ def test_bad_values_are_answered_with_the_sentence_of_the_pipeline(client, model
     assert str(heard.value) == str(said.value)
 
 
+def test_an_endpoint_takes_any_variant_of_the_checkpoint(client):
+    _, facts = client.predict("rain", steps=2, variant="teacher", api_name="/generate")
+    assert (facts["settings"]["variant"], facts["settings"]["steps"]) == ("teacher", 2)
+    with pytest.raises(AppError, match="^variant must be one of student, teacher, got 'aunt'$"):
+        client.predict("rain", variant="aunt", api_name="/generate")
+
+
 def test_programs_see_endpoints_of_their_own(client):
     api = client.view_api(return_format="dict", print_info=False)
     assert sorted(api["named_endpoints"]) == ["/compare", "/extend", "/generate", "/inpaint"]
     assert not api["unnamed_endpoints"]
     parameters = api["named_endpoints"]["/generate"]["parameters"]
     assert [each["parameter_name"] for each in parameters] == [
-        "prompt", "cfg_scale", "iterations", "temperature", "seed", "steps",
+        "prompt", "cfg_scale", "iterations", "temperature", "seed", "steps", "variant",
     ]  # fmt: skip
-    assert [each["parameter_has_default"] for each in parameters] == [False] + [True] * 5
+    assert [each["parameter_has_default"] for each in parameters] == [False] + [True] * 6
     assert {each["parameter_default"] for each in parameters[1:]} == {None}
 
 
@@ -143,7 +150,7 @@ def test_pictures_are_streamed_while_tokens_are_drawn(page, monkeypatch):
     monkeypatch.setattr(tab, "PICTURE_SHARE", 100)
     monkeypatch.setattr(tab, "TOLD_EVERY", 0)
     monkeypatch.setattr(tab, "DRAFT_WORTH", float("inf"))  # on a slow machine even this run would be worth a draft
-    *partial, result, last = run_of(page, "a <b>dog</b> & a cat", 2, 4, 1, 1, 1, 11, True)
+    *partial, result, last = run_of(page, "a <b>dog</b> & a cat", "student", 2, 4, 1, 1, 1, 11, True)
     assert not result["generate-stop"].interactive
     assert [f"Iteration {i} of 4" in step["facts"] for i, step in enumerate(partial, 1)] == [True] * 3
     assert all(step["sound"].value is None and step["pictures"].count("<svg") == 2 for step in partial)
@@ -154,13 +161,13 @@ def test_pictures_are_streamed_while_tokens_are_drawn(page, monkeypatch):
     assert Path(result["sound"].value["path"]).name == "a-b-dog-b-a-cat-11.wav"
     monkeypatch.setattr(tab, "PICTURE_EVERY", 60)
     monkeypatch.setattr(tab, "TOLD_EVERY", 60)
-    assert len(list(run_of(page, "a dog", 2, 4, 1, 1, 1, 11, True))) == 2  # no picture costs a quick one anything
+    assert len(list(run_of(page, "a dog", "student", 2, 4, 1, 1, 1, 11, True))) == 2  # no picture costs a quick one anything
 
 
 def test_a_draft_is_heard_before_the_end_of_a_long_run(page, monkeypatch):
     monkeypatch.setattr(tab, "DRAFT_WORTH", 0)
     monkeypatch.setattr(tab, "TOLD_EVERY", 0)
-    steps = list(run_of(page, "a dog", 2, 8, 1, 1, 2, 11, True))
+    steps = list(run_of(page, "a dog", "student", 2, 8, 1, 1, 2, 11, True))
     at, draft = next((i, step) for i, step in enumerate(steps) if "sound" in step)
     assert draft["sound"].label.startswith("First listen")
     assert soundfile.info(draft["sound"].value["path"]).frames == 160_000
@@ -380,6 +387,14 @@ def test_the_tabs_in_a_browser(browser, page, tmp_path):
     until(lambda: "seed\n78\n" in find("#facts").text)
     assert not find("#generate-stop").is_enabled()
     assert "seed=77&variations=2" in find(".dear-link").get_attribute("href")
+
+    # Another head brings its steps, and its own defaults.
+    assert not hand.all("#steps")
+    hand.all("#head input")[1].click()
+    until(lambda: value("#steps input[type=number]") == "3" and value("#cfg-scale input") == "2")
+    press("#generate")
+    until(lambda: "tiny teacher" in find("#facts").text)
+    assert "variant=teacher" in find(".dear-link").get_attribute("href")
 
     # Two guidance scales, blind until one of them is chosen, which goes to Generate.
     go("compare")

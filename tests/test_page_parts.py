@@ -7,6 +7,7 @@ import gradio as gr
 import numpy as np
 import pytest
 import soundfile
+import torch
 from factory import tiny_checkpoint, tiny_config
 
 from dear.checkpoint import CheckpointError
@@ -17,17 +18,30 @@ from dear.ui import examples, generate, models, parts
 from dear.ui.compare import pairs, read_numbers
 from dear.ui.duel import Tally, wilson
 from dear.ui.holder import Holder
-from dear.ui.link import read_link, write_link
+from dear.ui.link import read_link, read_variant, write_link
 
 
 def test_a_link_restores_all_that_a_sound_follows_from(student):
     from urllib.parse import parse_qsl
 
     out = student.generate("a <b>dog</b> & 🐶 نباح?", seed=2**62, num_samples=3, cfg_scale=2.5, temperature=0.3)
-    settings, notices = read_link(dict(parse_qsl(write_link(out)[1:])), student)
+    query = dict(parse_qsl(write_link(out)[1:]))
+    settings, notices = read_link(query, student)
     assert notices == []
     again = student.generate(num_samples=settings.pop("variations"), **settings)
     assert (again.tokens == out.tokens).all()
+    assert read_variant(query, Holder(student)) == (student, [])
+
+
+def test_a_link_names_its_variant(student, tiny_folder):
+    holder = Holder(student, str(tiny_folder))
+    teacher = holder.variant("teacher")
+    assert read_variant({"variant": "teacher"}, holder) == (teacher, [])
+    assert "variant=teacher" in write_link(teacher.generate("rain", seed=1, steps=1))
+    assert read_variant({}, holder) == (student, [])
+    own, notices = read_variant({"variant": "<x>"}, holder)
+    assert own is student
+    assert notices == ["The link's variant must be one of student, teacher, got '<x>'; it is ignored."]
 
 
 def test_a_bad_value_in_a_link_is_ignored_with_a_notice(student):
@@ -153,20 +167,17 @@ def test_files_of_results_have_plain_names(student, tmp_path):
     assert soundfile.info(path).frames == 10_000
 
 
-def test_the_cache_of_examples_forgets_the_oldest_and_other_models(monkeypatch):
+def test_the_cache_of_examples_forgets_the_oldest(monkeypatch):
     monkeypatch.setattr(examples, "MOST", 2)
-    cache, first, second = examples.ExampleCache(), object(), object()
+    cache = examples.ExampleCache()
     for key in "abc":
-        cache.put(first, key, (key, key))
-        cache.get(first, "a")
-    assert [cache.get(first, key) for key in "abc"] == [("a", "a"), None, ("c", "c")]
-    assert cache.get(second, "a") is None
-    cache.put(second, "a", ("new", "new"))
-    assert cache.get(second, "a") == ("new", "new") and cache.get(first, "c") is None
+        cache.put(key, (key, key))
+        cache.get("a")
+    assert [cache.get(key) for key in "abc"] == [("a", "a"), None, ("c", "c")]
 
 
-def test_an_example_is_made_once_and_then_heard_at_once(student, tmp_path, monkeypatch):
-    holder = Holder(student)
+def test_an_example_is_made_once_and_then_heard_at_once(student, tiny_folder, tmp_path, monkeypatch):
+    holder = Holder(student, str(tiny_folder))
     with gr.Blocks() as page:
         generate.generate_tab(page, holder, tmp_path)
     run = next(each.fn for each in page.fns.values() if each.fn and each.name == "run_example")
@@ -174,10 +185,10 @@ def test_an_example_is_made_once_and_then_heard_at_once(student, tmp_path, monke
     stream = student.stream
     monkeypatch.setattr(student, "stream", lambda *given, **options: made.append(given) or stream(*given, **options))
 
-    def click(text, count=1, seed=5, keep=False, scale=2.0):
+    def click(text, count=1, seed=5, keep=False, scale=2.0, variant="student"):
         """The output that the click leaves, and whether it was made anew."""
         before = len(made)
-        kept = [value for step in run([text], scale, 2, 1.0, 1, count, seed, keep) for value in step.values()]
+        kept = [value for step in run([text], variant, scale, 2, 1.0, 1, count, seed, keep) for value in step.values()]
         (result,) = [value for value in kept if isinstance(value, tuple)]
         return result[1], len(made) > before
 
@@ -194,4 +205,6 @@ def test_an_example_is_made_once_and_then_heard_at_once(student, tmp_path, monke
     ):
         assert click(**{"text": "rain"} | other)[1]
     assert click("rain", count=2)[1]  # several are not kept
-    assert not click("rain")[1]
+    teachers, _ = click("rain", variant="teacher")
+    assert teachers.settings["variant"] == "teacher" and not torch.equal(teachers.tokens, one.tokens)
+    assert click("rain") == (one, False)

@@ -33,6 +33,7 @@ def endpoints(holder: Holder, folder: Path) -> None:
         temperature: float | None = None,
         seed: int | None = None,
         steps: int | None = None,
+        variant: str | None = None,
     ) -> tuple[gr.FileData, dict[str, Any]]:
         """Generate ten seconds of sound from a prompt. Returns the WAV file, and the seed, settings and seconds.
 
@@ -43,9 +44,11 @@ def endpoints(holder: Holder, folder: Path) -> None:
             temperature: 0 to 2
             seed: a whole number from 0; the same seed gives the same sound; null for a random one
             steps: of the head for each token; 1 for a one-step model
+            variant: of the checkpoint, such as student or teacher; null for the one that the page uses
         """
         with _told():
-            out = holder.model.generate(
+            model = holder.model if variant is None else holder.variant(variant)
+            out = model.generate(
                 prompt, cfg_scale=cfg_scale, iterations=iterations, temperature=temperature, seed=seed, steps=steps
             )
         return _file(out), _facts(out)

@@ -16,6 +16,7 @@ from typing import Any
 import gradio as gr
 
 from dear.ui import parts
+from dear.ui.controls import steps_slider, temperature_slider
 from dear.ui.generate import GenerateTab
 from dear.ui.gpu import on_gpu
 from dear.ui.holder import Holder
@@ -170,9 +171,12 @@ def compare_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Ta
     def take(found: Comparison | None, index: int | None) -> dict[Any, Any]:
         if found is None or index is None:
             return {}
-        cell = found.cells[index]
+        cell, model = found.cells[index], holder.model
         return {
             generate.prompt: found.prompt,
+            generate.variant: model.variant,
+            generate.temperature: temperature_slider(model),  # those of the comparison
+            generate.steps: steps_slider(model),
             generate.cfg_scale: cell.cfg_scale,
             generate.iterations: cell.iterations,
             generate.seed: found.seed,
@@ -184,7 +188,8 @@ def compare_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Ta
     shown = [*cells, stop, state, status, best, send, scale_bar, seed]
     parts.runs([(triggers, run, [prompt, scales, passes, blind, seed, lock])], shown, stop, status)
     best.input(choose, [state, best], [*cells, send, status, best], **QUIET)
-    taken = [generate.prompt, generate.cfg_scale, generate.iterations, generate.seed, generate.lock, tabs]
+    taken = [generate.prompt, generate.variant, generate.cfg_scale, generate.iterations, generate.temperature]
+    taken += [generate.steps, generate.seed, generate.lock, tabs]
     send.click(take, [state, best], taken, **QUIET)
     return {passes: lambda model: str(model.sampling.iterations)}
 

@@ -1,4 +1,4 @@
-"""Sliders for what a generation follows from, in the bounds of the model that the page has."""
+"""Controls for what a generation follows from, in the bounds of the model that the page has."""
 
 from __future__ import annotations
 
@@ -7,6 +7,18 @@ import gradio as gr
 from dear.pipeline import AudioDEAR
 from dear.ui import parts
 from dear.ui.link import MAX_VARIATIONS
+
+
+def head_radio(model: AudioDEAR, value: str | None = None) -> gr.Radio:
+    """The variants of the checkpoint, each with its head. value: None for that of ``model``."""
+    choices = []
+    for name, variant in model.config.variants.items():
+        steps = variant.sampling.steps
+        choices.append((f"{name}: {variant.head.kind}, {steps} step{'s' if steps > 1 else ''}", name))
+    return gr.Radio(
+        choices, value=value or model.variant, label="Head", info="What draws each token.", visible=len(choices) > 1,
+        elem_id="head", elem_classes="dear-pick",
+    )  # fmt: skip
 
 
 def cfg_slider(model: AudioDEAR, value: float | None = None, name: str = "cfg-scale") -> gr.Slider:

@@ -8,7 +8,6 @@ from typing import Any
 
 from dear.config import Config
 from dear.output import Output
-from dear.pipeline import AudioDEAR
 
 EXAMPLES = {
     "One sound": [
@@ -38,21 +37,19 @@ class ExampleCache:
     """Results of examples under certain settings, made when they are first asked for, and the same to all visitors."""
 
     def __init__(self) -> None:
-        self._model: AudioDEAR | None = None  # that all of them come from
         self._made: OrderedDict[Any, tuple[Config, Output]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, model: AudioDEAR, key: Any) -> tuple[Config, Output] | None:
+    def get(self, key: Any) -> tuple[Config, Output] | None:
+        """key: all that a result follows from, its weights among them."""
         with self._lock:
-            if model is not self._model or key not in self._made:
+            if key not in self._made:
                 return None
             self._made.move_to_end(key)
             return self._made[key]
 
-    def put(self, model: AudioDEAR, key: Any, result: tuple[Config, Output]) -> None:
+    def put(self, key: Any, result: tuple[Config, Output]) -> None:
         with self._lock:
-            if model is not self._model:
-                self._model, self._made = model, OrderedDict()
             self._made[key] = result
             if len(self._made) > MOST:
                 self._made.popitem(last=False)

@@ -17,11 +17,18 @@ from dear import plots
 from dear.config import Config
 from dear.output import Output
 from dear.ui import parts
-from dear.ui.controls import cfg_slider, iterations_slider, steps_slider, temperature_slider, variations_slider
+from dear.ui.controls import (
+    cfg_slider,
+    head_radio,
+    iterations_slider,
+    steps_slider,
+    temperature_slider,
+    variations_slider,
+)
 from dear.ui.examples import EXAMPLES, SEED, ExampleCache
 from dear.ui.gpu import on_gpu
 from dear.ui.holder import Holder
-from dear.ui.link import read_link, write_link
+from dear.ui.link import OPTIONS, read_link, read_variant, write_link
 from dear.ui.parts import KEEP, QUIET, Update, store
 
 KNOWN = (
@@ -42,6 +49,7 @@ DRAFT_WORTH = 3
 GPU_SECONDS = 30  # that one generation is allowed under ZeroGPU
 # In the order of the page, and of the arguments of a run.
 CONTROLS = {
+    "variant": head_radio,
     "cfg_scale": cfg_slider,
     "iterations": iterations_slider,
     "temperature": temperature_slider,
@@ -71,6 +79,7 @@ class GenerateTab:
     """What other tabs send to this one, or take from it."""
 
     prompt: gr.Textbox
+    variant: gr.Radio
     cfg_scale: gr.Slider
     iterations: gr.Slider
     temperature: gr.Slider
@@ -118,10 +127,12 @@ def generate_tab(page: gr.Blocks, holder: Holder, folder: Path) -> GenerateTab:
     path = gr.State(None)
 
     @on_gpu(GPU_SECONDS)
-    def draw(text: str, count: float, known: Pace, options: dict[str, Any]) -> Iterator[tuple[Config, Output]]:
+    def draw(
+        text: str, variant: str, count: float, known: Pace, options: dict[str, Any]
+    ) -> Iterator[tuple[Config, Output]]:
         """The results of one generation as they come, and perhaps a draft among them: it has a sound before the end."""
-        model = holder.model
         with parts.told():
+            model = holder.variant(variant)
             model.stream(text, num_samples=count, **options)  # checks the input
             every = round(TOLD_EVERY / (known.one_pass(options["steps"]) * count))
             every = min(max(every, 1), options["iterations"])
@@ -134,41 +145,37 @@ def generate_tab(page: gr.Blocks, holder: Holder, folder: Path) -> GenerateTab:
                         yield model.config, model.draft(out[0])
 
     def run(
-        text: str,
-        scale: float,
-        passes: float,
-        heat: float,
-        steps: float,
-        count: float,
-        number: float | None,
-        keep: bool,
-    ) -> Iterator[dict[Any, Any]]:
+        text: str, variant: str, scale: float, passes: float, heat: float, steps: float, count: float,
+        number: float | None, keep: bool,
+    ) -> Iterator[dict[Any, Any]]:  # fmt: skip
         options = {"cfg_scale": scale, "iterations": passes, "temperature": heat, "steps": steps}
-        yield from produce(text, count, options | {"seed": number if keep else None})
+        yield from produce(text, variant, count, options | {"seed": number if keep else None})
 
     def run_example(
-        sample: list[str], scale: float, passes: float, heat: float, steps: float, count: float, number: float | None,
-        keep: bool,
+        sample: list[str], variant: str, scale: float, passes: float, heat: float, steps: float, count: float,
+        number: float | None, keep: bool,
     ) -> Iterator[dict[Any, Any]]:  # fmt: skip
         """As :func:`run`, but what was made before is heard at once."""
         options = {"cfg_scale": scale, "iterations": passes, "temperature": heat, "steps": steps}
         options |= {"seed": number if keep else SEED}
-        model, key = holder.model, (sample[0], count, *options.values())
-        made = cache.get(model, key)
+        with parts.told():
+            key = (holder.variant(variant).digest, sample[0], *options.values())
+        made = cache.get(key) if count == 1 else None
         if made is not None:
             yield from finish(*made)
             return
-        for changes in produce(sample[0], count, options):
-            if kept in changes and count == 1 and options["seed"] is not None and model is holder.model:
-                cache.put(model, key, changes[kept])
+        for changes in produce(sample[0], variant, count, options):
+            # Not where another model has come meanwhile, and not what chance drew.
+            if kept in changes and count == 1 and changes[kept][1].settings["digest"] == key[0] and None not in key:
+                cache.put(key, changes[kept])
             yield changes
 
-    def produce(text: str, count: float, options: dict[str, Any]) -> Iterator[dict[Any, Any]]:
+    def produce(text: str, variant: str, count: float, options: dict[str, Any]) -> Iterator[dict[Any, Any]]:
         """One generation for the page: pictures as it goes, perhaps a draft, and last the sound."""
         nonlocal pace
         began = time.perf_counter()
         told_at, drawn_at, drawing, drafted = began, began, 0.0, False
-        with closing(draw(text, count, pace, options)) as results:
+        with closing(draw(text, variant, count, pace, options)) as results:
             for config, out in results:
                 now = time.perf_counter()
                 if out.iteration == out.iterations:
@@ -227,12 +234,19 @@ def generate_tab(page: gr.Blocks, holder: Holder, folder: Path) -> GenerateTab:
 
     def restore(request: gr.Request) -> list[Any]:
         """The settings that the page's address holds, in the bounds of the model that the page now has."""
-        settings, notices = read_link(request.query_params, holder.model)
-        for each in notices:
+        with parts.told():
+            model, notice = read_variant(request.query_params, holder)
+        settings, notices = read_link(request.query_params, model)
+        for each in notice + notices:
             gr.Warning(html.escape(each, quote=False))
-        model = holder.model
         values = [make(model, settings.get(name)) for name, make in CONTROLS.items()]
         return [settings.get("prompt", gr.skip()), settings.get("seed", 0), "seed" in settings, *values, _note(holder)]
+
+    def switch(variant: str) -> list[Any]:
+        """The other controls, as this variant has them by default."""
+        with parts.told():
+            model = holder.variant(variant)
+        return [CONTROLS[name](model) for name in OPTIONS]
 
     triggers = [button.click, prompt.submit]
     shown = [stop, choice, sound, tools, wav, flac, facts, pictures, seed, kept, path]
@@ -245,6 +259,10 @@ def generate_tab(page: gr.Blocks, holder: Holder, folder: Path) -> GenerateTab:
     parts.runs(starts, shown, stop, facts)
     choice.input(pick, [kept, choice], [sound, path, wav, flac, tools, facts, pictures], **QUIET)
     page.load(restore, None, [prompt, seed, lock, *controls.values(), note], **QUIET)
+    controls["variant"].input(
+        switch, controls["variant"], [controls[name] for name in OPTIONS], show_progress="minimal",
+        api_visibility="private",
+    )  # fmt: skip
     updates: dict[Any, Update] = {controls[name]: make for name, make in CONTROLS.items()}
     updates[note] = lambda model: _note(holder)
     return GenerateTab(prompt=prompt, seed=seed, lock=lock, use=use, path=path, updates=updates, **controls)

@@ -10,6 +10,7 @@ from dear.conditioning import check_prompt
 from dear.output import Output
 from dear.pipeline import AudioDEAR
 from dear.sampling import MAX_SEED, check_options, check_whole
+from dear.ui.holder import Holder
 
 OPTIONS = ("cfg_scale", "iterations", "temperature", "steps")
 MAX_VARIATIONS = 8
@@ -17,8 +18,21 @@ MAX_VARIATIONS = 8
 
 def write_link(out: Output) -> str:
     """The query of an address that restores what ``out`` follows from."""
-    settings = {"prompt": out.prompts[0], **{name: out.settings[name] for name in OPTIONS}, "seed": out.seed}
+    settings = {name: out.settings[name] for name in ("variant", *OPTIONS)}
+    settings = {"prompt": out.prompts[0], **settings, "seed": out.seed}
     return "?" + urlencode(settings | {"variations": len(out), "weights": out.settings["digest"]})
+
+
+def read_variant(query: Mapping[str, str], holder: Holder) -> tuple[AudioDEAR, list[str]]:
+    """The variant that an address names, else the page's own, and a sentence where there is none of that name.
+
+    Raises CheckpointError where it can't be loaded.
+    """
+    own, wanted = holder.model, query.get("variant")
+    if wanted is None or wanted in own.config.variants:
+        return holder.variant(wanted or own.variant), []
+    told = f"The link's variant must be one of {', '.join(own.config.variants)}, got {wanted!r}; it is ignored."
+    return own, [told]
 
 
 def read_link(query: Mapping[str, str], model: AudioDEAR) -> tuple[dict[str, Any], list[str]]:
