@@ -17,7 +17,7 @@ def head_radio(model: AudioDEAR, value: str | None = None) -> gr.Radio:
         choices.append((f"{name}: {variant.head.kind}, {steps} step{'s' if steps > 1 else ''}", name))
     return gr.Radio(
         choices, value=value or model.variant, label="Head", info="What draws each token.", visible=len(choices) > 1,
-        elem_id="head", elem_classes="dear-pick",
+        elem_id="head",
     )  # fmt: skip
 
 
