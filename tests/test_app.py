@@ -161,7 +161,9 @@ def test_pictures_are_streamed_while_tokens_are_drawn(page, monkeypatch):
     assert Path(result["sound"].value["path"]).name == "a-b-dog-b-a-cat-11.wav"
     monkeypatch.setattr(tab, "PICTURE_EVERY", 60)
     monkeypatch.setattr(tab, "TOLD_EVERY", 60)
-    assert len(list(run_of(page, "a dog", "student", 2, 4, 1, 1, 1, 11, True))) == 2  # no picture costs a quick one anything
+    assert (
+        len(list(run_of(page, "a dog", "student", 2, 4, 1, 1, 1, 11, True))) == 2
+    )  # no picture costs a quick one anything
 
 
 def test_a_draft_is_heard_before_the_end_of_a_long_run(page, monkeypatch):

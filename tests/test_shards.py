@@ -12,6 +12,7 @@ import pytest
 import soundfile
 import torch
 import yaml
+from encoders import tiny_clap, tiny_t5
 from factory import tiny_config
 from fsspec.implementations.memory import MemoryFileSystem
 from processes import end, start, wait_until
@@ -24,7 +25,7 @@ from training import shards as module
 from training.cache import CacheError
 from training.datasets import esc10
 from training.encode import load_vae, main
-from training.manifest import Entry, read_manifest
+from training.manifest import Entry, read_manifest, write_manifest
 from training.prepare import prepare
 from training.segments import load_segment
 from training.sharding import EncodeConfig, encode
@@ -484,9 +485,31 @@ def test_the_command_encodes_and_names_bad_input(tiny_folder, tmp_path, capsys):
     assert "finished" in capsys.readouterr().out
     cache = ShardedCache(tmp_path / "out")
     assert len(cache) == 6 and cache.batch([0])["tokens"].shape == (1, 8, 16)
+    assert main([*command, "--bf16"]) == 2
+    assert "dtype must be torch.float32 for 'minilm'" in capsys.readouterr().err
     config.write_text(yaml.safe_dump({"model": model | {"vae": model["vae"] | {"token_dim": 32}}}))
     assert main(command) == 2
     assert "must have the mel, patch and token_dim" in capsys.readouterr().err
     config.write_text("model: {name: 1}\n")
     assert main(command) == 2
     assert "tiny.yaml: model.name must be of type str" in capsys.readouterr().err
+
+
+def test_text_encoders_can_run_in_bfloat16(tiny_folder, tmp_path):
+    (tmp_path / "clap").mkdir()
+    (tmp_path / "t5").mkdir()
+    encoders = {"t5": str(tiny_t5(tmp_path / "t5")), "clap": str(tiny_clap(tmp_path / "clap"))}
+    conditioning = {"kind": "paper", "dim": 8, "max_tokens": 8} | encoders
+    model = json.loads(tiny_config().to_json()) | {"conditioning": conditioning}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({"model": model}))
+    sound(tmp_path / "dog.wav", 1, 1)
+    (tmp_path / "test.csv").write_text("audiocap_id,youtube_id,start_time,caption\n1,dog,0,a dog barks\n")
+    known = {"duration": 1.0, "sample_rate": 16_000, "channels": 1, "digest": "1"}
+    write_manifest(tmp_path / "m.jsonl", [Entry("1", tmp_path / "dog.wav", "test", ("a dog barks",), **known)])
+    command = ["--manifest", str(tmp_path / "m.jsonl"), "--config", str(tmp_path / "tiny.yaml"), "--device", "cpu"]
+    command += ["--codec", str(tiny_folder)]
+    assert main([*command, "--out", str(tmp_path / "exact")]) == 0
+    assert main([*command, "--out", str(tmp_path / "half"), "--bf16"]) == 0
+    exact, half = (ShardedCache(tmp_path / name).batch([0])["conditioning"] for name in ("exact", "half"))
+    assert 0 < (exact - half).abs().max() < 0.1 * exact.abs().max()
+    assert main([*command, "--out", str(tmp_path / "exact"), "--bf16"]) == 2  # another cache

@@ -58,11 +58,15 @@ def encode_for(
     device: torch.device,
     config: EncodeConfig,
     worker: tuple[int, int],
+    precision: torch.dtype = torch.float32,
 ) -> bool:
-    """:func:`training.sharding.encode` with the encoders that a model names. codec: as in :func:`load_vae`."""
+    """:func:`training.sharding.encode` with the encoders that a model names.
+
+    codec: as in :func:`load_vae`. precision: of the text encoders.
+    """
     vae, mel = load_vae(model, codec, device), MelSpectrogram(model.mel).to(device)
     wordless = any(entry.captions is None for entry in entries)
-    text_encoder = build_text_encoder(model.conditioning, device, audio=wordless)
+    text_encoder = build_text_encoder(model.conditioning, device, precision, audio=wordless)
     return encode(entries, folder, vae, mel, text_encoder, config, worker, model.vae.peak)
 
 
@@ -81,6 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the cache")
     parser.add_argument("--worker", type=worker, default=(0, 1), help="i/n: every n-th shard, from shard i on")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--bf16", action="store_true", help="text encoders in bfloat16")
     for field in dataclasses.fields(EncodeConfig):
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=int, default=field.default)
     options = parser.parse_args(arguments)
@@ -91,7 +96,8 @@ def main(arguments: list[str] | None = None) -> int:
         model = load_recipe(options.config, Config, "model")
         entries = [entry for path in options.manifest for entry in read_manifest(path)]
         device = torch.device(options.device)
-        finished = encode_for(model, entries, options.out, options.codec, device, config, options.worker)
+        precision = torch.bfloat16 if options.bf16 else torch.float32
+        finished = encode_for(model, entries, options.out, options.codec, device, config, options.worker, precision)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
