@@ -99,7 +99,6 @@ class Ratings:
         if not self.path.parent.is_dir():
             raise RatingsError(f"ratings must lie in an existing folder, got {str(path)!r}")
         with self._database() as database:
-            database.execute("PRAGMA journal_mode = WAL")
             database.execute("BEGIN IMMEDIATE")
             self._check_schema(database)
             self._check_clips(database, clips)

@@ -247,10 +247,10 @@ def test_a_stop_ends_one_run_and_leaves_the_other(page, monkeypatch):
 
     monkeypatch.setattr(AudioDEAR, "stream", stream)
     first, second = Visitor(page, "first"), Visitor(page, "second")
-    first.begin("a dog", 2, 128, 1, 1, 2, 1, True)
+    first.begin("a dog", "student", 2, 128, 1, 1, 2, 1, True)
     messages = first.hear()
     next(message for message in messages if "Iteration" in json.dumps(message))
-    second.begin("rain", 2, 4, 1, 1, 1, 2, True)
+    second.begin("rain", "student", 2, 4, 1, 1, 1, 2, True)
     first.stop()
     heard = [json.dumps(message) for message in second.hear()]
     assert 1 <= reached["a dog"] < 128
@@ -463,7 +463,7 @@ def test_one_who_waits_can_stop_too(browser, page, monkeypatch):
 
     monkeypatch.setattr(AudioDEAR, "stream", stream)
     first = Visitor(page, "before")
-    first.begin("a dog", 2, 4, 1, 1, 1, 1, True)
+    first.begin("a dog", "student", 2, 4, 1, 1, 1, 1, True)
     hand.until(lambda: begun == ["a dog"])
     hand.press("#generate")
     hand.press("#generate-stop")

@@ -118,7 +118,7 @@ def test_refusals_are_sentences(client, tone, tmp_path):
 def test_a_value_that_is_not_a_number_is_no_sound(page):
     """Python's JSON knows NaN, and so do some callers."""
     url = f"{page.local_url}gradio_api/call/generate"
-    body = json.dumps({"data": ["a dog", float("nan"), None, None, 1, None]}).encode()
+    body = json.dumps({"data": ["a dog", float("nan"), None, None, 1, None, None]}).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request) as answer:
         event = json.load(answer)["event_id"]

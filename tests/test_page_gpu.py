@@ -96,7 +96,7 @@ def test_what_computes_runs_on_the_gpu_and_nothing_else(spaces, student, tiny_fo
     assert is_fixed()
     assert holder.variant("teacher") is holder.variant("teacher")
 
-    *_, result, _ = run_of(page, "dear.ui.generate")("a dog", 2, 4, 1, 1, 2, 5, True)
+    *_, result, _ = run_of(page, "dear.ui.generate")("a dog", "student", 2, 4, 1, 1, 2, 5, True)
     shown = {component.elem_id: value for component, value in result.items()}
     path = Path(shown["sound"].value["path"])
     expected = student.generate("a dog", cfg_scale=2, iterations=4, temperature=1, seed=5, num_samples=2)
@@ -111,7 +111,7 @@ def test_what_computes_runs_on_the_gpu_and_nothing_else(spaces, student, tiny_fo
     assert len(spaces.processes) == 5
 
     with pytest.raises(Exception, match="^'?cfg_scale must be a number from 0 to 20, got 99"):
-        list(run_of(page, "dear.ui.generate")("a dog", 99, 4, 1, 1, 1, 5, True))
+        list(run_of(page, "dear.ui.generate")("a dog", "student", 99, 4, 1, 1, 1, 5, True))
 
 
 def test_elsewhere_nothing_is_decorated(spaces, monkeypatch):

@@ -176,8 +176,6 @@ def test_ratings_survive_and_the_last_one_counts(folder, tmp_path):
     ]
     assert {row.prompt for row in rows} == {PROMPTS["0001.wav"], PROMPTS["0002.wav"]}
     assert all(row.rated_at.endswith("+00:00") for row in rows)
-    with sqlite3.connect(path) as database:
-        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 @pytest.mark.parametrize("score", [0, 6, 3.0, "3", None, True])
