@@ -173,9 +173,10 @@ def hood_tab(tab: gr.Tab, holder: Holder) -> None:
         return (gr.skip() if had == digest else drawn[digest]), digest
 
     gr.on([button.click], None, None, stop, js=CAN_STOP, api_visibility="private")
+    # "multiple": where a run was stopped, the browser may take it for a pending one, and would ignore the next press.
     event = button.click(
         run, [which, steps, toy, seed, lock], [stop, status, panels, seed, kept], show_progress="minimal",
-        show_progress_on=[status], api_visibility="private", **QUEUE,
+        show_progress_on=[status], api_visibility="private", trigger_mode="multiple", **QUEUE,
     )  # fmt: skip
     event.failure(lambda: gr.Button(interactive=False), None, stop, queue=False, **QUIET)
     stop.click(
