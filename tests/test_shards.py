@@ -503,7 +503,6 @@ def test_text_encoders_can_run_in_bfloat16(tiny_folder, tmp_path):
     model = json.loads(tiny_config().to_json()) | {"conditioning": conditioning}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({"model": model}))
     sound(tmp_path / "dog.wav", 1, 1)
-    (tmp_path / "test.csv").write_text("audiocap_id,youtube_id,start_time,caption\n1,dog,0,a dog barks\n")
     known = {"duration": 1.0, "sample_rate": 16_000, "channels": 1, "digest": "1"}
     write_manifest(tmp_path / "m.jsonl", [Entry("1", tmp_path / "dog.wav", "test", ("a dog barks",), **known)])
     command = ["--manifest", str(tmp_path / "m.jsonl"), "--config", str(tmp_path / "tiny.yaml"), "--device", "cpu"]

@@ -146,29 +146,27 @@ def generate_tab(page: gr.Blocks, holder: Holder, folder: Path) -> GenerateTab:
 
     def run(
         text: str, variant: str, scale: float, passes: float, heat: float, steps: float, count: float,
-        number: float | None, keep: bool,
+        number: float | None, keep: bool, example: bool = False,
     ) -> Iterator[dict[Any, Any]]:  # fmt: skip
+        """One generation for the page; of an example, what was made before is heard at once."""
         options = {"cfg_scale": scale, "iterations": passes, "temperature": heat, "steps": steps}
-        yield from produce(text, variant, count, options | {"seed": number if keep else None})
-
-    def run_example(
-        sample: list[str], variant: str, scale: float, passes: float, heat: float, steps: float, count: float,
-        number: float | None, keep: bool,
-    ) -> Iterator[dict[Any, Any]]:  # fmt: skip
-        """As :func:`run`, but what was made before is heard at once."""
-        options = {"cfg_scale": scale, "iterations": passes, "temperature": heat, "steps": steps}
-        options |= {"seed": number if keep else SEED}
+        options["seed"] = number if keep else SEED if example else None
+        if not example or count != 1 or options["seed"] is None:
+            yield from produce(text, variant, count, options)
+            return
         with parts.told():
-            key = (holder.variant(variant).digest, sample[0], *options.values())
-        made = cache.get(key) if count == 1 else None
+            key = (holder.variant(variant).digest, text, *options.values())
+        made = cache.get(key)
         if made is not None:
             yield from finish(*made)
             return
-        for changes in produce(sample[0], variant, count, options):
-            # Not where another model has come meanwhile, and not what chance drew.
-            if kept in changes and count == 1 and changes[kept][1].settings["digest"] == key[0] and None not in key:
+        for changes in produce(text, variant, count, options):
+            if kept in changes and changes[kept][1].settings["digest"] == key[0]:  # no other model has come meanwhile
                 cache.put(key, changes[kept])
             yield changes
+
+    def run_example(sample: list[str], *settings: Any) -> Iterator[dict[Any, Any]]:
+        yield from run(sample[0], *settings, example=True)
 
     def produce(text: str, variant: str, count: float, options: dict[str, Any]) -> Iterator[dict[Any, Any]]:
         """One generation for the page: pictures as it goes, perhaps a draft, and last the sound."""

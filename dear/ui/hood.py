@@ -20,7 +20,7 @@ from dear.toy import MOST_STEPS, POINTS, TOYS, ToyTraining, mmd, reference, wass
 from dear.ui import parts
 from dear.ui.gpu import on_gpu
 from dear.ui.holder import Holder
-from dear.ui.parts import CAN_STOP, KEEP, QUIET, SHOW_RESULTS
+from dear.ui.parts import KEEP, QUIET
 
 # One playground trains at a time, on one core, beside the one generation that may run.
 QUEUE = {"concurrency_id": "toy", "concurrency_limit": 1}
@@ -172,18 +172,13 @@ def hood_tab(tab: gr.Tab, holder: Holder) -> None:
                     drawn[digest] = _article(holder, film())
         return (gr.skip() if had == digest else drawn[digest]), digest
 
-    gr.on([button.click], None, None, stop, js=CAN_STOP, api_visibility="private")
-    # "multiple": where a run was stopped, the browser may take it for a pending one, and would ignore the next press.
-    event = button.click(
-        run, [which, steps, toy, seed, lock], [stop, status, panels, seed, kept], show_progress="minimal",
-        show_progress_on=[status], api_visibility="private", trigger_mode="multiple", **QUEUE,
-    )  # fmt: skip
-    event.failure(lambda: gr.Button(interactive=False), None, stop, queue=False, **QUIET)
-    stop.click(
-        lambda: (gr.Button(interactive=False), '<p class="dear-headline" role="status">Stopped.</p>'),
-        None, [stop, status], cancels=event, queue=False, **QUIET,
-    )  # fmt: skip
-    button.click(None, js=SHOW_RESULTS, api_visibility="private")
+    parts.runs(
+        [([button.click], run, [which, steps, toy, seed, lock])],
+        [stop, status, panels, seed, kept],
+        stop,
+        status,
+        QUEUE,
+    )
     steps.change(redraw, [kept, steps], panels, trigger_mode="always_last", **QUIET)
     tab.select(explain, seen, [article, seen], **QUIET)
 

@@ -53,18 +53,20 @@ def go_row(label: str, name: str) -> tuple[gr.Button, gr.Button]:
 
 
 def runs(starts: list[tuple[list[Any], Callable[..., Any], list[Any]]], outputs: list[Any], stop: gr.Button,
-         status: gr.HTML) -> None:  # fmt: skip
+         status: gr.HTML, queue: dict[str, Any] = QUEUE) -> None:  # fmt: skip
     """Let triggers begin a run, and ``stop`` end it for that one visitor, in the queue already.
 
     starts: (triggers, run, inputs) each. A run says when there is nothing to stop any more. From when on there is, the
         browser says by itself: what an event of the server says of that could come after the end.
+    queue: whose turn it waits for.
     """
     events = []
     for triggers, run, inputs in starts:
         gr.on(triggers, None, None, stop, js=CAN_STOP, api_visibility="private")
+        # "multiple": the browser may take a run that was stopped for a pending one, and would ignore the next press.
         event = gr.on(
             triggers, run, inputs, outputs, show_progress="minimal", show_progress_on=[status],
-            api_visibility="private", **QUEUE,
+            trigger_mode="multiple", api_visibility="private", **queue,
         )  # fmt: skip
         event.failure(lambda: gr.Button(interactive=False), None, stop, queue=False, **QUIET)
         gr.on(triggers, None, js=SHOW_RESULTS, api_visibility="private")
