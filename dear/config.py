@@ -177,6 +177,9 @@ class HeadConfig:
     levels: int = 4  # all but energy: noise levels drawn per token and training step (MAR's diffusion_batch_mul)
     timesteps: int = 1000  # diffusion: length of the training schedule
     eta: float = 1.0  # diffusion: share of fresh noise per sampling step; 1: ancestral, 0: DDIM
+    # diffusion: what the network predicts: noise, as in MAR, or velocity (Salimans and Ho 2022), which has something to
+    # teach at every noise level; guidance mixes either alike
+    prediction: str = "noise"
     times: str = "logit-normal"  # flow, meanflow: where training looks between data and noise; or uniform
     flow_share: float = 0.75  # meanflow, shortcut: share of training rows on plain flow matching (their papers' value)
     adaptive_power: float = 1.0  # meanflow: p of the adaptive loss weight; 0: none
@@ -190,6 +193,7 @@ class HeadConfig:
             raise ConfigError(f"head.eta must be from 0 to 1, got {self.eta!r}")
         _one_of("head.guidance_level", self.guidance_level, ("default", "prediction", "representation"))
         _one_of("head.noise_as", self.noise_as, ("input", "condition"))
+        _one_of("head.prediction", self.prediction, ("noise", "velocity"))
         _one_of("head.times", self.times, ("logit-normal", "uniform"))
         if not 0 <= self.flow_share <= 1:
             raise ConfigError(f"head.flow_share must be from 0 to 1, got {self.flow_share!r}")
@@ -213,6 +217,9 @@ class Savings:
     # random, or spread: tokens of one iteration lie far apart in time, where they matter less to each other; but orders
     # are then few of those that models are trained on.
     order: str = "random"
+    # cosine (the paper's), linear or cubic: how many tokens each iteration draws. Cubic gives more of the iterations to
+    # the first tokens, which decide the most, and so draws more of the last ones at once; linear is the reverse.
+    schedule: str = "cosine"
 
     def __post_init__(self) -> None:
         for name in ("refresh_every", "null_every"):
@@ -223,6 +230,7 @@ class Savings:
         if type(share) not in (int, float) or not 0 <= share <= 1:
             raise ConfigError(f"savings.guided_share must be a number from 0 to 1, got {share!r}")
         _one_of("savings.order", self.order, ("random", "spread"))
+        _one_of("savings.schedule", self.schedule, ("cosine", "linear", "cubic"))
 
     @classmethod
     def parse(cls, text: str) -> Savings:

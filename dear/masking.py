@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+# Share of tokens that are still hidden when a share t of the iterations is done.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda t: math.cos(math.pi / 2 * t),
+    "linear": lambda t: 1 - t,
+    "cubic": lambda t: 1 - t**3,
+}
 
-def cosine_schedule(total: int, iterations: int) -> list[int]:
-    """Tokens to draw in each iteration: few at first, many at last, as MaskGIT's cosine leaves them.
 
-    Every entry is at least 1 and the entries sum to ``total``. Raises ValueError unless 1 <= iterations <= total.
+def token_schedule(total: int, iterations: int, kind: str = "cosine") -> list[int]:
+    """Tokens to draw in each iteration, as a function of :data:`SCHEDULES` leaves them.
+
+    "cosine" is MaskGIT's and the paper's: few at first, many at last. "cubic" goes further in that, "linear" draws
+    equally many each time. Every entry is at least 1 and the entries sum to ``total``. Raises ValueError unless
+    1 <= iterations <= total.
     """
     if not 1 <= iterations <= total:
         raise ValueError(f"iterations must be a whole number from 1 to {total}, got {iterations!r}")
     counts, left = [], total
     for k in range(1, iterations + 1):
-        hidden = math.floor(total * math.cos(math.pi / 2 * k / iterations))
+        hidden = math.floor(total * SCHEDULES[kind](k / iterations))
         # One token at least now, and one at least for each iteration to come.
         after = min(max(hidden, iterations - k), left - 1)
         counts.append(left - after)
@@ -47,14 +57,22 @@ def spread_order(length: int, generator: torch.Generator) -> Tensor:
     return rank.argsort()
 
 
-def random_mask(batch: int, length: int, ratio: tuple[float, float], generator: torch.Generator) -> Tensor:
-    """Mask [B, L] (True: hidden) of a training step; each item's ratio is uniform in ``ratio`` (Section 4.2).
+def random_mask(
+    batch: int, length: int, ratio: tuple[float, float], generator: torch.Generator, shares: str = "uniform"
+) -> Tensor:
+    """Mask [B, L] (True: hidden) of a training step; each item's share of hidden tokens lies in ``ratio``.
 
+    shares: how they are distributed there: "uniform" (Section 4.2), or "cosine": each as often as decoding by
+        the cosine schedule meets it, so that nearly empty scenes, in which everything is decided, are frequent.
     At least one position of every item is hidden, so that every item is trained on.
     """
     device = generator.device
     low, high = ratio
-    share = low + (high - low) * torch.rand(batch, 1, generator=generator, device=device)
+    share = torch.rand(batch, 1, generator=generator, device=device)
+    if shares == "cosine":
+        share = torch.cos(math.acos(high) + (math.acos(low) - math.acos(high)) * share)
+    else:
+        share = low + (high - low) * share
     hidden = (share * length).round().clamp(1, length)
     ranks = torch.rand(batch, length, generator=generator, device=device).argsort(dim=1).argsort(dim=1)
     return ranks < hidden

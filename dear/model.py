@@ -39,8 +39,10 @@ class MaskedModel(nn.Module):
     def compile_sampling(self) -> None:
         """Let ``dear.sampling`` run in a few fixed shapes, compiled, and on CUDA as recorded graphs.
 
-        Raises ValueError unless attention is "visible".
+        Once is enough. Raises ValueError unless attention is "visible".
         """
+        if self.static is not None:
+            return
         cuda = self.backbone.mask_token.device.type == "cuda"
         self.static = StaticShapes(self.backbone, cuda_graph if cuda else None)
         # Each shape that a block meets counts against this limit.

@@ -18,7 +18,7 @@ from dear.conditioning import Conditioning
 from dear.config import SamplingConfig, Savings
 from dear.contexts import Contexts
 from dear.heads import Head
-from dear.masking import cosine_schedule, random_order, spread_order
+from dear.masking import random_order, spread_order, token_schedule
 from dear.model import MaskedModel
 
 MAX_SAMPLES = 64
@@ -139,7 +139,7 @@ def generate(
     if len(set(kept)) != 1:
         raise ValueError(f"given_mask must keep equally many tokens in each item, got {kept}")
     start = kept[0]
-    counts = cosine_schedule(length - start, sampling.iterations)
+    counts = token_schedule(length - start, sampling.iterations, sampling.savings.schedule)
 
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     draw_order = spread_order if sampling.savings.order == "spread" else random_order

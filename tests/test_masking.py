@@ -1,13 +1,15 @@
 import pytest
 import torch
 
-from dear.masking import cosine_schedule, random_mask, random_order
+from dear.masking import SCHEDULES, random_mask, random_order, token_schedule
+from training.recipe import MaskingConfig
 
 
+@pytest.mark.parametrize("kind", SCHEDULES)
 @pytest.mark.parametrize("total", [1, 2, 7, 64, 128, 256])
-def test_every_schedule_draws_all_tokens_and_at_least_one_each_time(total):
+def test_every_schedule_draws_all_tokens_and_at_least_one_each_time(total, kind):
     for iterations in range(1, total + 1):
-        counts = cosine_schedule(total, iterations)
+        counts = token_schedule(total, iterations, kind)
         assert len(counts) == iterations
         assert sum(counts) == total
         assert min(counts) >= 1
@@ -16,13 +18,13 @@ def test_every_schedule_draws_all_tokens_and_at_least_one_each_time(total):
 def test_the_schedule_is_the_cosine():
     # Hidden after iteration k of 8, of 256: floor(256 cos(pi k / 16)).
     hidden = [251, 236, 212, 181, 142, 97, 49, 0]
-    assert cosine_schedule(256, 8) == [a - b for a, b in zip([256, *hidden], hidden, strict=False)]
+    assert token_schedule(256, 8) == [a - b for a, b in zip([256, *hidden], hidden, strict=False)]
 
 
 @pytest.mark.parametrize("iterations", [0, -3, 9])
 def test_more_iterations_than_tokens_or_none_are_refused(iterations):
     with pytest.raises(ValueError, match=rf"iterations must be a whole number from 1 to 8, got {iterations}"):
-        cosine_schedule(8, iterations)
+        token_schedule(8, iterations)
 
 
 def test_an_order_is_a_permutation_of_its_generator():
@@ -38,6 +40,18 @@ def test_masks_hide_a_share_in_the_range_uniformly_over_positions():
     assert share.min() >= 0.5 and share.max() <= 0.9
     assert share.mean().item() == pytest.approx(0.7, abs=0.01)
     assert (mask.float().mean(dim=0) - 0.7).abs().max() < 0.04
+
+
+def test_shares_by_cosine_are_those_that_decoding_meets():
+    mask = random_mask(20_000, 64, (0.0, 1.0), torch.Generator().manual_seed(0), "cosine")
+    counts = torch.tensor(token_schedule(256, 64))
+    met = 1 - torch.cat((torch.zeros(1), counts.cumsum(0)[:-1])) / 256  # hidden at the beginning of each iteration
+    for quantile in (0.25, 0.5, 0.75):
+        wanted = met.sort().values.quantile(quantile)
+        assert mask.float().mean(dim=1).quantile(quantile).item() == pytest.approx(wanted.item(), abs=0.05)
+    narrow = random_mask(4000, 100, (0.4, 0.9), torch.Generator().manual_seed(0), "cosine").float().mean(dim=1)
+    assert narrow.min() >= 0.395 and narrow.max() <= 0.905
+    assert narrow.mean().item() == pytest.approx(MaskingConfig((0.4, 0.9), "cosine").mean_share, abs=0.01)
 
 
 def test_a_mask_hides_one_position_at_least_and_can_hide_all():

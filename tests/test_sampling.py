@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dear.conditioning import Conditioning
 from dear.config import BackboneConfig, SamplingConfig, Savings
-from dear.masking import cosine_schedule
+from dear.masking import token_schedule
 from dear.model import MaskedModel
 from dear.sampling import check_options, generate, guidance_scale
 
@@ -61,7 +61,7 @@ def naive(model, conditioning, seeds, sampling):
         def draw(n, generator=generator, dtype=dtype):
             return torch.randn(n, model.token_dim, generator=generator).to(dtype)
 
-        for count in cosine_schedule(model.length, sampling.iterations):
+        for count in token_schedule(model.length, sampling.iterations):
             new = order[start : start + count]
             start += count
             contexts = model.context(tokens, known, one)[0, new]
@@ -111,7 +111,7 @@ def test_exactly_as_many_states_as_iterations_each_knowing_more(iterations):
     model = build()
     states = run(model, condition(model, 2), [0, 1], SamplingConfig(iterations=iterations))
     assert [state.iteration for state in states] == list(range(1, iterations + 1))
-    counts = cosine_schedule(model.length, iterations)
+    counts = token_schedule(model.length, iterations)
     for k, state in enumerate(states):
         assert state.known.sum(dim=1).tolist() == [sum(counts[: k + 1])] * 2
         assert torch.equal(state.known, state.order >= 0)

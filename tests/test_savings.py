@@ -16,7 +16,7 @@ from dear.evaluation.savings import base_jobs, time_trials
 from dear.evaluation.savings import main as evaluate
 from dear.evaluation.score import load_prompts
 from dear.layers import rotary_angles, rotate
-from dear.masking import cosine_schedule, random_order, spread_order
+from dear.masking import random_order, spread_order, token_schedule
 from dear.sampling import check_options, generate, guidance_scale
 
 ROTARY = {"masked_attention": "visible", "positions": "rotary", "conv_width": 5}
@@ -92,7 +92,7 @@ def slow(model, one, seed, sampling, given=None, keep=None):
     passed, renewed, difference = {"real": 0, "null": 0}, {"real": None, "null": None}, {}
     known_at = {i: 0 for i in range(L) if keep[i]}  # the iteration in whose pass a token is known for the first time
     start = begin = sum(keep)
-    counts = cosine_schedule(L - start, sampling.iterations)
+    counts = token_schedule(L - start, sampling.iterations)
     for k, count in enumerate(counts):
         new = order[start : start + count]
         guided = start - begin <= savings.guided_share * (L - begin)
@@ -201,7 +201,7 @@ def test_fewer_tokens_and_branches_are_computed():
     model, rows = build(), []
     model.backbone.blocks[0].register_forward_pre_hook(lambda block, inputs: rows.append(inputs[0].shape[:2].numel()))
     conditioning = condition(model, 1)
-    assert cosine_schedule(8, 5) == [1, 1, 2, 2, 2]
+    assert token_schedule(8, 5) == [1, 1, 2, 2, 2]
 
     def computed(**savings):
         rows.clear()

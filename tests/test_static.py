@@ -98,6 +98,19 @@ def test_generations_at_the_same_time_share_no_memory():
     assert len(model.static.idle) == 2
 
 
+def test_prompts_of_any_length_share_the_same_passes():
+    model, tape = build(), Tape()
+    short = condition(model, 2)
+    padded = short.pad(short.mask.shape[1] + 7)
+    wanted = tokens_of(model)
+    model.static = StaticShapes(model.backbone, tape)
+    recorded = []
+    for conditioning in (short, padded):
+        torch.testing.assert_close(run(model, conditioning, [7, 8], SAMPLING)[-1].tokens, wanted, rtol=0, atol=1e-9)
+        recorded.append(tape.recorded)
+    assert recorded[0] == recorded[1] > 0 and len(model.static.idle) == 1
+
+
 def test_a_stopped_generation_gives_its_memory_back():
     model = build()
     model.static = StaticShapes(model.backbone)

@@ -38,7 +38,7 @@ from dear.arguments import Parser
 from dear.checkpoint import load_config, resolve
 from dear.config import FAST, ConfigError, Savings
 from dear.evaluation.curves import check_picture, curves_figure, measure_curves, save_figure
-from dear.evaluation.jobs import BASE, base_job, checkpoint_job, compiled_job, soak, start_job
+from dear.evaluation.jobs import BASE, base_job, checkpoint_job, compiled_job, precision_name, soak, start_job
 from dear.evaluation.machine import describe, matmul_peak
 from dear.evaluation.peers import PEERS, MissingError
 from dear.evaluation.timing import Job, Setting, measure, table
@@ -153,7 +153,9 @@ def _parser() -> Parser:
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8], metavar="N", help="sounds at a time")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
     parser.add_argument(
-        "--dtype", default="float32", choices=DTYPES, help="of all but our codec, which stays in float32"
+        "--dtype",
+        choices=DTYPES,
+        help="of all but our codec, which stays in float32; the device's usual one if absent",
     )
     parser.add_argument("--threads", type=int, metavar="N", help="of PyTorch on a CPU")
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="timed runs of each row, after one more")
@@ -169,6 +171,8 @@ def _parser() -> Parser:
 
 def _check(args: argparse.Namespace) -> torch.device:
     """Complete and check the options. Raises ValueError naming the option, its value and what is allowed."""
+    from dear.pipeline import best_dtype
+
     if args.rows is None:
         args.rows = [] if args.curves or args.soak is not None else list(ROWS)
     for name in args.rows:
@@ -191,6 +195,8 @@ def _check(args: argparse.Namespace) -> torch.device:
     if args.timed is None:
         args.timed = CPU_TIMED if device.type == "cpu" else 0
     args.timed = check_whole("--timed", args.timed, 0, 1000) or None
+    if args.dtype is None:
+        args.dtype = precision_name(best_dtype(device))
     if args.curves is not None:
         check_picture(args.curves)
     if args.json is not None and not args.json.parent.is_dir():

@@ -16,6 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 import dear
+from dear.checkpoint import load_config, resolve
 from dear.conditioning import Conditioning
 from dear.config import FAST, Config, SamplingConfig, Savings, preset
 from dear.evaluation.machine import resident_bytes
@@ -123,7 +124,7 @@ def _own_job(name: str, model: MaskedModel, setting: Setting, sampling: Sampling
         config.mel.samples / config.mel.sample_rate,
         model,
         others,
-        _precision(setting.dtype),
+        precision_name(setting.dtype),
         sampling.iterations,
         sampling.steps,
         f"all {sampling.iterations} iterations",
@@ -152,7 +153,7 @@ def _naive_job(name: str, model: MaskedModel, setting: Setting) -> Job:
         config.mel.samples / config.mel.sample_rate,
         model,
         (),
-        _precision(setting.dtype),
+        precision_name(setting.dtype),
         every,
         sampling.steps,
         f"all {every} iterations" if timed == every else f"timed {timed} of {every} iterations, multiplied",
@@ -190,7 +191,7 @@ def checkpoint_job(name: str, pipeline: AudioDEAR, batch: int, **options: Any) -
         pipeline.config.mel.samples / pipeline.sample_rate,
         pipeline.model,
         codec,
-        _precision(dtype),
+        precision_name(dtype),
         sampling.iterations,
         sampling.steps,
         "whole calls",
@@ -204,7 +205,9 @@ def compiled_job(job: Job, model: MaskedModel) -> Job:
 
 
 def start_job(model: str | None, device: torch.device, threads: int | None) -> Job:
-    """A fresh process, timed until its sound is written and it has ended."""
+    """A fresh process with the device's usual precision, timed until its sound is written and it has ended."""
+    from dear.pipeline import best_dtype
+
     environment = os.environ | {"PYTHONPATH": str(Path(dear.__file__).parents[1])}
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
@@ -220,7 +223,20 @@ def start_job(model: str | None, device: torch.device, threads: int | None) -> J
                 reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
                 raise ValueError(f"python -m dear generate ended with status {done.returncode}: {reason}")
 
-    return Job("start", run, 1, 10.0, None, (), "float32", None, None, "process start to written file")
+    config = load_config(resolve(model, variants=()))
+    sampling = config.variants[config.default_variant].sampling
+    return Job(
+        "start",
+        run,
+        1,
+        config.mel.samples / config.mel.sample_rate,
+        None,
+        (),
+        precision_name(best_dtype(device)),
+        sampling.iterations,
+        sampling.steps,
+        "process start to written file",
+    )
 
 
 def soak(pipeline: AudioDEAR, count: int) -> dict[str, Any]:
@@ -246,5 +262,5 @@ def _shown(savings: Savings) -> str:
     return ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(savings).items() if value != default[name])
 
 
-def _precision(dtype: torch.dtype) -> str:
+def precision_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")

@@ -11,7 +11,7 @@ from torch import Tensor
 from dear.backbone import take
 from dear.conditioning import Conditioning
 from dear.config import SamplingConfig
-from dear.masking import cosine_schedule, random_order
+from dear.masking import random_order, token_schedule
 from dear.model import MaskedModel
 from dear.sampling import guidance_scale
 
@@ -42,7 +42,7 @@ def naive_generate(
     tokens = torch.zeros(batch, model.length, dim, device=device, dtype=dtype)
     known = torch.zeros(batch, model.length, dtype=torch.bool, device=device)
     start = 0
-    for iteration, count in enumerate(cosine_schedule(model.length, sampling.iterations)):
+    for iteration, count in enumerate(token_schedule(model.length, sampling.iterations)):
         new = order[:, start : start + count]
         start += count
         computed = only is None or iteration in only

@@ -90,7 +90,7 @@ class MissingError(ValueError):
 def require(package: str) -> None:
     """Raises MissingError where ``package`` is not installed."""
     if importlib.util.find_spec(package) is None:
-        raise MissingError(f"{package} is not installed (pip install {package})")
+        raise MissingError(f"{package} is not installed (pip install -r requirements-peers.txt)")
 
 
 def audioldm_job(setting: Setting) -> Job:
@@ -183,7 +183,7 @@ def stable_audio_job(setting: Setting) -> Job:
         with meter.stage("codec", length / decoded):
             decoder.decode(latents[..., :decoded])
 
-    notes = "stereo at 44.1 kHz, random weights, text encoding left out"
+    notes = f"stereo at 44.1 kHz, always {STABLE_AUDIO_SECONDS:.1f} s, random weights, text encoding left out"
     if decoded < length:
         notes += f"; decoder timed on {decoded} of {length} latents, multiplied"
     return diffusion_job(

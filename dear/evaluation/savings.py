@@ -69,7 +69,15 @@ TRIALS = {
     "spread": Trial(Savings(order="spread"), "orders are less random"),
     "iterations-75": Trial(Savings(), "more tokens are drawn at once", 0.75),
     "iterations-50": Trial(Savings(), "more tokens are drawn at once", 0.5),
-    "fast": Trial(FAST, "what dear.config.FAST trades"),
+    **{
+        f"{kind}-iterations-{share}": Trial(Savings(schedule=kind), traded, share / 100)
+        for share in (100, 50)
+        for kind, traded in (
+            ("linear", "fewer late tokens at once, more early ones"),
+            ("cubic", "more late tokens at once, fewer early ones"),
+        )
+    },
+    "fast": Trial(FAST, "known tokens are up to 7 iterations behind"),
     "refresh-8-guided-50": Trial(Savings(refresh_every=8, guided_share=0.5), "as both"),
     "refresh-8-null-2": Trial(Savings(refresh_every=8, null_every=2), "as both"),
     "refresh-8-iterations-75": Trial(Savings(refresh_every=8), "as both", 0.75),

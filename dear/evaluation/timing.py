@@ -134,6 +134,7 @@ def measure(
 ) -> list[Row]:
     """Run every job once to warm up, counting operations and memory, then all in turn ``repeats`` times.
 
+    Compiled code hides its operations, so all are counted before any is compiled, and then warms up once more.
     In turn, so that a machine that gets slower or faster meanwhile does so for all alike. peak: operations per second
     that the device reaches. Returns one row per job.
     """
@@ -144,10 +145,11 @@ def measure(
         with PeakMemory(device) as memory:
             job.run(meter)
         counted.append((meter.flops, memory.bytes))
-        if job.compile is not None:  # compiled code hides its operations
+        bar.update()
+    for job in jobs:
+        if job.compile is not None:
             job.compile()
             job.run(Meter(device, clock=clock))
-        bar.update()
     meters: list[list[Meter]] = [[] for _ in jobs]
     for _ in range(repeats):
         for job, kept in zip(jobs, meters, strict=True):
