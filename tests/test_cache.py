@@ -16,7 +16,7 @@ from dear.conditioning import Conditioning
 from dear.config import MelConfig, VAEConfig
 from dear.mel import MelSpectrogram
 from dear.vae import PatchVAE
-from training.cache import BLOCK, Cache, CacheError, build, weights_digest
+from training.cache import BLOCK, Cache, CacheError, Recaptioned, build, weights_digest
 
 ROOT = Path(__file__).resolve().parents[1]
 MEL = MelConfig(n_mels=16, frames=16, samples=2000)
@@ -125,6 +125,21 @@ def test_every_epoch_visits_every_item_once(built):
     assert np.array_equal(cache.indices(9, 16, seed=3), stream[144:160])  # whatever was asked before
     assert not np.array_equal(cache.indices(9, 16, seed=4), stream[144:160])
     assert sorted(cache.indices(0, 140, seed=3)) == sorted([*range(70), *range(70)])
+
+
+def test_a_recaptioned_item_has_the_caption_of_one_that_sounds_alike(built):
+    plain, cache = Cache(built), Recaptioned(built)
+    assert cache.stamp == plain.stamp | {"recaptioned": True}
+    pairs = np.concatenate([cache.indices(step, 16, seed=3) for step in range(14)])
+    assert np.array_equal(pairs[:, 0], np.concatenate([plain.indices(step, 16, seed=3) for step in range(14)]))
+    assert np.array_equal(pairs[:16], cache.indices(0, 16, seed=3))
+    labels = np.array([cache.labels[index][0] for index in range(70)])
+    assert (labels[pairs[:, 0]] == labels[pairs[:, 1]]).all()
+    assert len({other for item, other in pairs.tolist() if item == pairs[0, 0]}) > 1  # another one each time
+    batch, own = cache.batch(pairs[:16]), plain.batch(pairs[:16, 0])
+    assert torch.equal(batch["tokens"], own["tokens"])
+    assert torch.equal(batch["conditioning"], plain.batch(pairs[:16, 1])["conditioning"])
+    assert all(torch.equal(one, own[name]) for name, one in cache.batch(pairs[:16, 0]).items())
 
 
 def test_a_stopped_build_goes_on_where_it_was(tmp_path, built):

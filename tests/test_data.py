@@ -148,9 +148,9 @@ def test_scenes_have_their_length_and_never_clip(source: SceneSource) -> None:
         kinds.add(scene.kind)
         assert scene.waveform.shape == (MEL.frames * MEL.hop_length,) and scene.waveform.dtype == np.float32
         assert 0.02 < np.abs(scene.waveform).max() <= 0.99
-        assert len(scene.labels) == (1 if scene.kind == "single" else 2) == len(set(scene.labels))
+        assert len(scene.labels) == (1 if scene.kind in ("single", "distant") else 2) == len(set(scene.labels))
         assert len(scene.caption.split()) > 1
-    assert kinds == {"single", "then", "while"}
+    assert kinds == {"single", "distant", "then", "while"}
 
 
 def test_every_class_is_equally_frequent(folder: Path) -> None:
@@ -158,6 +158,12 @@ def test_every_class_is_equally_frequent(folder: Path) -> None:
     labels = [single.scene(index).labels[0] for index in range(20)]
     assert sorted(labels[:10]) == sorted(labels[10:]) == sorted(CLASSES)
     assert labels[:10] != labels[10:]
+
+
+def test_some_classes_come_more_often_in_each_turn(folder: Path) -> None:
+    single = SceneSource(read_clips(folder), MEL, seed=0, kinds=(1, 0, 0), often={"rain": 3, "dog": 1})
+    turns = [sorted(single.scene(index).labels[0] for index in range(start, start + 12)) for start in (0, 12)]
+    assert turns[0] == turns[1] == sorted([*CLASSES, "rain", "rain"])
 
 
 def scenes_of(folder: Path, labels: tuple[str, ...], kinds: tuple[float, float, float], count: int) -> list:
@@ -179,6 +185,17 @@ def test_clocks_keep_their_period_across_the_loop(folder: Path) -> None:
         agreement = [np.corrcoef(levels[lag:], levels[:-lag])[0, 1] for lag in range(16 * 23, 16 * 27 + 2)]
         assert max(agreement) > 0.65
         assert min(agreement) < 0.1
+
+
+def test_clocks_tick_in_time_with_a_beat(folder: Path) -> None:
+    """Ticks 0.25 s apart come to lie 3 beats of 0.08 s apart, or 10 for every 3; without a beat they lie anywhere."""
+    clips, beat = [clip for clip in read_clips(folder) if clip.label == "clock_tick"], 1280
+    agreement = []
+    for source in (SceneSource(clips, MEL, 1, kinds=(1, 0, 0), beat=beat), SceneSource(clips, MEL, 1, kinds=(1, 0, 0))):
+        lag = 30 * beat // 160
+        scenes = [envelope(source.scene(index).waveform) for index in range(6)]
+        agreement.append(np.mean([np.corrcoef(levels[lag:], levels[:-lag])[0, 1] for levels in scenes]))
+    assert agreement[0] > 0.6 and agreement[1] < 0.4
 
 
 def test_events_repeat_with_pauses_on_a_quiet_floor(folder: Path) -> None:
@@ -220,6 +237,9 @@ def test_bad_sources_are_refused(folder: Path, source: SceneSource) -> None:
         SceneSource([Clip(clips[0].path, 1, "piano", "", "", "", "")], MEL, 0)
     with pytest.raises(DataError, match="two classes"):
         SceneSource(clips[:1], MEL, 0)
+    for often in ({"rain": 0}, {"piano": 2}):
+        with pytest.raises(DataError, match=f"often .*{next(iter(often))}"):
+            SceneSource(clips, MEL, 0, often=often)
     for kinds in ((0, 0, 0), (1, -1, 0), (1, 0), (float("nan"), 1, 1)):
         with pytest.raises(DataError, match="kinds"):
             SceneSource(clips, MEL, 0, kinds=kinds)

@@ -53,7 +53,16 @@ def recipe(tmp_path_factory):
         "conv": stage | {"steps": 4},
         "vocoder": stage | {"steps": 4},
         "classifier": stage | {"steps": 4},
-        "scenes": {"count": 48, "held_out_fold": 4, "validation": 4, "fit": 8, "classifier": 10},
+        "scenes": {
+            "count": 48,
+            "often": {"rain": 2},
+            "in_time": True,
+            "recaption": True,
+            "held_out_fold": 4,
+            "validation": 4,
+            "fit": 8,
+            "classifier": 10,
+        },
         "measure": {
             "cfg_scales": [1.0, 2.0],
             "temperatures": {"student": [1.0], "teacher": [1.0]},

@@ -679,7 +679,13 @@ def test_the_papers_recipes_are_the_presets():
     assert taught.model == preset("base-teacher")
     assert student.model == preset("base")
     for name, recipe in (("teacher", taught), ("student", student)):
-        assert asdict(recipe.masking) == {"ratio": (0.7, 1.0), "drop": 0.1, "words": 0.0}
+        assert asdict(recipe.masking) == {
+            "ratio": (0.7, 1.0),
+            "shares": "uniform",
+            "drop": 0.1,
+            "words": 0.0,
+            "jitter": 0.0,
+        }
         assert (recipe.train.batch_size, recipe.train.lr, recipe.train.parts(8)) == (2048, 1e-3, 32)
         lines = [line for line in (CONFIGS / f"base-{name}.yaml").read_text().splitlines() if not line.startswith("#")]
         assert all(" # " in line for line in lines if ": " in line)  # where each value comes from

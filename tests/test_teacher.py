@@ -6,7 +6,7 @@ import torch
 from dear.conditioning import Conditioning
 from dear.config import ConfigError
 from training.recipe import MaskingConfig
-from training.teacher import thin
+from training.teacher import jitter, thin
 
 
 def conditioning(batch: int = 4000, length: int = 12) -> Conditioning:
@@ -36,7 +36,21 @@ def test_no_thinning_leaves_everything_and_draws_as_much():
     assert torch.equal(one.get_state(), other.get_state())
 
 
-@pytest.mark.parametrize("change", [{"words": 1.5}, {"words": -0.1}, {"drop": 1.0}, {"ratio": (0.8, 0.2)}])
+def test_jitter_moves_tokens_by_at_most_so_many_times_their_size():
+    whole = Conditioning(torch.randn(500, 6, 256) * 3, torch.ones(500, 6, dtype=torch.bool))
+    moved = jitter(whole, 0.5, torch.Generator().manual_seed(0))
+    assert torch.equal(moved.mask, whole.mask)
+    size = ((moved.tokens - whole.tokens).norm(dim=2) / whole.tokens.norm(dim=2)).mean(dim=1)
+    assert size.max() < 0.55 and 0.2 < size.mean() < 0.3 and size.min() < 0.02
+    assert jitter(whole, 0.0, torch.Generator()) is whole
+    again = jitter(whole, 0.5, torch.Generator().manual_seed(0))
+    assert torch.equal(again.tokens, moved.tokens)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"jitter": -0.1}, {"jitter": float("nan")}, {"words": 1.5}, {"words": -0.1}, {"drop": 1.0}, {"ratio": (0.8, 0.2)}],
+)
 def test_bad_masking_is_named(change):
     with pytest.raises(ConfigError, match=f"masking.{next(iter(change))}"):
         MaskingConfig(**change)

@@ -251,11 +251,13 @@ class Cache:
         T is the same in every batch, the longest caption of the cache.
         """
         indices = np.asarray(indices, dtype=np.int64)
-        chosen = self.caption[torch.from_numpy(indices)]
+        return self._batch(indices, self.caption[torch.from_numpy(indices)])
+
+    def _batch(self, indices: np.ndarray, captions: Tensor) -> dict[str, Tensor]:
         return {
             "tokens": torch.from_numpy(self.tokens[indices].astype(np.float32)),
-            "conditioning": self.conditioning["tokens"][chosen].float(),
-            "mask": self.conditioning["mask"][chosen],
+            "conditioning": self.conditioning["tokens"][captions].float(),
+            "mask": self.conditioning["mask"][captions],
         }
 
     def indices(self, step: int, batch_size: int, seed: int) -> np.ndarray:
@@ -270,6 +272,37 @@ class Cache:
             for epoch in np.unique(epochs)
         ]
         return np.concatenate(parts)
+
+
+class Recaptioned(Cache):
+    """A cache in which an item comes each time with the caption of a random item of the same labels and kind.
+
+    Where every scene keeps its one caption, a model learns by heart which scene is meant, and no sense of the words.
+    """
+
+    def __init__(self, folder: str | Path):
+        super().__init__(folder)
+        self.stamp = self.stamp | {"recaptioned": True}
+        self._alike: dict[tuple[str, ...], list[int]] = {}
+        for index in range(len(self)):
+            self._alike.setdefault(self._sounds(index), []).append(index)
+
+    def _sounds(self, index: int) -> tuple[str, ...]:
+        return self.kind[index], *self.labels[index]
+
+    def indices(self, step: int, batch_size: int, seed: int) -> np.ndarray:
+        """Items of step ``step``, and those whose captions they take: [batch_size, 2] int64."""
+        items = super().indices(step, batch_size, seed)
+        rng = np.random.default_rng([seed, step, 1])
+        alike = [self._alike[self._sounds(index)] for index in items]
+        return np.stack([items, [group[rng.integers(len(group))] for group in alike]], axis=1)
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> dict[str, Tensor]:
+        """As that of any cache, for numbers of items [B] with their own captions, or for pairs [B, 2] of indices()."""
+        indices = np.asarray(indices, dtype=np.int64)
+        if indices.ndim == 1:
+            return super().batch(indices)
+        return self._batch(indices[:, 0], self.caption[torch.from_numpy(indices[:, 1])])
 
 
 def _scenes_digest(scenes: Scenes, count: int) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 from dear.card import anatomy, front_matter
 from dear.config import Config
 from dear.evaluation.classifier import SoundClassifier
-from training.data import Clip
-from training.recipe import Recipe
+from training.data import CLASSES, Clip
+from training.recipe import MaskingConfig, Recipe
 
 NAMES = {
     "student": "student: one step, distilled",
@@ -17,6 +17,27 @@ NAMES = {
     "plain": "student: one step, lambda = 0",
 }
 VARIANTS = {"student": "student", "teacher": "teacher", "plain": "student"}
+
+
+def hidden(masking: MaskingConfig) -> str:
+    low, high = masking.ratio
+    spread = "uniformly" if masking.shares == "uniform" else "each share as often as decoding meets it,"
+    return f"{spread} from {low:.0%} to {high:.0%}"
+
+
+def wordings(recipe: Recipe) -> str:
+    """How a recipe keeps its models from learning captions by heart, and which scenes it favours."""
+    scenes, masking = recipe.scenes, recipe.masking
+    often = ", ".join(f"{label} {times} times" for label, times in scenes.often.items())
+    told = (
+        (scenes.recaption, "each time that a scene is seen, it has the caption of any scene with the same sounds"),
+        (masking.words, f"{masking.words:.0%} of the scenes lose a random share of their caption's word tokens"),
+        (masking.jitter, f"noise of up to {masking.jitter:g} times their size moves the tokens of a caption"),
+        (often, f"of every {len(CLASSES) + sum(scenes.often.values()) - len(scenes.often)} scenes {often}"),
+        (scenes.in_time, "clocks tick at whole numbers of tokens"),
+    )
+    text = "; ".join(sentence for applies, sentence in told if applies)
+    return text and text[0].upper() + text[1:] + "."
 
 
 def model_card(
@@ -62,8 +83,8 @@ at once. It is the small, bundled model of AudioDEAR: a masked transformer fills
 on the recordings listed below (folds other than {fold}), composed into {recipe.scenes.count:,} scenes of ten seconds
 with captions. The teacher was trained for {recipe.teacher.steps:,} steps of {recipe.teacher.batch_size} scenes; the student
 started from its backbone and was trained for {recipe.student.steps:,} steps with lambda =
-{recipe.distill.weight:g} ({recipe.distill.channels} over channels), hidden shares from {recipe.masking.ratio[0]:g} to
-{recipe.masking.ratio[1]:g}; {recipe.masking.words:.0%} of the scenes lose a random share of their caption's word tokens.
+{recipe.distill.weight:g} ({recipe.distill.channels} over channels). The teacher's scenes are hidden {hidden(recipe.masking)},
+the student's {hidden(recipe.student_masking)}. {wordings(recipe)}
 
 ## Measured
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +38,7 @@ CLASSES = (
 )
 HEADROOM = 1.08  # clips are kept at this many times the sample rate, so that a slowed-down sound has no empty top band
 SPEEDS = (0.93, 1.07)  # playback speed
+SHORTEST_TICK = 0.15  # seconds between two ticks of a clock, at least
 PEAK = 0.99  # no scene is louder
 
 
@@ -65,7 +66,7 @@ class Scene:
     waveform: np.ndarray  # [F * hop] float32 in [-0.99, 0.99]
     caption: str
     labels: tuple[str, ...]  # one, or for "then" the first and the second, for "while" the lower and the upper sound
-    kind: str  # single, then, while
+    kind: str  # single, distant (a single sound far away), then, while
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,7 @@ class _Material:
     levels: np.ndarray  # [frames of 10 ms] RMS
     ambience: np.ndarray  # [257] magnitude per bin of white noise with unit variance
     period: int  # samples after which the sound resembles itself most, at least half of it
+    ticks: int  # equal parts of a period that resemble each other
     source: str
 
 
@@ -209,12 +211,14 @@ def _prepare(audio: np.ndarray, rate: int, clip: Clip) -> _Material:
     first, last = max(loud[0] - before, 0), min(loud[-1] + 1 + after, len(levels))
     audio, levels, recorded = audio[first * frame : last * frame], levels[first:last], recorded[first:last]
     spread = np.convolve(recorded, np.ones(3), mode="same") > 0  # fades lie in the silence, never on an attack
+    period, ticks = _period(audio, rate) if clip.label == "clock_tick" else (len(audio), 1)
     return _Material(
         audio=np.ascontiguousarray(audio, dtype=np.float32),
         presence=spread.astype(np.float32),
         levels=levels,
         ambience=ambience,
-        period=_period(audio, rate) if clip.label == "clock_tick" else len(audio),
+        period=period,
+        ticks=ticks,
         source=clip.source or str(clip.path),
     )
 
@@ -241,20 +245,30 @@ def _ambience(audio: np.ndarray, levels: np.ndarray, recorded: np.ndarray, frame
     return np.sqrt(power * (1.0 if relative < trusted else 3e-5 / relative)).astype(np.float32)
 
 
-def _period(audio: np.ndarray, rate: int) -> int:
-    """Lag in samples, 45 to 85 % of the length, at which the envelope [S] correlates best with itself."""
+def _period(audio: np.ndarray, rate: int) -> tuple[int, int]:
+    """Lag in samples, 45 to 85 % of the length, at which the envelope [S] correlates best with itself, and into how
+    many parts it divides that follow each other nearly as well (a clock's ticks, or pairs of tick and tock)."""
     hop = rate // 500
     envelope = np.sqrt(_frame_levels(np.diff(audio), hop))
     envelope = np.convolve(envelope, np.hanning(7), mode="same")
     lags = range(int(0.45 * len(envelope)), int(0.85 * len(envelope)))
-    return hop * max(lags, key=lambda lag: np.corrcoef(envelope[lag:], envelope[:-lag])[0, 1])
+
+    def likeness(lag: int) -> float:
+        return np.corrcoef(envelope[lag:], envelope[:-lag])[0, 1]
+
+    period = max(lags, key=likeness)
+    most = max(1, int(period * hop / (SHORTEST_TICK * rate)))
+    alike = [parts for parts in range(1, most + 1) if likeness(round(period / parts)) > 0.8 * likeness(period)]
+    return hop * period, max(alike)
 
 
 class SceneSource:
     """Scenes by number, from clips that are kept in memory (0.35 MB for 5 seconds at 16 kHz).
 
     clips: those of the folds to use, of labels that have captions (:data:`CLASSES`); mel: gives sample rate and
-    length; kinds: weights of single, then and while. Labels come in turn, so that every class is equally frequent.
+    length; kinds: weights of single, then and while. Labels come in turn, so that every class is equally frequent, but
+    for those that come several times in each turn by ``often``. beat: samples; where above 0, clocks run so fast that
+    ticks are a whole number of beats apart. With the span of a token a model can tell one tick from another exactly.
     Raises :class:`DataError` for no clips, an unknown label or weights that can't be met.
     """
 
@@ -265,6 +279,8 @@ class SceneSource:
         seed: int,
         held_back_captions: bool = False,
         kinds: tuple[float, float, float] = (0.7, 0.15, 0.15),
+        often: Mapping[str, int] | None = None,
+        beat: int = 0,
     ):
         if not clips:
             raise DataError("clips must hold at least one clip, got none")
@@ -276,6 +292,12 @@ class SceneSource:
             raise DataError(f"kinds must be three weights of at least 0, not all 0, got {kinds!r}")
         if seed < 0:
             raise DataError(f"seed must be at least 0, got {seed!r}")
+        often = dict(often or {})
+        for label, times in often.items():
+            if label not in CLASSES or times < 1:
+                raise DataError(
+                    f"often must give labels among {', '.join(CLASSES)} from 1 on, got {label!r}: {times!r}"
+                )
         self.labels = tuple(label for label in CLASSES if any(clip.label == label for clip in clips))
         if len(self.labels) < 2 and weights[1:].any():
             raise DataError(f"kinds then and while need clips of two classes, got only {self.labels[0]!r}")
@@ -284,12 +306,16 @@ class SceneSource:
         self.seed = seed
         self.held_back_captions = held_back_captions
         self.kinds = weights / weights.sum()
+        self.beat = beat
+        self._turn = [label for label in self.labels for _ in range(often.get(label, 1))]
         # Plain data that tells one source from another, for the stamps of what is made from it.
         self.settings = {
             "clips": clips_digest(clips),
             "seed": seed,
             "kinds": list(kinds),
             "held_back_captions": held_back_captions,
+            "often": often,
+            "beat": beat,
         }
         self._rate = round(mel.sample_rate * HEADROOM)
         self._material: dict[str, list[_Material]] = {label: [] for label in self.labels}
@@ -300,8 +326,8 @@ class SceneSource:
         """Scene number ``index`` (at least 0), the same whenever and wherever it is asked for."""
         if index < 0:
             raise DataError(f"index must be at least 0, got {index!r}")
-        turn, place = divmod(index, len(self.labels))
-        label = self.labels[np.random.default_rng([self.seed, turn, 0]).permutation(len(self.labels))[place]]
+        turn, place = divmod(index, len(self._turn))
+        label = self._turn[np.random.default_rng([self.seed, turn, 0]).permutation(len(self._turn))[place]]
         rng = np.random.default_rng([self.seed, index])
         kind = captions.KINDS[rng.choice(3, p=self.kinds)]
         distant = kind == "single" and rng.random() < 0.15
@@ -312,7 +338,7 @@ class SceneSource:
             waveform = self._then(labels, rng) if kind == "then" else self._while(labels, rng)
         waveform *= rng.choice((-1, 1)) * min(1.0, PEAK / max(np.abs(waveform).max(), 1e-9))
         text = captions.caption(labels, kind, rng, self.held_back_captions, distant)
-        return Scene(waveform.astype(np.float32), text, labels, kind)
+        return Scene(waveform.astype(np.float32), text, labels, "distant" if distant else kind)
 
     def _pair(self, label: str, kind: str, rng: np.random.Generator) -> tuple[str, str]:
         """A second sound beside ``label``: any in any order for "then"; for "while" mostly an event over a texture."""
@@ -355,15 +381,29 @@ class SceneSource:
     def _voice(self, label: str, length: int, rng: np.random.Generator, distant: bool = False) -> np.ndarray:
         """One sound over ``length`` samples: continued, at some speed, equalised, perhaps far away; its peak is 1."""
         size = fft.next_fast_len(length, real=True)
+        speed, options = rng.uniform(*SPEEDS), self._material[label]
+        first = options[rng.integers(len(options))]
         # One transform serves three ends: another speed (spectra of unlike lengths), equaliser, room.
-        longer = fft.next_fast_len(round(size * HEADROOM * rng.uniform(*SPEEDS)), real=True)
-        spectrum = fft.rfft(self._continued(label, longer, rng))[: size // 2 + 1]
+        if self.beat and label == "clock_tick":
+            longer = round(size * HEADROOM * self._in_time(first, speed))
+        else:
+            longer = fft.next_fast_len(round(size * HEADROOM * speed), real=True)
+        spectrum = fft.rfft(self._continued(label, first, longer, rng))[: size // 2 + 1]
         spectrum = np.pad(spectrum, (0, size // 2 + 1 - len(spectrum)))
         spectrum *= self._colour(size, rng, distant)
         if distant:
             spectrum *= self._room(size, rng)
         voice = fft.irfft(spectrum, size)[:length]
         return voice / max(np.abs(voice).max(), 1e-9)
+
+    def _in_time(self, clock: _Material, speed: float) -> float:
+        """The speed near ``speed`` at which a tick, or else the fewest ticks that can, last a whole number of beats."""
+        tick = clock.period / clock.ticks / HEADROOM  # samples of a scene, as recorded
+        ticks, fitting = 0, 0.0
+        while not SPEEDS[0] <= fitting <= SPEEDS[1]:
+            ticks += 1
+            fitting = ticks * tick / (self.beat * max(1, round(ticks * tick / (self.beat * speed))))
+        return fitting
 
     def _colour(self, size: int, rng: np.random.Generator, distant: bool) -> np.ndarray:
         """Real factors [size // 2 + 1] of a mild random equaliser without rumble; a distant sound loses its highs."""
@@ -387,11 +427,9 @@ class SceneSource:
         echo[0] = 1
         return fft.rfft(echo.astype(np.float32), size)
 
-    def _continued(self, label: str, length: int, rng: np.random.Generator) -> np.ndarray:
-        """One sound over ``length`` samples at the rate at which the clips are kept, float32."""
-        options = self._material[label]
-        first = options[rng.integers(len(options))]
-        takes = [one for one in options if one.source == first.source]
+    def _continued(self, label: str, first: _Material, length: int, rng: np.random.Generator) -> np.ndarray:
+        """One sound, beginning with ``first``, over ``length`` samples at the rate at which the clips are kept."""
+        takes = [one for one in self._material[label] if one.source == first.source]
         track = _Track(length, self._rate)
         if label == "clock_tick":
             overlap = min(int(_HABITS[label].overlap[0] * self._rate), len(first.audio) - first.period)

@@ -3,8 +3,7 @@
     python -m training.heads --clips DIR --out DIR
 
 Each head is trained from new weights for the recipe's teacher steps and scored on held-back wordings; guidance and
-temperature are chosen for each on wordings of the training. ``--out`` may be that of ``training.reproduce``, whose
-codec, cache, classifier and teacher are then taken. Killed and started again, it goes on.
+temperature are chosen for each on wordings of the training. Killed and started again, it goes on.
 """
 
 from __future__ import annotations
@@ -112,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--clips", type=Path, required=True, help="recordings with clips.csv or meta/esc50.csv")
     parser.add_argument("--out", type=Path, required=True, help="where the stages write")
-    parser.add_argument("--recipe", type=Path, default=RECIPES / "mini.yaml")
+    parser.add_argument("--recipe", type=Path, default=RECIPES / "heads.yaml")
     parser.add_argument("--heads", nargs="+", choices=STEPS, default=list(STEPS), help="all by default")
     parser.add_argument("--workers", type=int, default=2, help="processes that encode the cache")
     options = parser.parse_args(arguments)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from dear.sampling import MAX_SAMPLES
 from training.schedule import TrainConfig
 
 R = TypeVar("R")
+SHARES = ("uniform", "cosine")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,9 @@ class ScenesConfig:
     count: int = 8000  # training scenes in the cache
     validation: int = 256  # scenes from the held-out fold, with held-back wordings
     kinds: tuple[float, float, float] = (0.7, 0.15, 0.15)  # shares of single, "A, then B", "A while B"
+    often: Mapping[str, int] = field(default_factory=dict)  # labels that come more than once in a turn of all
+    in_time: bool = False  # clocks run so fast that ticks are a whole number of tokens apart
+    recaption: bool = False  # each time that a scene is seen, it has the caption of any scene of the same sounds
     held_out_fold: int = 4  # the fold that no training stage hears
     fit: int = 512  # scenes that the linear codec is fitted to
     classifier: int = 1200  # scenes that the evaluation classifier is trained on, beside the recordings
@@ -38,18 +43,32 @@ class ScenesConfig:
 class MaskingConfig:
     """How the generator's training hides tokens and conditions."""
 
-    ratio: tuple[float, float] = (0.7, 1.0)  # uniform range of the share of hidden tokens (the paper's by default)
+    ratio: tuple[float, float] = (0.7, 1.0)  # range of the share of hidden tokens (the paper's by default)
+    shares: str = "uniform"  # how they are distributed in it: uniform (the paper's), or cosine: as decoding meets them
     drop: float = 0.1  # probability that an item's condition is dropped, for guidance
     words: float = 0.0  # probability that an item loses a uniformly drawn share of its conditioning tokens
+    jitter: float = 0.0  # most noise on conditioning tokens, relative to their size; each item's share of it is uniform
 
     def __post_init__(self) -> None:
         low, high = self.ratio
         if not 0 <= low <= high <= 1:
             raise ConfigError(f"masking.ratio must satisfy 0 <= low <= high <= 1, got {self.ratio!r}")
+        if self.shares not in SHARES:
+            raise ConfigError(f"masking.shares must be one of {', '.join(SHARES)}, got {self.shares!r}")
         if not 0 <= self.drop < 1:
             raise ConfigError(f"masking.drop must be in [0, 1), got {self.drop!r}")
         if not 0 <= self.words <= 1:
             raise ConfigError(f"masking.words must be in [0, 1], got {self.words!r}")
+        if not 0 <= self.jitter < math.inf:
+            raise ConfigError(f"masking.jitter must be a number from 0 on, got {self.jitter!r}")
+
+    @property
+    def mean_share(self) -> float:
+        """Of hidden tokens."""
+        low, high = self.ratio
+        if self.shares == "uniform" or low == high:
+            return (low + high) / 2
+        return (math.sqrt(1 - low**2) - math.sqrt(1 - high**2)) / (math.acos(low) - math.acos(high))
 
 
 @dataclass(frozen=True)
@@ -95,6 +114,7 @@ class Recipe:
     classifier: TrainConfig  # the evaluation classifier
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
+    student_masking: MaskingConfig = field(default_factory=MaskingConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig)
 

@@ -32,7 +32,7 @@ from dear.pipeline import AudioDEAR
 from dear.vae import ConvVAE, PatchVAE
 from dear.vocoder import build_vocoder
 from training import cache
-from training.cache import Cache, weights_digest
+from training.cache import Cache, Recaptioned, weights_digest
 from training.captions import prompts
 from training.card import model_card
 from training.classifier import train_classifier
@@ -83,6 +83,8 @@ class Reproduction:
             seed=settings.seed + held_out,
             held_back_captions=held_out,
             kinds=settings.kinds,
+            often=settings.often,
+            beat=self.recipe.model.vae.patch_frames * self.recipe.model.mel.hop_length if settings.in_time else 0,
         )
 
     @torch.no_grad()
@@ -110,7 +112,8 @@ class Reproduction:
     @cached_property
     def caches(self) -> tuple[Cache, Cache]:
         """Tokens and conditioning of the training scenes, and of the held-out ones."""
-        return self.cache(held_out=False), self.cache(held_out=True)
+        training, held_out = self.cache(held_out=False), self.cache(held_out=True)
+        return Recaptioned(training.folder) if self.recipe.scenes.recaption else training, held_out
 
     def cache(self, held_out: bool) -> Cache:
         settings, scenes = self.recipe.scenes, self.scenes(held_out)
@@ -149,7 +152,7 @@ class Reproduction:
             teacher,
             weights_digest(teacher),
             *self.caches,
-            self.recipe.masking,
+            self.recipe.student_masking,
             distill,
             config.batch_size,
             config.seed,

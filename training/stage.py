@@ -209,7 +209,7 @@ class Stage:
             recipe.variant,
             config.batch_size,
             self.conditioning,
-            sum(recipe.masking.ratio) / 2,
+            recipe.masking.mean_share,
             teacher=distill is not None and distill.weight > 0,
             frozen=distill is not None and distill.freeze,
         )

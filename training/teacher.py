@@ -41,6 +41,20 @@ def thin(conditioning: Conditioning, probability: float, generator: torch.Genera
     return Conditioning(conditioning.tokens, conditioning.mask & kept)
 
 
+def jitter(conditioning: Conditioning, size: float, generator: torch.Generator) -> Conditioning:
+    """Move conditioning tokens at random, so that a model answers alike to wordings that lie near each other.
+
+    An item's noise is at most ``size`` times as large as its tokens, uniformly. The generator is on the CPU.
+    """
+    if size == 0:
+        return conditioning
+    tokens = conditioning.tokens
+    share = size * torch.rand(len(tokens), 1, 1, generator=generator)
+    noise = share * torch.randn(tokens.shape, generator=generator)
+    scale = tokens.square().mean(dim=2, keepdim=True).sqrt()
+    return Conditioning(tokens + noise.to(tokens) * scale, conditioning.mask)
+
+
 class MaskedModelling:
     """A :class:`training.trainer.Task`: hide tokens and some conditions, and let the head score what was hidden."""
 
@@ -78,8 +92,10 @@ class MaskedModelling:
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         tokens, conditioning = batch["tokens"], Conditioning(batch["conditioning"], batch["mask"])
         drop = torch.rand(len(tokens), generator=generator) < self.masking.drop
-        mask = random_mask(len(tokens), self.module.length, self.masking.ratio, generator)
-        conditioning = thin(conditioning, self.masking.words, generator)
+        masking = self.masking
+        mask = random_mask(len(tokens), self.module.length, masking.ratio, generator, masking.shares)
+        conditioning = thin(conditioning, masking.words, generator)
+        conditioning = jitter(conditioning, masking.jitter, generator)
         return self.objective(tokens, conditioning, drop.to(tokens.device), mask.to(tokens.device), generator)
 
     def objective(

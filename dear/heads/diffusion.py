@@ -1,4 +1,8 @@
-"""The diffusion head of MAR and IMPACT, the teacher's: DDPM on a cosine schedule, noise prediction (Section 3.3)."""
+"""The diffusion head of MAR and IMPACT, the teacher's: DDPM on a cosine schedule (Section 3.3).
+
+Of a token ``x = sqrt(a) x0 + sqrt(1 - a) eps`` the network predicts the noise ``eps``, or the velocity
+``v = sqrt(a) eps - sqrt(1 - a) x0`` (Salimans and Ho 2022), from which ``eps = sqrt(1 - a) x + sqrt(a) v`` follows.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +40,7 @@ class DiffusionHead(Head):
         self.signal = cosine_signal(config.timesteps).tolist()
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        """Noisy tokens x [N, D] at timesteps t [N], context [N, C] -> predicted noise [N, D]."""
+        """Noisy tokens x [N, D] at timesteps t [N], context [N, C] -> predicted noise or velocity [N, D]."""
         return self.denoise(x, self.time_in(t), self.context_in(context))
 
     def denoise(self, x: Tensor, time: Tensor, context: Tensor) -> Tensor:
@@ -44,7 +48,7 @@ class DiffusionHead(Head):
         return self.net(x, context + time)
 
     def loss(self, target: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
-        """Mean squared error of the predicted noise over D and over ``levels`` noise levels per token, as in MAR."""
+        """Mean squared error of the prediction over D and over ``levels`` noise levels per token, as in MAR."""
         count, levels = target.shape[0], self.config.levels
         target, context = target.repeat(levels, 1), context.repeat(levels, 1)
         device = generator.device
@@ -53,8 +57,9 @@ class DiffusionHead(Head):
         )
         noise = torch.randn(target.shape, generator=generator, device=device).to(target)
         signal = torch.tensor(self.signal, dtype=target.dtype, device=target.device)[t][:, None]
-        noisy = signal.sqrt() * target + (1 - signal).sqrt() * noise
-        error = (self(noisy, t, context) - noise).float().square().mean(dim=-1)
+        kept, added = signal.sqrt(), (1 - signal).sqrt()
+        wanted = noise if self.config.prediction == "noise" else kept * noise - added * target
+        error = (self(kept * target + added * noise, t, context) - wanted).float().square().mean(dim=-1)
         return error.view(levels, count).mean(dim=0)
 
     def sample(
@@ -67,7 +72,8 @@ class DiffusionHead(Head):
         temperature: float,
         draw: Draw,
     ) -> Tensor:
-        """``steps`` denoising steps; guidance mixes the predicted noise at each of them, by default.
+        """``steps`` denoising steps; guidance mixes the predictions at each of them, by default: noise or velocity,
+        which comes to the same.
 
         Temperature scales the noise that a step adds; DDIM adds none, so there it scales the start.
         """
@@ -82,9 +88,13 @@ class DiffusionHead(Head):
         if eta == 0:
             x = temperature * x
         for step in range(steps):
-            noise = predict(x, embedded[step].expand(len(x), -1))
+            predicted = predict(x, embedded[step].expand(len(x), -1))
             now, then = signals[step], signals[step + 1]
-            clean = (x - math.sqrt(1 - now) * noise) / math.sqrt(now)
+            if self.config.prediction == "noise":
+                noise, clean = predicted, (x - math.sqrt(1 - now) * predicted) / math.sqrt(now)
+            else:
+                noise = math.sqrt(1 - now) * x + math.sqrt(now) * predicted
+                clean = math.sqrt(now) * x - math.sqrt(1 - now) * predicted
             spread = eta * math.sqrt((1 - then) / (1 - now) * (1 - now / then))
             x = math.sqrt(then) * clean + math.sqrt(1 - then - spread**2) * noise
             if spread > 0:
