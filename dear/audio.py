@@ -47,7 +47,7 @@ def read_channels(path: str | Path, longest: float) -> tuple[np.ndarray, int]:
                     f"{path.name} must be at most {duration(longest)} long, got {duration(seconds)}: cut it first"
                 )
             samples, rate = file.read(dtype="float32", always_2d=True), file.samplerate
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError, TypeError):  # TypeError: of a name that ends in .raw
         raise AudioError(f"{path.name} must be a sound as WAV, FLAC, MP3, OGG or AIFF, and can't be read") from None
     if not len(samples):
         raise AudioError(f"{path.name} must hold a sound, got one of 0 samples")

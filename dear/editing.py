@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dear.audio import check_audio, resample
+from dear.audio import check_audio, region, resample
+from dear.inpainting import CROSSFADE
 from dear.output import Output
 from dear.pipeline import AudioDEAR
 from dear.sampling import check_number, check_whole
@@ -45,7 +46,11 @@ def redraw(
     out = model.inpaint(
         sound[at : at + clip], rate, (first - at) / rate, (last - at) / rate, prompt, num_samples=1, **options
     )
-    whole = torch.cat((sound[:at], out.waveform[0], sound[at + clip :]))[: len(sound)]
+    drawn = out.waveform[0]
+    if first == at > 0 or last == at + clip < len(sound):  # to an edge of the clip, beyond which the sound goes on
+        weight = region(len(sound), first, last, round(CROSSFADE * rate))[at : at + clip]
+        drawn = weight * drawn + (1 - weight.square()).sqrt() * sound[at : at + clip]
+    whole = torch.cat((sound[:at], drawn, sound[at + clip :]))[: len(sound)]
     return dataclasses.replace(
         out,
         waveform=whole[None],

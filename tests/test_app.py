@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -155,6 +156,8 @@ def test_pictures_are_streamed_while_tokens_are_drawn(page, monkeypatch):
     assert [f"Iteration {i} of 4" in step["facts"] for i, step in enumerate(partial, 1)] == [True] * 3
     assert all(step["sound"].value is None and step["pictures"].count("<svg") == 2 for step in partial)
     assert last["pictures"].count("<svg") == 4
+    assert len(re.search('data-order="([^"]*)"', last["pictures"])[1].split(",")) == 128
+    assert not any("data-order" in step["pictures"] for step in partial)
     assert "10.0 s of sound in" in result["facts"]
     assert "real-time factor" in result["facts"]
     assert result["seed"] == 11
@@ -344,6 +347,13 @@ def test_the_page_in_a_browser(browser, page):
     for picture in hand.all("#pictures svg[role=img]"):
         assert len(picture.get_attribute("aria-label")) > 20
         assert picture.rect["width"] > 400
+
+    # However fast it was, it can be watched: the picture is covered, and uncovered token by token.
+    hidden = "return [...document.querySelectorAll('.dear-cover i')].filter((each) => each.style.opacity != '0').length"
+    assert hand.run(hidden) == 0
+    find("button.dear-film").click()
+    until(lambda: 0 < hand.run(hidden) < 128)
+    until(lambda: not hand.all(".dear-cover"))
 
     # A click on a picture plays from there, and a line shows where.
     hand.run("document.querySelector('#sound audio').muted = true")

@@ -108,7 +108,17 @@ def test_refusals_are_sentences(client, tone, tmp_path):
          (handle_file(tmp_path / "paper.wav"), 0, 1, "a dog")),
         ("long.wav must be at most 1 minute long, got 2 hours: cut it first", "/extend",
          (handle_file(tmp_path / "long.wav"), 1, "a dog")),
-        ("seconds must be a number from 0.1 to 600, got 1000", "/extend", (good, 1000, "a dog")),
+        ("seconds must be a number from 0.1 to 60, got 1000", "/extend", (good, 1000, "a dog")),
+        ("iterations must be a whole number from 1 to 8, got 0", "/compare", ("a dog", [1], [0])),
+        ("iterations must be a list of numbers, got 0", "/compare", ("a dog", [1], 0)),
+        ("variant must be one of student, teacher, got ['x']", "/generate", ("a dog", *[None] * 5, ["x"])),
+        *(
+            ("prompt must be text, got list: ['a', 'b']", endpoint, arguments)
+            for endpoint, arguments in [
+                ("/generate", (["a", "b"],)), ("/compare", (["a", "b"],)), ("/inpaint", (good, 0, 0.2, ["a", "b"])),
+                ("/extend", (good, 1, ["a", "b"])),
+            ]
+        ),
     ]:  # fmt: skip
         with pytest.raises(AppError) as heard:
             client.predict(*arguments, api_name=endpoint)

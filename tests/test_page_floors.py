@@ -141,4 +141,7 @@ def test_uploads_are_read_as_they_are_or_refused_in_a_sentence(tmp_path):
     }.items():
         with pytest.raises(AudioError, match=told):
             read_channels(tmp_path / f"{name}.wav", 60)
+    (tmp_path / "naked.raw").write_bytes(bytes(1000))
+    with pytest.raises(AudioError, match=r"naked.raw must be a sound as WAV"):
+        read_channels(tmp_path / "naked.raw", 60)
     assert [duration(each) for each in (1, 59.96, 90, 5400)] == ["1 second", "60 seconds", "1.5 minutes", "1.5 hours"]

@@ -1,7 +1,10 @@
 """What the tabs are made of, without a browser."""
 
+import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import gradio as gr
 import numpy as np
@@ -91,6 +94,28 @@ def test_a_failed_exchange_leaves_the_old_model(tiny_folder, tmp_path, student):
     assert holder.exchange(str(other), None, "teacher") is holder.model is not teacher
     assert holder.source == str(other)
     assert holder.variant("teacher").digest != teacher.digest
+    for name in ("x", ["teacher"], None):
+        with pytest.raises(CheckpointError, match="variant must be one of student, teacher, got "):
+            holder.variant(name)
+
+
+def test_what_is_loaded_waits_for_no_exchange(tiny_folder, student, monkeypatch):
+    holder, begun, go_on = Holder(student, str(tiny_folder)), threading.Event(), threading.Event()
+    teacher = holder.variant("teacher")
+
+    def load(*_):
+        begun.set()
+        go_on.wait(60)
+        return teacher
+
+    monkeypatch.setattr(holder, "_load", load)
+    exchange = threading.Thread(target=holder.exchange, args=("elsewhere", None, None))
+    exchange.start()
+    assert begun.wait(60)
+    assert holder.variants("student", "teacher") == [student, teacher]
+    go_on.set()
+    exchange.join()
+    assert holder.model is teacher
 
 
 def test_the_model_is_fixed_in_a_space(monkeypatch):
@@ -116,6 +141,8 @@ def test_the_grid_of_a_comparison():
     assert pairs([1, 2, 1], [8, 4]) == [(1, 8), (2, 8), (1, 4), (2, 4)]
     with pytest.raises(ValueError, match="got 13 x 1"):
         pairs([float(i) for i in range(13)], [4])
+    with pytest.raises(ValueError, match="got 200000 x 200000"):  # of which no pair is made
+        pairs([float(i) for i in range(200_000)], [float(i) for i in range(200_000)])
 
 
 def test_wilson_interval_and_the_tally():
@@ -146,6 +173,27 @@ def test_a_region_of_a_long_sound_is_redrawn_and_the_rest_kept(student, begin):
     assert short.waveform.shape == (1, 3000)
     with pytest.raises(ValueError, match=r"end must be up to 0.625 seconds later than start 0.1, got 1"):
         redraw(student, audio, 16_000, 0.1, 1, "a dog")
+
+
+@pytest.mark.parametrize("shorter", [0, 1])
+def test_a_region_as_long_as_a_clip_is_faded_in_and_out_all_the_same(student, shorter):
+    """From a constant to what is drawn and back: any step at an edge would be a click."""
+    audio, clip = np.full(32_000, 0.5, dtype=np.float32), student.config.mel.samples
+    first, last = 4_000, 4_000 + clip - shorter
+    away = (redraw(student, audio, 16_000, first / 16_000, last / 16_000, "a dog", seed=4).waveform[0] - 0.5).abs()
+    assert away[first + 400 : last - 400].max() > 0.3
+    assert away[first : first + 2].max() < 0.03 and away[last - 2 : last].max() < 0.03
+    assert away[:first].max() == away[last:].max() == 0
+
+
+def test_files_are_forgotten_by_many_at_once(student, tmp_path):
+    out = student.generate("rain", seed=1)
+    for _ in range(20):
+        old = Path(parts.store(out, tmp_path)).parent
+        os.utime(old, (0, time.time() - parts.KEEP - 1))
+    with ThreadPoolExecutor(8) as pool:
+        kept = list(pool.map(lambda _: parts.store(out, tmp_path), range(16)))
+    assert all(Path(path).is_file() for path in kept) and len(list(tmp_path.iterdir())) == 16
 
 
 def test_steps_are_offered_as_far_as_a_head_takes_them(student, tiny_folder):

@@ -13,8 +13,10 @@ import gradio as gr
 from gradio.utils import get_upload_folder, is_in_or_equal
 
 from dear.audio import AudioError, read_channels
+from dear.conditioning import check_prompt
 from dear.editing import redraw
 from dear.output import Output
+from dear.sampling import check_number
 from dear.ui.compare import pairs
 from dear.ui.edit import LONGEST
 from dear.ui.gpu import on_gpu
@@ -47,6 +49,7 @@ def endpoints(holder: Holder, folder: Path) -> None:
             variant: of the checkpoint, such as student or teacher; null for the one that the page uses
         """
         with _told():
+            check_prompt(prompt)  # the pipeline would take a list
             model = holder.model if variant is None else holder.variant(variant)
             out = model.generate(
                 prompt, cfg_scale=cfg_scale, iterations=iterations, temperature=temperature, seed=seed, steps=steps
@@ -72,10 +75,12 @@ def endpoints(holder: Holder, folder: Path) -> None:
         """
         model = holder.model
         with _told():
-            for name, given in (("cfg_scales", cfg_scales), ("iterations", iterations or [])):
+            check_prompt(prompt)
+            iterations = [model.sampling.iterations] if iterations is None else iterations
+            for name, given in (("cfg_scales", cfg_scales), ("iterations", iterations)):
                 if not isinstance(given, list) or any(isinstance(each, list | dict) for each in given):
                     raise ValueError(f"{name} must be a list of numbers, got {given!r:.60}")
-            settings = pairs(cfg_scales, iterations or [model.sampling.iterations])
+            settings = pairs(cfg_scales, iterations)
             first = secrets.randbelow(2**32) if seed is None else seed
             options: dict[str, Any] = {"temperature": temperature, "seed": first}
             for scale, passes in settings:  # all are checked before the first is drawn
@@ -107,6 +112,7 @@ def endpoints(holder: Holder, folder: Path) -> None:
             seed: a whole number from 0; null for a random one
         """
         with _told():
+            check_prompt(prompt)
             samples, rate = _read(audio)
             out = redraw(
                 holder.model, samples, rate, start, end, prompt,
@@ -128,7 +134,7 @@ def endpoints(holder: Holder, folder: Path) -> None:
 
         Parameters:
             audio: a sound of at most a minute
-            seconds: how much to add
+            seconds: how much to add, at most a minute
             prompt: what should be heard there, 1 to 1000 characters
             cfg_scale: 0 to 20; null for the model's own default, as for all others
             iterations: of each clip's length
@@ -136,6 +142,8 @@ def endpoints(holder: Holder, folder: Path) -> None:
             seed: a whole number from 0; null for a random one
         """
         with _told():
+            check_prompt(prompt)
+            check_number("seconds", seconds, 0.1, LONGEST)
             samples, rate = _read(audio)
             out = holder.model.extend(
                 samples, rate, seconds, prompt,

@@ -16,7 +16,7 @@ from typing import Any
 import gradio as gr
 
 from dear.ui import parts
-from dear.ui.controls import steps_slider, temperature_slider
+from dear.ui.controls import cfg_slider, steps_slider, temperature_slider
 from dear.ui.generate import GenerateTab
 from dear.ui.gpu import on_gpu
 from dear.ui.holder import Holder
@@ -32,11 +32,12 @@ EMPTY = (
 
 @dataclass(frozen=True)
 class Cell:
-    """One sound of a comparison: its settings, and the picture and player that show it."""
+    """One sound of a comparison: its settings, its picture and its file."""
 
     cfg_scale: float
     iterations: int
-    body: str
+    picture: str
+    path: str
 
     @property
     def name(self) -> str:
@@ -66,13 +67,13 @@ def read_numbers(name: str, text: str) -> list[float]:
 
 def pairs(cfg_scales: list[float], iterations: list[float]) -> list[tuple[float, float]]:
     """All pairs of the two, without repetition. Raises ValueError where they are more than the page compares."""
-    found = [(scale, passes) for passes in dict.fromkeys(iterations) for scale in dict.fromkeys(cfg_scales)]
-    if not 1 <= len(found) <= MOST_SOUNDS:
+    scales, passes = dict.fromkeys(cfg_scales), dict.fromkeys(iterations)
+    if not 1 <= len(scales) * len(passes) <= MOST_SOUNDS:
         raise ValueError(
             f"cfg_scales and iterations must make 1 to {MOST_SOUNDS} sounds together, got "
             f"{len(cfg_scales)} x {len(iterations)}"
         )
-    return found
+    return [(scale, count) for count in passes for scale in scales]
 
 
 def compare_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Tabs) -> dict[Any, Update]:
@@ -143,11 +144,10 @@ def compare_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Ta
                     share = (len(done) + report[0] / report[1]) / len(settings)
                     yield {status: parts.progress_bar(f"Sound {len(done) + 1} of {len(settings)}", share)}
                     continue
-                name = f"Sound {ascii_uppercase[len(done)]}"
-                picture = parts.strip(report, config, f"Mel spectrogram of {name.lower()}")
-                body = picture + parts.player(parts.store(report, folder), name)
                 place = cells[len(done)]
-                done.append(Cell(report.settings["cfg_scale"], report.settings["iterations"], body))
+                picture = parts.strip(report, config, f"Mel spectrogram of sound {ascii_uppercase[len(done)]}")
+                settings_of = report.settings["cfg_scale"], report.settings["iterations"]
+                done.append(Cell(*settings_of, picture, parts.store(report, folder)))
                 yield {place: gr.HTML(_cell(done[-1], len(done) - 1, hide), visible=True)}
         found = Comparison(report.prompts[0], report.seed, tuple(done), hide)
         yield {
@@ -159,7 +159,7 @@ def compare_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Ta
 
     def choose(found: Comparison | None, index: int) -> dict[Any, Any]:
         if found is None:
-            return {}
+            raise parts.forgotten("Compare")
         shown = {place: _cell(cell, i, False) for i, (place, cell) in enumerate(zip(cells, found.cells, strict=False))}
         return {
             send: gr.Button(visible=True),
@@ -170,14 +170,14 @@ def compare_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Ta
 
     def take(found: Comparison | None, index: int | None) -> dict[Any, Any]:
         if found is None or index is None:
-            return {}
+            raise parts.forgotten("Compare")
         cell, model = found.cells[index], holder.model
         return {
             generate.prompt: found.prompt,
             generate.variant: model.variant,
             generate.temperature: temperature_slider(model),  # those of the comparison
             generate.steps: steps_slider(model),
-            generate.cfg_scale: cell.cfg_scale,
+            generate.cfg_scale: cfg_slider(model, cell.cfg_scale),
             generate.iterations: cell.iterations,
             generate.seed: found.seed,
             generate.lock: True,
@@ -197,7 +197,8 @@ def compare_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Ta
 def _cell(cell: Cell, index: int, hidden: bool) -> str:
     count = f"{cell.iterations} iteration" + ("s" if cell.iterations > 1 else "")
     title = f"Sound {ascii_uppercase[index]}" if hidden else f"CFG {cell.cfg_scale:g} <span>{count}</span>"
-    return f'<article class="dear-cell"><h3>{title}</h3>{cell.body}</article>'
+    player = parts.player(cell.path, f"Sound {ascii_uppercase[index]}" if hidden else cell.name)
+    return f'<article class="dear-cell"><h3>{title}</h3>{cell.picture}{player}</article>'
 
 
 def _choices(found: Comparison, revealed: bool) -> list[tuple[str, int]]:

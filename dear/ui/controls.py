@@ -22,10 +22,9 @@ def head_radio(model: AudioDEAR, value: str | None = None) -> gr.Radio:
 
 
 def cfg_slider(model: AudioDEAR, value: float | None = None, name: str = "cfg-scale") -> gr.Slider:
-    default = model.sampling.cfg_scale
-    value = default if value is None else value
+    value = model.sampling.cfg_scale if value is None else value
     return gr.Slider(
-        0, max(10.0, default, value), value, step=0.1, label="CFG scale",
+        0, 20, value, step=0.1, label="CFG scale",
         info="How closely to follow the prompt; 1 is without guidance.", elem_id=name,
     )  # fmt: skip
 

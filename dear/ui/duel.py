@@ -102,8 +102,8 @@ def duel_tab(holder: Holder, folder: Path) -> None:
     @on_gpu(GPU_SECONDS)
     def draw(text: str, number: float) -> Iterator[Any]:
         """The title and the mel's configuration of each; then each result as it comes, as (name, output)."""
-        models = {name: holder.variant(name) for name in (STUDENT, TEACHER)}
         with parts.told():
+            models = dict(zip((STUDENT, TEACHER), holder.variants(STUDENT, TEACHER), strict=True))
             streams = {name: model.stream(text, seed=number) for name, model in models.items()}
             yield {name: (_title(name, model), model.config.mel) for name, model in models.items()}
             spent = dict.fromkeys(streams, 0.0)
@@ -124,8 +124,7 @@ def duel_tab(holder: Holder, folder: Path) -> None:
             first = secrets.randbelow(2**32) if number is None or not keep else number
             holder.model.stream(text, seed=first)  # checks the input before anything is loaded
             yield {status: parts.progress_bar("Loading", 0), votes: gr.Row(visible=False), seed: first, trial: None}
-            for name in (STUDENT, TEACHER):
-                holder.variant(name)
+            holder.variants(STUDENT, TEACHER)
         order = (STUDENT, TEACHER)
         if blind and random.getrandbits(1):
             order = (TEACHER, STUDENT)
@@ -167,7 +166,9 @@ def duel_tab(holder: Holder, folder: Path) -> None:
 
     def choose(found: Trial | None, counted: Tally, which: int) -> dict[Any, Any]:
         """Count a vote once, and reveal who was who."""
-        if found is None or found.voted:
+        if found is None:
+            raise parts.forgotten("Let both draw it")
+        if found.voted:
             return {votes: gr.Row(visible=False)}
         winner = {0: found.order[0], 1: "neither", 2: found.order[1]}[which]
         counted = replace(counted, **{winner: getattr(counted, winner) + 1})

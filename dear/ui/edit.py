@@ -178,12 +178,21 @@ def edit_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Tabs)
         [(triggers, run, [source, mode, prompt, start, end, more, *controls.values(), seed, lock])],
         [stop, status, sound, path, wav, flac, tools, seed, after], stop, status,
     )  # fmt: skip
-    again.click(lambda file: file, path, source, **QUIET)
-    generate.use.click(lambda file: (file, gr.Tabs(selected="edit")), generate.path, [source, tabs], **QUIET)
+    again.click(lambda file: _kept(file, "Redraw"), path, source, **QUIET)
+    generate.use.click(
+        lambda file: (_kept(file, "Generate"), gr.Tabs(selected="edit")), generate.path, [source, tabs], **QUIET
+    )
     return {
         controls[name]: lambda model, name=name, make=make: make(model, name=f"edit-{name}")
         for name, make in CONTROLS.items()
     }
+
+
+def _kept(file: str | None, button: str) -> str:
+    """A result's file, while it is there."""
+    if file is None or not Path(file).is_file():
+        raise parts.forgotten(button)
+    return file
 
 
 def _clip(model: AudioDEAR) -> float:
@@ -213,7 +222,7 @@ def _told(out: Output, took: float) -> str:
     )
     return (
         f'<p class="dear-headline" role="status"><strong>{what} in {took:.2f} s</strong> <span>seed {out.seed}, '
-        f"the rest kept sample for sample</span></p>"
+        f"the rest kept, at {out.sample_rate / 1000:g} kHz in mono</span></p>"
     )
 
 

@@ -225,7 +225,7 @@ def generate_tab(page: gr.Blocks, holder: Holder, folder: Path) -> GenerateTab:
 
     def pick(made: tuple[Config, Output] | None, index: int) -> Iterator[dict[Any, Any]]:
         if made is None:  # an hour has gone by
-            raise gr.Error("These sounds are kept for an hour only: press Generate again.", print_exception=False)
+            raise parts.forgotten("Generate")
         config, out = made
         yield show(out, index)
         yield {pictures: _pictures(config, out[index])}
@@ -328,8 +328,10 @@ def _pictures(config: Config, out: Output) -> str:
         shown.append(parts.figure("Waveform", "", drawn, f"Waveform, peak {abs(wave).max():.2f} of 1", seconds))
     drawn = plots.mel_figure(out.mel[0].numpy(), config.mel)
     alt = f"Mel spectrogram, {config.mel.f_min:g} to {config.mel.f_max:g} hertz over {seconds:.1f} seconds"
-    shown.append(parts.figure("Mel spectrogram", f"{config.mel.n_mels} bands", drawn, alt, seconds, smooth=True))
     known = int((out.order[0] >= 0).sum())
+    film = parts.film(out, config.grid[1]) if known == config.length else ""
+    note = f"{config.mel.n_mels} bands"
+    shown.append(parts.figure("Mel spectrogram", note, drawn, alt, seconds, smooth=True, film=film))
     if known == config.length:
         drawn = plots.latents_figure(out.latents[0].numpy(), seconds)
         alt = f"Latents of the {config.length} tokens over time, {config.vae.token_dim} values each"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 
+from dear.checkpoint import CheckpointError
 from dear.pipeline import AudioDEAR
 
 
@@ -42,13 +43,25 @@ class Holder:
 
     def variant(self, name: str) -> AudioDEAR:
         """Another variant of the same checkpoint, loaded when it is first asked for. Raises CheckpointError."""
-        with self._loading:
-            held = self._held
-            if name == held.model.variant:
-                return held.model
-            if name not in held.others:
-                held.others[name] = self._load(held.source, held.revision, name)
-            return held.others[name]
+        return self.variants(name)[0]
+
+    def variants(self, *names: str) -> list[AudioDEAR]:
+        """Several variants of one checkpoint, whatever takes its place meanwhile. Raises CheckpointError."""
+        held = self._held
+        known = held.model.config.variants
+        for name in names:
+            if not isinstance(name, str) or name not in known:
+                raise CheckpointError(f"variant must be one of {', '.join(known)}, got {name!r:.60}")
+        return [self._variant(held, name) for name in names]
+
+    def _variant(self, held: _Held, name: str) -> AudioDEAR:
+        if name == held.model.variant:
+            return held.model
+        if name not in held.others:  # what is loaded needs not wait for somebody else's download
+            with self._loading:
+                if name not in held.others:
+                    held.others[name] = self._load(held.source, held.revision, name)
+        return held.others[name]
 
     def exchange(self, source: str | None, revision: str | None, variant: str | None) -> AudioDEAR:
         """Load another model and take it for all later requests. Where that fails the old one stays.

@@ -165,6 +165,13 @@ CSS = """
 .dear-plot[style*="--played"]::after { content: ""; position: absolute; top: 0; bottom: 0; width: 1.5px;
   pointer-events: none; background: #fff; box-shadow: 0 0 0 1px #10151799; left: calc(LEFT% + var(--played) * SPAN%); }
 
+.dear-film { float: right; border: 0; background: none; padding: 0; font: inherit; font-size: 13.5px; cursor: pointer;
+  font-weight: 400; color: var(--primary-600); text-decoration: underline; text-underline-offset: 3px; }
+.dark .dear-film { color: var(--primary-400); }
+.dear-cover { position: absolute; top: 3.4%; bottom: 10.5%; left: LEFT%; width: SPAN%; display: grid;
+  pointer-events: none; }
+.dear-cover i { background: #24292c; box-shadow: inset 0 0 0 .5px #3a4145; transition: opacity .15s; }
+
 .dear-map .dear-plot::before { content: ""; position: absolute; top: 3.4%; bottom: 10.5%; pointer-events: none;
   border: solid #fff; border-width: 0 2px; background: #ffffff2e; box-shadow: 0 0 0 1px #10151766;
   left: calc(LEFT% + var(--from, 0) * SPAN%); width: calc((var(--to, 0) - var(--from, 0)) * SPAN%); }
@@ -212,7 +219,9 @@ CSS = CSS.replace("LOUDNESS", ", ".join(plots.LOUDNESS_COLOURS))
 # The script runs a line over the pictures while their sound plays; a click on a picture plays from there. One sound
 # plays at a time. A link to a sound is copied, and becomes the page's own address. A region is drawn with the pointer
 # over the picture of the sound to change: that moves the two sliders, which a keyboard moves as well.
-HEAD = """
+FILM_MS = 4000  # of the film of a finished sound, however fast it was drawn
+HEAD = (
+    """
 <style>
 .gradio-container .main.app { max-width: none !important; }
 .gradio-container :is(button, a, summary, input, [role="button"], [tabindex]):focus-visible {
@@ -278,6 +287,30 @@ HEAD = """
     }, { once: true });
   });
   document.addEventListener("click", (e) => {
+    const plot = e.target.closest?.("button.dear-film")?.closest("figure").querySelector(".dear-plot");
+    if (!plot) return;
+    plot.querySelector(".dear-cover")?.remove();
+    const [rows, iterations] = [Number(plot.dataset.rows), Number(plot.dataset.iterations)];
+    const order = plot.dataset.order.split(",").map(Number);
+    const cover = document.createElement("div");
+    cover.className = "dear-cover";
+    cover.style.gridTemplate = `repeat(${rows}, 1fr) / repeat(${order.length / rows}, 1fr)`;
+    const cells = order.map((_, token) => {
+      const cell = document.createElement("i");
+      cell.style.gridArea = `${rows - token % rows} / ${Math.floor(token / rows) + 1}`;
+      cover.append(cell);
+      return cell;
+    });
+    plot.append(cover);
+    const begin = performance.now();
+    const uncover = (now) => {
+      const done = (now - begin) / FILM * iterations;
+      cells.forEach((cell, token) => { if (order[token] < done) cell.style.opacity = 0; });
+      if (done < iterations + 1) requestAnimationFrame(uncover); else cover.remove();
+    };
+    requestAnimationFrame(uncover);
+  });
+  document.addEventListener("click", (e) => {
     const plot = e.target.closest?.(".dear-plot");
     if (plot?.closest(".dear-map")) return;
     const audio = plot && results(plot)?.querySelector("audio");
@@ -289,4 +322,7 @@ HEAD = """
   });
 })();
 </script>
-""".replace("LEFT", f"{plots.LEFT:g}").replace("SPAN", f"{plots.RIGHT - plots.LEFT:g}")
+""".replace("LEFT", f"{plots.LEFT:g}")
+    .replace("SPAN", f"{plots.RIGHT - plots.LEFT:g}")
+    .replace("FILM", str(FILM_MS))
+)

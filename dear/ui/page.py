@@ -28,7 +28,7 @@ from dear.ui.parts import QUIET
 
 TITLE = "AudioDEAR"
 SENTENCE = "Describe a sound and hear ten seconds of it, drawn from noise in a few passes that you can watch."
-UPLOADS = "100mb"  # a minute as 96 kHz WAV of eight channels; what lasts longer is refused by its length
+UPLOADS = "250mb"  # two hours as MP3, a minute as 96 kHz WAV of eight channels; what lasts too long is told so
 
 
 def build(holder: Holder, folder: Path) -> gr.Blocks:

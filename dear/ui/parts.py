@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -81,7 +81,7 @@ def seed_row(prefix: str = "") -> tuple[gr.Number, gr.Checkbox]:
     """A seed, and whether it is kept. A roll of the dice keeps what it gives, and so does typing."""
     with gr.Row(elem_classes="dear-seed"):
         seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=120, elem_id=f"{prefix}seed")
-        dice = gr.Button("🎲", min_width=40, scale=0, elem_id=f"{prefix}dice", elem_classes="dear-dice")
+        dice = gr.Button("🎲 Roll", min_width=40, scale=0, elem_id=f"{prefix}dice", elem_classes="dear-dice")
         lock = gr.Checkbox(False, label="🔒 Keep", min_width=96, elem_id=f"{prefix}lock", elem_classes="dear-lock")
     roll = "() => [Math.floor(Math.random() * 2 ** 32), true]"
     dice.click(None, None, [seed, lock], js=roll, api_visibility="private")
@@ -109,6 +109,11 @@ def told() -> Iterator[None]:
         yield
     except (ValueError, FloatingPointError) as error:
         raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from None
+
+
+def forgotten(button: str) -> gr.Error:
+    """For what a visitor asks of a result that is not kept any more."""
+    return gr.Error(f"These sounds are kept for an hour only: press {button} again.", print_exception=False)
 
 
 class _Stopped(Exception):
@@ -154,8 +159,9 @@ def watch(call: Callable[[Progress], Output]) -> Iterator[tuple[int, int] | Outp
 def store(out: Output, folder: Path, suffix: str = ".wav") -> str:
     """Write a result of one sound into a folder of its own inside ``folder``, and forget results that are old."""
     for old in folder.iterdir():
-        if time.time() - old.stat().st_mtime > KEEP:
-            shutil.rmtree(old, ignore_errors=True)
+        with suppress(FileNotFoundError):  # somebody else forgets, too
+            if time.time() - old.stat().st_mtime > KEEP:
+                shutil.rmtree(old, ignore_errors=True)
     words = re.sub(r"[^a-z0-9]+", "-", out.prompts[0].lower()).strip("-")[:48].strip("-") or "sound"
     path = Path(tempfile.mkdtemp(dir=folder)) / f"{words}-{out.seed}{suffix}"
     out.save(path)
@@ -180,12 +186,26 @@ def seconds_text(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 0.995 else f"{1000 * seconds:.0f} ms"
 
 
-def figure(title: str, note: str, drawn: plots.Figure, alt: str, seconds: float, smooth: bool = False) -> str:
-    """One picture with its title, over the time axis that the line of its player runs on."""
+def figure(
+    title: str, note: str, drawn: plots.Figure, alt: str, seconds: float, smooth: bool = False, film: str = ""
+) -> str:
+    """One picture with its title, over the time axis that the line of its player runs on.
+
+    film: of a finished result's mel, from :func:`film`; a button then shows it being drawn.
+    """
+    button = '<button type="button" class="dear-film">Watch it being drawn</button>' if film else ""
     return (
-        f'<figure><figcaption>{title} <span>{note}</span></figcaption><div class="dear-plot'
-        f'{" dear-smooth" if smooth else ""}" data-seconds="{seconds}">{plots.to_svg(drawn, alt)}</div></figure>'
+        f'<figure><figcaption>{title} <span>{note}</span>{button}</figcaption><div class="dear-plot'
+        f'{" dear-smooth" if smooth else ""}" data-seconds="{seconds}"{film}>{plots.to_svg(drawn, alt)}</div></figure>'
     )
+
+
+def film(out: Output, rows: int) -> str:
+    """Attributes of a picture that the browser covers and then uncovers, token by token in their order.
+
+    rows: tokens along frequency."""
+    order = ",".join(map(str, out.order[0].tolist()))
+    return f' data-order="{order}" data-rows="{rows}" data-iterations="{out.iterations}"'
 
 
 def strip(out: Output, config: MelConfig, alt: str) -> str:
