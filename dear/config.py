@@ -412,15 +412,15 @@ def preset(name: str) -> Config:
     """The named configuration: ``mini`` (bundled), ``base`` or ``base-teacher`` (the paper's sizes)."""
     if name == "mini":
         return Config(
-            vae=VAEConfig(kind="conv", width=256),
+            vae=VAEConfig(width=256),
             variants={
                 "student": VariantConfig(
-                    head=HeadConfig(kind="energy"),
+                    head=HeadConfig(kind="energy", width=320, samples=4),
                     sampling=SamplingConfig(cfg_scale=3.0, iterations=32, temperature=0.7),
                 ),
                 "teacher": VariantConfig(
-                    head=HeadConfig(kind="diffusion"),
-                    sampling=SamplingConfig(cfg_scale=4.0, iterations=32, steps=100),
+                    head=HeadConfig(kind="diffusion", prediction="velocity"),
+                    sampling=SamplingConfig(cfg_scale=3.0, iterations=32, steps=100),
                 ),
             },
         )
