@@ -416,7 +416,7 @@ def preset(name: str) -> Config:
             variants={
                 "student": VariantConfig(
                     head=HeadConfig(kind="energy", width=320, samples=4),
-                    sampling=SamplingConfig(cfg_scale=3.0, iterations=32, temperature=0.7),
+                    sampling=SamplingConfig(cfg_scale=2.0, iterations=32, temperature=0.7),
                 ),
                 "teacher": VariantConfig(
                     head=HeadConfig(kind="diffusion", prediction="velocity"),
