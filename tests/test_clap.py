@@ -199,10 +199,11 @@ def test_comparison_tells_other_weights(folder, clap, tmp_path, capsys):
     sounds = {"noise": sixteen_bit(1)}
     same = compare(clap, load_clap(str(folder / "laion.pt")), TEXTS[:1], sounds)
     assert list(same) == ["a dog barks", "noise"]
-    assert all(abs(cosine - 1) < 1e-6 and difference == 0 for cosine, difference in same.values())
+    # Equal up to rounding: on some processors that depends on where in memory the weights lie.
+    assert all(abs(cosine - 1) < 1e-6 and difference < 1e-6 for cosine, difference in same.values())
     other = load_clap(str(folder))
     other.model.text_projection.linear1.weight.data.neg_()
     told = compare(clap, other, TEXTS[:1], sounds)
-    assert told["a dog barks"][1] > 0.01 and told["noise"][1] == 0
+    assert told["a dog barks"][1] > 0.01 and told["noise"][1] < 1e-6
     assert main(["--checkpoint", str(tmp_path / "none.pt")]) == 2
     assert "there is no file" in capsys.readouterr().err

@@ -49,7 +49,7 @@ def test_output_has_the_promised_shapes_and_ranges(student, out):
         "temperature": 1.0,
         "steps": 1,
         "guidance": "constant",
-        "savings": {"refresh_every": 1, "guided_share": 1.0, "null_every": 1, "order": "random"},
+        "savings": {"refresh_every": 1, "guided_share": 1.0, "null_every": 1, "order": "random", "schedule": "cosine"},
     }
     assert set(out.timings) == {"text", "decode", "codec", "vocoder", "total"}
     assert 0 < sum(v for k, v in out.timings.items() if k != "total") <= out.timings["total"]
