@@ -81,7 +81,7 @@ def seed_row(prefix: str = "") -> tuple[gr.Number, gr.Checkbox]:
     """A seed, and whether it is kept. A roll of the dice keeps what it gives, and so does typing."""
     with gr.Row(elem_classes="dear-seed"):
         seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=120, elem_id=f"{prefix}seed")
-        dice = gr.Button("🎲 Roll", min_width=40, scale=0, elem_id=f"{prefix}dice", elem_classes="dear-dice")
+        dice = gr.Button("🎲", min_width=40, scale=0, elem_id=f"{prefix}dice", elem_classes="dear-dice")
         lock = gr.Checkbox(False, label="🔒 Keep", min_width=96, elem_id=f"{prefix}lock", elem_classes="dear-lock")
     roll = "() => [Math.floor(Math.random() * 2 ** 32), true]"
     dice.click(None, None, [seed, lock], js=roll, api_visibility="private")
