@@ -49,10 +49,13 @@ class Block(nn.Module):
         self.mlp_norm = nn.LayerNorm(width, eps=1e-6)
         self.mlp = FeedForward(width, int(width * config.mlp_ratio))
 
-    def prefix(self, x: Tensor, visible: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def prefix(
+        self, x: Tensor, visible: Tensor, angles: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Conditioning states x [B, T, C] -> next states, and the keys and values that audio tokens attend to."""
         queries, keys, values = self.attention.project(self.attention_norm(x))
-        x = x + self.attention.attend(queries, keys, values, visible)
+        among = (queries, keys) if angles is None else (rotate(queries, angles), rotate(keys, angles))
+        x = x + self.attention.attend(*among, values, visible)
         return x + self.mlp(self.mlp_norm(x)), (keys, values)
 
     def forward(
@@ -162,7 +165,8 @@ class Backbone(nn.Module):
         self.conditioning_norm = nn.LayerNorm(config.width, eps=1e-6)
         self.token_in = nn.Linear(token_dim, config.width)
         self.mask_token = nn.Parameter(torch.empty(config.width))
-        learned = config.positions == "learned"
+        # Rotary positions tell a token its distance to others; to one that sees no other only vectors tell its place.
+        learned = config.positions != "rotary"
         self.positions = nn.Parameter(torch.empty(length, config.width)) if learned else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
@@ -175,9 +179,13 @@ class Backbone(nn.Module):
         """Conditioning tokens [B, T, E] with mask [B, T] (True: real) -> what every iteration shares."""
         x = self.conditioning_norm(self.conditioning_in(tokens))
         visible = mask[:, None, None, :]
+        # What comes first in a sentence is not to be heard from its words' states alone.
+        angles = (
+            self._angles(torch.arange(x.shape[1], device=x.device)[None]) if self.config.positions == "both" else None
+        )
         kept = []
         for block in self.blocks:
-            x, pair = block.prefix(x, visible)
+            x, pair = block.prefix(x, visible, angles)
             kept.append(pair)
         return Prefix(tuple(kept), mask)
 
@@ -263,7 +271,7 @@ class Backbone(nn.Module):
         return self.norm(x)
 
     def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor] | None:
-        if self.config.positions != "rotary":
+        if self.config.positions == "learned":
             return None
         return rotary_angles(positions, self.config.width // self.config.heads)
 

@@ -145,7 +145,7 @@ class BackboneConfig:
     heads: int = 6  # attention heads
     mlp_ratio: float = 4.0  # hidden width of a block's MLP over C
     masked_attention: str = "visible"  # full: all attend to all; visible: to conditioning, known tokens, self
-    positions: str = "rotary"  # rotary, or learned: one vector per position, as in MAR
+    positions: str = "rotary"  # learned: a vector for each token, as in MAR; both: these, and rotary, also among words
     conv_width: int = 5  # taps of the depthwise convolution in each block; 0: none
 
     def __post_init__(self) -> None:
@@ -153,10 +153,10 @@ class BackboneConfig:
             _at_least(f"backbone.{name}", getattr(self, name), 1)
         _at_least("backbone.mlp_ratio", self.mlp_ratio, 0.1)
         _one_of("backbone.masked_attention", self.masked_attention, ("full", "visible"))
-        _one_of("backbone.positions", self.positions, ("rotary", "learned"))
+        _one_of("backbone.positions", self.positions, ("rotary", "learned", "both"))
         if self.width % self.heads:
             raise ConfigError(f"backbone.heads must divide width {self.width}, got {self.heads!r}")
-        if self.positions == "rotary" and (self.width // self.heads) % 2:
+        if self.positions != "learned" and (self.width // self.heads) % 2:
             raise ConfigError(
                 f"backbone.width / heads must be even for rotary positions, got {self.width}/{self.heads}"
             )

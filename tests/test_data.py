@@ -278,6 +278,16 @@ def test_captions_of_training_and_held_back_never_meet() -> None:
     assert len(seen[False]) > 1000
 
 
+def test_captions_of_training_sometimes_end_in_an_aside_and_never_become_held_back_ones_by_it() -> None:
+    rng = np.random.default_rng(0)
+    texts = [plain(captions.caption(("rain",), "single", rng)) for _ in range(400)]
+    asides = tuple(aside.rstrip(".") for aside in captions._ASIDES)
+    assert 0.15 < np.mean([text.endswith(asides) for text in texts]) < 0.4
+    for label in CLASSES:
+        training, held_back = captions.prompts(label)
+        assert not {plain(text + aside) for text in training for aside in captions._ASIDES} & set(map(plain, held_back))
+
+
 def test_captions_name_both_sounds_in_order() -> None:
     rng = np.random.default_rng(1)
     for held_back in (False, True):

@@ -81,6 +81,7 @@ def naive(model, conditioning, seeds, sampling):
 
 CASES = [
     {"masked_attention": "visible", "positions": "rotary", "conv_width": 5},
+    {"masked_attention": "visible", "positions": "both", "conv_width": 5},
     {"masked_attention": "visible", "positions": "learned", "conv_width": 0},
     {"masked_attention": "full", "positions": "learned", "conv_width": 0},
     {"masked_attention": "full", "positions": "rotary", "conv_width": 3},

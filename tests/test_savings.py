@@ -19,7 +19,7 @@ from dear.layers import rotary_angles, rotate
 from dear.masking import random_order, spread_order, token_schedule
 from dear.sampling import check_options, generate, guidance_scale
 
-ROTARY = {"masked_attention": "visible", "positions": "rotary", "conv_width": 5}
+BOTH = {"masked_attention": "visible", "positions": "both", "conv_width": 5}
 LEARNED = {"masked_attention": "visible", "positions": "learned", "conv_width": 0}
 L = 16
 
@@ -60,7 +60,7 @@ class Slow:
                     mixed.append(block.mixing.bias + weight[half] * own[i] + sum(others))
                 x = x + torch.stack(mixed)
             queries, keys, values = (part[0] for part in block.attention.project(block.attention_norm(x)[None]))
-            if net.positions is None:
+            if net.config.positions != "learned":
                 angles = rotary_angles(torch.arange(L)[None], queries.shape[-1])
                 queries, keys = rotate(queries[None], angles)[0], rotate(keys[None], angles)[0]
             for i in range(L):
@@ -132,7 +132,7 @@ WAYS = [
 
 
 @pytest.mark.parametrize("savings", WAYS)
-@pytest.mark.parametrize(("backbone", "variant", "steps"), [(ROTARY, "student", 1), (LEARNED, "teacher", 4)])
+@pytest.mark.parametrize(("backbone", "variant", "steps"), [(BOTH, "student", 1), (LEARNED, "teacher", 4)])
 def test_each_is_its_literal_reading(savings, backbone, variant, steps, monkeypatch):
     model = longer(monkeypatch, variant, **backbone)
     conditioning = condition(model, 2)
@@ -152,7 +152,7 @@ def test_each_is_its_literal_reading(savings, backbone, variant, steps, monkeypa
 
 
 def test_given_tokens_are_kept_in_the_caches_too(monkeypatch):
-    model = longer(monkeypatch, **ROTARY)
+    model = longer(monkeypatch, **BOTH)
     given = torch.randn(2, L, model.token_dim, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     keep = torch.arange(L).expand(2, -1) % 3 == 0
     savings = Savings(refresh_every=3, null_every=2, guided_share=0.7)
@@ -165,7 +165,7 @@ def test_given_tokens_are_kept_in_the_caches_too(monkeypatch):
 
 
 def test_a_recomputation_in_every_iteration_is_the_exact_path_bit_for_bit(monkeypatch):
-    model = longer(monkeypatch, **ROTARY)
+    model = longer(monkeypatch, **BOTH)
     sampling, conditioning = SamplingConfig(cfg_scale=2.5, iterations=7), condition(model, 2)
     wanted = run(model, conditioning, [0, 1], sampling)[-1].tokens
     spelled = Savings(refresh_every=1, guided_share=1.0, null_every=1, order="random")
@@ -226,7 +226,7 @@ def test_guidance_of_no_share_is_guidance_of_the_first_iteration():
     assert not torch.allclose(states[0].tokens, free[0].tokens)
 
 
-@pytest.mark.parametrize("backbone", [{"masked_attention": "full", "conv_width": 0}, ROTARY])
+@pytest.mark.parametrize("backbone", [{"masked_attention": "full", "conv_width": 0}, BOTH])
 def test_guidance_can_be_saved_under_both_forms_of_attention(backbone):
     model = build(**backbone)
     sampling = SamplingConfig(cfg_scale=3.0, iterations=5, savings=Savings(null_every=2, guided_share=0.5))

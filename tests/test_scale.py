@@ -683,7 +683,7 @@ def test_the_papers_recipes_are_the_presets():
             "ratio": (0.7, 1.0),
             "shares": "uniform",
             "drop": 0.1,
-            "words": 0.0,
+            "blurred": 0.0,
             "jitter": 0.0,
         }
         assert (recipe.train.batch_size, recipe.train.lr, recipe.train.parts(8)) == (2048, 1e-3, 32)

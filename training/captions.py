@@ -5,8 +5,9 @@ would type, and held-back wordings. Noun phrases and clauses also fill the templ
 rain falls"), of general frames ("the sound of a dog barking") and of distance ("a dog barking in the distance").
 
 With ``held_back=True`` every caption is of a wording that training never shows: for a single sound one of the class's
-held-back wordings, for a composition (and for a distant sound) a held-back template around phrases that are known. The
-two sets never meet, whatever the capitals and full stops. Captions never name a count, since a scene repeats its
+held-back wordings, for a composition (and for a distant sound) a held-back template around phrases that are known. Some
+of the training's captions end in an aside that says nothing of the sound ("..., recorded on a phone"). The two sets
+never meet, whatever the capitals and full stops. Captions never name a count, since a scene repeats its
 sound freely, and are never the bare label.
 """
 
@@ -46,6 +47,61 @@ _DISTANT = (
     "{n} heard from afar",
 )
 _DISTANT_HELD_BACK = ("{n} a long way off", "faintly, from some way off, {n}", "{c} somewhere far off")
+# What people add to any description, and what a model should not take for a sound.
+_ASIDES = (
+    " at night",
+    " somewhere in the city",
+    ", recorded on a phone",
+    " just outside",
+    " on a sunday afternoon",
+    " around here again",
+    ", loud and clear",
+    " behind the house",
+    " while nobody is around",
+    " at the crack of dawn",
+    " late in the evening",
+    " after lunch",
+    " around midnight",
+    " in the middle of nowhere",
+    " down the road",
+    " round the corner",
+    " on the other side of the wall",
+    " right by my ear",
+    ", close to the microphone",
+    ", heard from upstairs",
+    " from the next room",
+    " through an open window",
+    " in our neighbourhood",
+    " in a small town",
+    " out in the countryside",
+    " near my flat",
+    " behind the school",
+    " at my grandmother's place",
+    " across the valley",
+    " on the edge of the village",
+    " somewhere in italy",
+    " in some quiet suburb",
+    ", field recording",
+    ", high quality",
+    ", in stereo",
+    ", no music",
+    ", nothing else",
+    " and that's all",
+    ", please",
+    ", thanks",
+    " for my student film",
+    " for a podcast intro",
+    " for a video game level",
+    " for about ten seconds",
+    ", a long take",
+    " as usual",
+    " for the third time this week",
+    " when i least expected it",
+    " on an ordinary tuesday",
+    " in early march",
+    ", as realistic as possible",
+)
+_ASIDE = 0.25  # share of the training's captions that end in one
 _THEN = (
     "{n}, then {m}",
     "{c}, then {d}",
@@ -120,20 +176,28 @@ def caption(
     if len(labels) != (1 if kind == "single" else 2):
         raise ValueError(f"labels must hold {1 if kind == 'single' else 2} for kind {kind!r}, got {labels!r}")
     if kind == "single" and not distant:
-        return _typed(_single(labels[0], rng, held_back), rng)
+        text = _single(labels[0], rng, held_back)
+    else:
+        text = _composed(labels, kind, rng, held_back)
+    if not held_back and rng.random() < _ASIDE:
+        text += _pick(_ASIDES, rng)
+    return _typed(text, rng)
+
+
+def _composed(labels: tuple[str, ...], kind: str, rng: np.random.Generator, held_back: bool) -> str:
+    """A template around phrases of two sounds, or of a distant one."""
     templates = {
         "single": (_DISTANT, _DISTANT_HELD_BACK),
         "then": (_THEN, _THEN_HELD_BACK),
         "while": (_WHILE, _WHILE_HELD_BACK),
     }[kind][held_back]
     first, second = _of(labels[0]), _of(labels[-1])
-    text = _pick(templates, rng).format(
+    return _pick(templates, rng).format(
         n=_pick(first.nouns, rng),
         c=_pick(first.clauses, rng),
         m=_pick(second.nouns, rng),
         d=_pick(second.clauses, rng),
     )
-    return _typed(text, rng)
 
 
 def _single(label: str, rng: np.random.Generator, held_back: bool) -> str:

@@ -31,8 +31,11 @@ def wordings(recipe: Recipe) -> str:
     often = ", ".join(f"{label} {times} times" for label, times in scenes.often.items())
     told = (
         (scenes.recaption, "each time that a scene is seen, it has the caption of any scene with the same sounds"),
-        (masking.words, f"{masking.words:.0%} of the scenes lose a random share of their caption's word tokens"),
-        (masking.jitter, f"noise of up to {masking.jitter:g} times their size moves the tokens of a caption"),
+        (
+            masking.blurred,
+            f"{masking.blurred:.0%} of the captions lose a random share of their word tokens, and noise of up to "
+            f"{masking.jitter:g} times their size moves the others",
+        ),
         (often, f"of every {len(CLASSES) + sum(scenes.often.values()) - len(scenes.often)} scenes {often}"),
         (scenes.in_time, "clocks tick at whole numbers of tokens"),
     )
@@ -83,8 +86,8 @@ at once. It is the small, bundled model of AudioDEAR: a masked transformer fills
 on the recordings listed below (folds other than {fold}), composed into {recipe.scenes.count:,} scenes of ten seconds
 with captions. The teacher was trained for {recipe.teacher.steps:,} steps of {recipe.teacher.batch_size} scenes; the student
 started from its backbone and was trained for {recipe.student.steps:,} steps with lambda =
-{recipe.distill.weight:g} ({recipe.distill.channels} over channels). The teacher's scenes are hidden {hidden(recipe.masking)},
-the student's {hidden(recipe.student_masking)}. {wordings(recipe)}
+{recipe.distill.weight:g} ({recipe.distill.channels} over channels). Scenes are hidden
+{hidden(recipe.masking)}. {wordings(recipe)}
 
 ## Measured
 

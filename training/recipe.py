@@ -46,8 +46,12 @@ class MaskingConfig:
     ratio: tuple[float, float] = (0.7, 1.0)  # range of the share of hidden tokens (the paper's by default)
     shares: str = "uniform"  # how they are distributed in it: uniform (the paper's), or cosine: as decoding meets them
     drop: float = 0.1  # probability that an item's condition is dropped, for guidance
-    words: float = 0.0  # probability that an item loses a uniformly drawn share of its conditioning tokens
-    jitter: float = 0.0  # most noise on conditioning tokens, relative to their size; each item's share of it is uniform
+    # Probability that an item's prompt is blurred: it loses a share of its conditioning tokens, and noise moves the
+    # others. Of two sounds a blurred prompt hardly says which comes first: leave some prompts as they are.
+    blurred: float = 0.0
+    jitter: float = (
+        0.0  # most noise on a blurred item's tokens, relative to their size; each item's is uniform up to it
+    )
 
     def __post_init__(self) -> None:
         low, high = self.ratio
@@ -57,8 +61,8 @@ class MaskingConfig:
             raise ConfigError(f"masking.shares must be one of {', '.join(SHARES)}, got {self.shares!r}")
         if not 0 <= self.drop < 1:
             raise ConfigError(f"masking.drop must be in [0, 1), got {self.drop!r}")
-        if not 0 <= self.words <= 1:
-            raise ConfigError(f"masking.words must be in [0, 1], got {self.words!r}")
+        if not 0 <= self.blurred <= 1:
+            raise ConfigError(f"masking.blurred must be in [0, 1], got {self.blurred!r}")
         if not 0 <= self.jitter < math.inf:
             raise ConfigError(f"masking.jitter must be a number from 0 on, got {self.jitter!r}")
 
@@ -114,7 +118,6 @@ class Recipe:
     classifier: TrainConfig  # the evaluation classifier
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
-    student_masking: MaskingConfig = field(default_factory=MaskingConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig)
 

@@ -48,7 +48,7 @@ from training.measure import (
     recordings,
     sampling_grid,
 )
-from training.recipe import DistillConfig, Recipe, load_recipe
+from training.recipe import DistillConfig, Recipe, ScenesConfig, load_recipe
 from training.teacher import MaskedModelling
 from training.trainer import train
 
@@ -74,18 +74,25 @@ class Reproduction:
         """The recordings of the held-out fold, or all others."""
         return [clip for clip in self.clips if (clip.fold == self.recipe.scenes.held_out_fold) == held_out]
 
-    def scenes(self, held_out: bool) -> SceneSource:
-        """Scenes of the training folds, or of the held-out one with held-back wordings."""
+    def scenes(self, held_out: bool, kinds: tuple[float, float, float] | None = None) -> SceneSource:
+        """Scenes of the training folds, or of the held-out one with held-back wordings, in the recipe's mixture or
+        another one."""
         settings = self.recipe.scenes
         return SceneSource(
             self.split(held_out),
             self.recipe.model.mel,
             seed=settings.seed + held_out,
             held_back_captions=held_out,
-            kinds=settings.kinds,
+            kinds=kinds or settings.kinds,
             often=settings.often,
             beat=self.recipe.model.vae.patch_frames * self.recipe.model.mel.hop_length if settings.in_time else 0,
         )
+
+    @cached_property
+    def codec_scenes(self) -> SceneSource:
+        """What the codecs are trained on: scenes of the training folds in the usual mixture, whatever the generator's,
+        so that a change of the latter leaves them as they are."""
+        return self.scenes(held_out=False, kinds=ScenesConfig().kinds)
 
     @torch.no_grad()
     def mels(self, scenes: SceneSource, count: int) -> torch.Tensor:
@@ -95,7 +102,7 @@ class Reproduction:
     @cached_property
     def codec(self) -> PatchVAE:
         """The linear patch codec, fitted in closed form to the training folds."""
-        path, scenes = self.out / "codec" / "patch.safetensors", self.scenes(held_out=False)
+        path, scenes = self.out / "codec" / "patch.safetensors", self.codec_scenes
         model, count = self.recipe.model, self.recipe.scenes.fit
         stamp = {"scenes": scenes.settings, "count": count, "vae": model.vae, "mel": model.mel}
         once(
@@ -152,7 +159,7 @@ class Reproduction:
             teacher,
             weights_digest(teacher),
             *self.caches,
-            self.recipe.student_masking,
+            self.recipe.masking,
             distill,
             config.batch_size,
             config.seed,
@@ -176,7 +183,7 @@ class Reproduction:
         config, settings = self.recipe.conv, replace(self.recipe.model.vae, kind="conv")
         codec = ConvVAE.from_patch(self.codec, settings, self.recipe.model.mel)
         task = RefineCodec(
-            codec, self.scenes(held_out=False), self.recipe.model.mel, config.batch_size, self.held_out[0][:VALIDATION]
+            codec, self.codec_scenes, self.recipe.model.mel, config.batch_size, self.held_out[0][:VALIDATION]
         )
         return train(task, config, self.out / "conv", "conv").cpu()
 
@@ -187,7 +194,7 @@ class Reproduction:
         vocoder = build_vocoder(settings, self.recipe.model.mel)
         task = TrainVocoder(
             vocoder,
-            self.scenes(held_out=False),
+            self.codec_scenes,
             self.recipe.model.mel,
             config.batch_size,
             self.held_out[0][:VALIDATION],

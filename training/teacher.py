@@ -26,14 +26,13 @@ VALIDATION_RATIOS = (1.0, 0.8, 0.5, 0.2)
 VALIDATION_BATCH = 64
 
 
-def thin(conditioning: Conditioning, probability: float, generator: torch.Generator) -> Conditioning:
+def thin(conditioning: Conditioning, chosen: Tensor, generator: torch.Generator) -> Conditioning:
     """Hide conditioning tokens, so that a model learns to understand a prompt by its sense and not by one word.
 
-    An item is thinned with ``probability``: it loses a share of its tokens, uniform from none to all of them, but never
-    its last one, the pooled vector. The generator is on the CPU and advances equally whatever the probability.
+    Of chosen [B] items a share is lost, uniform from none to all of their tokens, but never the last one, the pooled
+    vector. ``chosen`` and the generator are on the CPU.
     """
     batch, length = conditioning.mask.shape
-    chosen = torch.rand(batch, generator=generator) < probability
     share = torch.where(chosen, torch.rand(batch, generator=generator), 0.0)
     kept = (torch.rand(batch, length, generator=generator) >= share[:, None]).to(conditioning.mask.device)
     last = conditioning.mask.sum(1, keepdim=True) - 1
@@ -41,15 +40,16 @@ def thin(conditioning: Conditioning, probability: float, generator: torch.Genera
     return Conditioning(conditioning.tokens, conditioning.mask & kept)
 
 
-def jitter(conditioning: Conditioning, size: float, generator: torch.Generator) -> Conditioning:
+def jitter(conditioning: Conditioning, chosen: Tensor, size: float, generator: torch.Generator) -> Conditioning:
     """Move conditioning tokens at random, so that a model answers alike to wordings that lie near each other.
 
-    An item's noise is at most ``size`` times as large as its tokens, uniformly. The generator is on the CPU.
+    The noise of chosen [B] items is at most ``size`` times as large as their tokens, uniformly. ``chosen`` and the
+    generator are on the CPU.
     """
     if size == 0:
         return conditioning
     tokens = conditioning.tokens
-    share = size * torch.rand(len(tokens), 1, 1, generator=generator)
+    share = torch.where(chosen, size * torch.rand(len(tokens), generator=generator), 0.0)[:, None, None]
     noise = share * torch.randn(tokens.shape, generator=generator)
     scale = tokens.square().mean(dim=2, keepdim=True).sqrt()
     return Conditioning(tokens + noise.to(tokens) * scale, conditioning.mask)
@@ -94,8 +94,9 @@ class MaskedModelling:
         drop = torch.rand(len(tokens), generator=generator) < self.masking.drop
         masking = self.masking
         mask = random_mask(len(tokens), self.module.length, masking.ratio, generator, masking.shares)
-        conditioning = thin(conditioning, masking.words, generator)
-        conditioning = jitter(conditioning, masking.jitter, generator)
+        blurred = torch.rand(len(tokens), generator=generator) < masking.blurred
+        conditioning = thin(conditioning, blurred, generator)
+        conditioning = jitter(conditioning, blurred, masking.jitter, generator)
         return self.objective(tokens, conditioning, drop.to(tokens.device), mask.to(tokens.device), generator)
 
     def objective(
