@@ -102,6 +102,9 @@ def test_all_stages_end_in_a_checkpoint_that_makes_sound(finished):
     scores = json.loads((finished / "reports" / "scores.json").read_text())["result"]
     assert set(scores) == {"student", "teacher", "plain"}
     assert scores["student"]["clips"] == len(CLASSES)
+    composed = json.loads((finished / "reports" / "compositions.json").read_text())["result"]
+    assert set(composed) == {"recordings", "student", "teacher", "plain"}
+    assert all(row["clips"] == 90 and row["both"] <= min(row["first"], row["second"]) for row in composed.values())
 
 
 def test_the_card_thanks_every_author_that_was_heard_and_tells_the_measured_figures(finished):

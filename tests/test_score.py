@@ -10,6 +10,7 @@ from factory import tiny_config
 from dear.audio import AudioError, read_sound
 from dear.config import MelConfig
 from dear.evaluation.classifier import ClassifierConfig, SoundClassifier, save_classifier
+from dear.evaluation.compositions import generate_compositions, load_compositions, score_compositions
 from dear.evaluation.features import SoundsError, embed, find_sounds, fit
 from dear.evaluation.metrics import frechet_distance
 from dear.evaluation.score import (
@@ -255,8 +256,43 @@ def test_command_line_on_a_checkpoint(tmp_path, tiny_folder, capsys):
 
 
 def test_the_prompts_in_assets_are_those_held_back_from_training(tmp_path):
-    export_prompts(tmp_path / "p.json")
-    assert load_prompts() == load_prompts(tmp_path / "p.json")
+    export_prompts(tmp_path)
+    assert load_prompts() == load_prompts(tmp_path / "eval_prompts.json")
+    compositions = load_compositions()
+    assert compositions == load_compositions(tmp_path / "eval_compositions.json")
+    assert len({text for text, _, _ in compositions}) == len({row[1:] for row in compositions}) == 90
+
+
+def test_halves_are_judged_apart_and_in_order(classifier):
+    rng = np.random.default_rng(0)
+    pairs = [("low", "high"), ("high", "low"), ("low", "high"), ("low", "high")]
+    heard = [("low", "high"), ("high", "low"), ("high", "low"), ("low", "low")]
+    waves = []
+    for first, second in heard:
+        wave = tone(first, rng).copy()
+        wave[len(wave) // 2 :] = tone(second, rng)[len(wave) // 2 :]
+        waves.append(wave)
+    assert score_compositions(waves, pairs, classifier) == {
+        "clips": 4,
+        "first": 0.75,  # all but the swapped one
+        "second": 0.5,
+        "both": 0.5,
+        "same": 0.5,  # the last two
+    }
+
+
+def test_compositions_are_generated_in_order_and_read_or_refused(tmp_path, classifier):
+    rows = [("a low hum, then nothing", "low", "high"), ("high, high", "high", "low")]
+    waves = generate_compositions(Tones(), rows, batch=1)
+    assert waves.shape == (2, 1600)
+    assert score_compositions(waves, [("low", "low"), ("high", "high")], classifier)["both"] == 1
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps(rows))
+    assert load_compositions(path) == rows
+    for text in ("{}", '[["a", "low"]]', '[["a", "low", 1]]', "["):
+        path.write_text(text)
+        with pytest.raises(SoundsError, match=r"c\.json"):
+            load_compositions(path)
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,17 @@ def prompts(label: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(dict.fromkeys(training)), words.held_back
 
 
+def compositions() -> list[tuple[str, str, str]]:
+    """A held-back caption of "A, then B" for every ordered pair of labels: (text, first label, second label)."""
+    rng = np.random.default_rng(0)
+    return [
+        (_composed((first, second), "then", rng, held_back=True), first, second)
+        for first in _WORDINGS
+        for second in _WORDINGS
+        if first != second
+    ]
+
+
 def caption(
     labels: tuple[str, ...], kind: str, rng: np.random.Generator, held_back: bool = False, distant: bool = False
 ) -> str:

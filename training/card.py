@@ -48,6 +48,7 @@ def model_card(
     recipe: Recipe,
     codecs: Mapping[str, Any],
     scores: Mapping[str, Any],
+    composed: Mapping[str, Any],
     classifier: SoundClassifier,
     heard: Sequence[Clip],
 ) -> str:
@@ -61,6 +62,9 @@ def model_card(
     classes = "\n".join(
         f"| {label} | " + " | ".join(f"{row['per_class'][label]:.2f}" for row in scores.values()) + " |"
         for label in scores["student"]["per_class"]
+    )
+    heard_both = "\n".join(
+        f"| {name} | {row['first']:.3f} | {row['second']:.3f} | {row['both']:.3f} |" for name, row in composed.items()
     )
     sounds = "\n".join(
         f"| {name} | {row['l1']:.3f} | {row['accuracy']:.3f} | {row['fd']:.3f} | {row['seconds']:.3f} |"
@@ -108,6 +112,13 @@ Accuracy by class, in the same order of variants:
 | class | {" | ".join(scores)} |
 |---|{"---|" * len(scores)}
 {classes}
+
+"A, then B": one held-back caption for each of {composed["student"]["clips"]} ordered pairs; beginning and end of each clip
+are judged alone (`python -m dear.evaluation.compositions`). First, what is heard of held-out recordings composed so:
+
+| clips | beginning is A | end is B | both |
+|---|---|---|---|
+{heard_both}
 
 How held-out recordings survive the way to sound (log-mel L1 in natural logarithms; FD against the same recordings
 untouched; seconds for one clip):

@@ -25,7 +25,7 @@ from dear.evaluation.features import embed, fit
 from dear.evaluation.score import score_embedding
 from dear.mel import MelSpectrogram
 from dear.vocoder import build_vocoder
-from training.captions import prompts
+from training.captions import compositions, prompts
 from training.codec import fit_patch_vae
 from training.data import CLASSES, Clip, SceneSource, load_waveform, read_clips
 from training.files import write_atomically
@@ -312,11 +312,16 @@ Trained on these recordings, collected in ESC-50 (K. J. Piczak, 2015) from frees
 """
 
 
-def export_prompts(path: str | Path) -> None:
-    """Write the wordings that no model is trained on, ``{label: [prompt, ...]}``, for ``dear.evaluation.score``."""
-    wordings = {label: list(prompts(label)[1]) for label in CLASSES}
-    text = json.dumps(wordings, indent=2) + "\n"
-    write_atomically(Path(path), lambda file: file.write(text.encode()))
+def export_prompts(folder: str | Path) -> None:
+    """Write the captions that no model is trained on into ``folder``.
+
+    eval_prompts.json, ``{label: [prompt, ...]}``, is for ``dear.evaluation.score``; eval_compositions.json,
+    ``[[prompt, first label, second label], ...]``, for ``dear.evaluation.compositions``.
+    """
+    single = {label: list(prompts(label)[1]) for label in CLASSES}
+    for name, value in (("eval_prompts", single), ("eval_compositions", compositions())):
+        text = json.dumps(value, indent=2) + "\n"
+        write_atomically(Path(folder) / f"{name}.json", lambda file, text=text: file.write(text.encode()))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -325,7 +330,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the classifier is written")
     parser.add_argument("--state", type=Path, default=Path("runs/classifier"), metavar="DIR", help="to resume from")
     parser.add_argument("--held-out-fold", type=int, default=4, metavar="N")
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="also write the held-back prompts there, as JSON")
+    parser.add_argument("--prompts", type=Path, metavar="DIR", help="also write the held-back prompts there, as JSON")
     parser.add_argument("--steps", type=int, default=TRAINING.steps, metavar="N")
     args = parser.parse_args(argv)
     try:

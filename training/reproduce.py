@@ -25,6 +25,7 @@ from dear.checkpoint import save_checkpoint
 from dear.conditioning import TextEncoder, build_text_encoder
 from dear.config import Config
 from dear.evaluation.classifier import SoundClassifier, load_classifier
+from dear.evaluation.compositions import generate_compositions, score_compositions
 from dear.evaluation.score import Reference, embed_reference, generate_for_scoring, score_waveforms
 from dear.mel import MelSpectrogram
 from dear.model import MaskedModel
@@ -33,7 +34,7 @@ from dear.vae import ConvVAE, PatchVAE
 from dear.vocoder import build_vocoder
 from training import cache
 from training.cache import Cache, Recaptioned, weights_digest
-from training.captions import prompts
+from training.captions import compositions, prompts
 from training.card import model_card
 from training.classifier import train_classifier
 from training.codec import RefineCodec, TrainVocoder, fit_patch_vae
@@ -304,12 +305,29 @@ class Reproduction:
 
         return self.report("scores", {name: self.heard(one) for name, one in pipelines.items()}, measure)
 
+    def compositions(self) -> dict[str, Any]:
+        """How often "A, then B" is heard as such: of held-out recordings composed so, and of the three models."""
+        pipelines = {name: self.pipeline(name, self.config) for name in ("student", "teacher", "plain")}
+        asked = compositions()
+
+        def measure() -> dict[str, Any]:
+            source = self.scenes(held_out=True, kinds=(0, 1, 0))
+            real = [source.scene(index) for index in range(len(asked))]
+            waveforms = [scene.waveform[: self.mel.config.samples] for scene in real]
+            table = {"recordings": score_compositions(waveforms, [scene.labels for scene in real], self.classifier)}
+            for name, pipeline in pipelines.items():
+                sounds = generate_compositions(pipeline, asked)
+                table[name] = score_compositions(sounds, [pair for _, *pair in asked], self.classifier)
+            return table
+
+        heard = {name: self.heard(one) for name, one in pipelines.items()}
+        return self.report("compositions", heard | {"asked": asked}, measure)
+
     @cached_property
     def checkpoint(self) -> Path:
         """The checkpoint as it ships, with its card."""
-        card = model_card(
-            self.config, self.recipe, self.codecs, self.scores(), self.classifier, self.split(held_out=False)
-        )
+        reports = self.codecs, self.scores(), self.compositions()
+        card = model_card(self.config, self.recipe, *reports, self.classifier, self.split(held_out=False))
         models = {"teacher": self.teacher.cpu(), "student": self.student.cpu()}
         return save_checkpoint(self.out / self.config.name, self.config, models, *self.sound, card)
 
@@ -352,6 +370,7 @@ STAGES = {
     "codecs": lambda run: run.codecs,
     "sampling": lambda run: [run.sampling(variant) for variant in run.recipe.model.variants],
     "scores": lambda run: run.scores(),
+    "compositions": lambda run: run.compositions(),
     "checkpoint": lambda run: run.checkpoint,
 }
 
