@@ -66,6 +66,22 @@ def test_inpaint_and_extend_keep_the_rest(client, tone):
     np.testing.assert_array_equal(sound[:23_680], original[:23_680])
 
 
+def test_every_endpoint_takes_a_variant_and_its_steps(client, tone):
+    chosen = {"iterations": 2, "steps": 3, "variant": "teacher", "seed": 1}
+    sound = handle_file(tone)
+    for endpoint, arguments in {
+        "/generate": {"prompt": "a dog"},
+        "/compare": {"prompt": "a dog", "cfg_scales": [2], "iterations": [2]},
+        "/inpaint": {"audio": sound, "start": 0.9, "end": 1.1, "prompt": "a dog"},
+        "/extend": {"audio": sound, "seconds": 0.3, "prompt": "a dog"},
+    }.items():
+        facts = client.predict(**(chosen | arguments), api_name=endpoint)[1]
+        settings = (facts[0] if endpoint == "/compare" else facts)["settings"]
+        assert settings["steps"] == 3, endpoint
+        with pytest.raises(AppError, match="steps must be 1 for the energy head"):
+            client.predict(**(chosen | arguments | {"variant": "student"}), api_name=endpoint)
+
+
 def test_many_channels_and_a_high_rate_are_taken(client, tmp_path):
     wide = np.tile((0.3 * np.sin(0.05 * np.arange(48_000)))[:, None], (1, 8))
     soundfile.write(tmp_path / "wide.wav", wide, 96_000, subtype="FLOAT")

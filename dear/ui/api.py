@@ -16,6 +16,7 @@ from dear.audio import AudioError, read_channels
 from dear.conditioning import check_prompt
 from dear.editing import redraw
 from dear.output import Output
+from dear.pipeline import AudioDEAR
 from dear.sampling import check_number
 from dear.ui.compare import pairs
 from dear.ui.edit import LONGEST
@@ -26,6 +27,9 @@ from dear.ui.parts import QUEUE, store
 
 def endpoints(holder: Holder, folder: Path) -> None:
     """Add the endpoints to the current Blocks. Files of results go into ``folder``."""
+
+    def model_of(variant: str | None) -> AudioDEAR:
+        return holder.model if variant is None else holder.variant(variant)
 
     @on_gpu(30)
     def generate(
@@ -50,8 +54,7 @@ def endpoints(holder: Holder, folder: Path) -> None:
         """
         with _told():
             check_prompt(prompt)  # the pipeline would take a list
-            model = holder.model if variant is None else holder.variant(variant)
-            out = model.generate(
+            out = model_of(variant).generate(
                 prompt, cfg_scale=cfg_scale, iterations=iterations, temperature=temperature, seed=seed, steps=steps
             )
         return _file(out), _facts(out)
@@ -63,6 +66,8 @@ def endpoints(holder: Holder, folder: Path) -> None:
         iterations: list[int] | None = None,
         temperature: float | None = None,
         seed: int | None = None,
+        steps: int | None = None,
+        variant: str | None = None,
     ) -> tuple[list[gr.FileData], list[dict[str, Any]]]:
         """Generate one prompt and seed under each pair of settings. Returns the WAV files, and the facts of each.
 
@@ -72,17 +77,19 @@ def endpoints(holder: Holder, folder: Path) -> None:
             iterations: whole numbers from 1 to the number of tokens; null for the model's own default
             temperature: 0 to 2; null for the model's own default
             seed: a whole number from 0, the same for all; null for a random one
+            steps: of the head for each token; null for the model's own default
+            variant: of the checkpoint, such as student or teacher; null for the one that the page uses
         """
-        model = holder.model
         with _told():
             check_prompt(prompt)
+            model = model_of(variant)
             iterations = [model.sampling.iterations] if iterations is None else iterations
             for name, given in (("cfg_scales", cfg_scales), ("iterations", iterations)):
                 if not isinstance(given, list) or any(isinstance(each, list | dict) for each in given):
                     raise ValueError(f"{name} must be a list of numbers, got {given!r:.60}")
             settings = pairs(cfg_scales, iterations)
             first = secrets.randbelow(2**32) if seed is None else seed
-            options: dict[str, Any] = {"temperature": temperature, "seed": first}
+            options: dict[str, Any] = {"temperature": temperature, "seed": first, "steps": steps}
             for scale, passes in settings:  # all are checked before the first is drawn
                 model.stream(prompt, cfg_scale=scale, iterations=passes, **options)
             outs = [model.generate(prompt, cfg_scale=scale, iterations=passes, **options) for scale, passes in settings]
@@ -98,6 +105,8 @@ def endpoints(holder: Holder, folder: Path) -> None:
         iterations: int | None = None,
         temperature: float | None = None,
         seed: int | None = None,
+        steps: int | None = None,
+        variant: str | None = None,
     ) -> tuple[gr.FileData, dict[str, Any]]:
         """Draw a region of a sound anew and keep the rest sample for sample. Returns the WAV file and its facts.
 
@@ -110,13 +119,15 @@ def endpoints(holder: Holder, folder: Path) -> None:
             iterations: 1 to the number of tokens that touch the region
             temperature: 0 to 2
             seed: a whole number from 0; null for a random one
+            steps: of the head for each token; 1 for a one-step model
+            variant: of the checkpoint, such as student or teacher; null for the one that the page uses
         """
         with _told():
             check_prompt(prompt)
             samples, rate = _read(audio)
             out = redraw(
-                holder.model, samples, rate, start, end, prompt,
-                cfg_scale=cfg_scale, iterations=iterations, temperature=temperature, seed=seed,
+                model_of(variant), samples, rate, start, end, prompt,
+                cfg_scale=cfg_scale, iterations=iterations, temperature=temperature, seed=seed, steps=steps,
             )  # fmt: skip
         return _file(out), _facts(out)
 
@@ -129,6 +140,8 @@ def endpoints(holder: Holder, folder: Path) -> None:
         iterations: int | None = None,
         temperature: float | None = None,
         seed: int | None = None,
+        steps: int | None = None,
+        variant: str | None = None,
     ) -> tuple[gr.FileData, dict[str, Any]]:
         """Continue a sound past its end. Returns the WAV file of the whole, and its facts.
 
@@ -140,14 +153,16 @@ def endpoints(holder: Holder, folder: Path) -> None:
             iterations: of each clip's length
             temperature: 0 to 2
             seed: a whole number from 0; null for a random one
+            steps: of the head for each token; 1 for a one-step model
+            variant: of the checkpoint, such as student or teacher; null for the one that the page uses
         """
         with _told():
             check_prompt(prompt)
             check_number("seconds", seconds, 0.1, LONGEST)
             samples, rate = _read(audio)
-            out = holder.model.extend(
+            out = model_of(variant).extend(
                 samples, rate, seconds, prompt,
-                cfg_scale=cfg_scale, iterations=iterations, temperature=temperature, seed=seed,
+                cfg_scale=cfg_scale, iterations=iterations, temperature=temperature, seed=seed, steps=steps,
             )  # fmt: skip
         return _file(out), _facts(out)
 
