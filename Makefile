@@ -27,6 +27,7 @@ format: .venv/dev
 
 screenshots: .venv/dev
 	$(BIN)/python tests/screenshots.py
+	$(BIN)/python tests/screenshots.py --theme dark --tabs generate
 
 clean:
 	rm -rf .venv

@@ -1,7 +1,7 @@
 """Pictures of every tab of the page in use, at two widths: ``python tests/screenshots.py`` writes ``assets/screens``.
 
-The page is served with the bundled weights and driven in headless Chromium. ``--theme dark`` and ``--tabs`` are for
-looking at; ``--out`` writes elsewhere.
+The page is served with the bundled weights and driven in headless Chromium. ``--theme`` and ``--tabs`` choose what is
+shown, ``--out`` writes elsewhere.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def main() -> int:
             TABS[tab](walk)
             for width in WIDTHS:
                 picture = shoot(walk, width)
-                path = args.out / f"{tab}-{width}.webp"
+                path = args.out / f"{tab}{'-dark' * (args.theme == 'dark')}-{width}.webp"
                 path.write_bytes(picture)
                 print(f"{path}: {len(picture) / 1000:.0f} kB", flush=True)
         page.close(verbose=False)

@@ -336,6 +336,22 @@ def test_the_page_in_a_browser(browser, page):
     assert find("#prompt textarea").get_attribute("value") == examples[-1].text
     until(lambda: f"seed\n{find('#seed input').get_attribute('value')}\n" in find("#facts").text)
 
+    # The sliders move by hand, and what they say is what is drawn with.
+    assert find("#dice").get_attribute("aria-label") == "Roll a new seed"
+    shown = []
+    for name, words in (("cfg-scale", "CFG scale"), ("iterations", "iterations")):
+        number, before = f"#{name} input[type=number]", hand.value(f"#{name} input[type=number]")
+
+        def nudged(name=name, number=number, before=before):
+            hand.run("document.querySelector(arguments[0]).focus()", f"#{name} input[type=range]")
+            ActionChains(browser).send_keys(Keys.ARROW_RIGHT).perform()
+            return float(hand.value(number)) > float(before)
+
+        until(nudged)
+        shown.append((words, number))
+    find("#generate").click()
+    until(lambda: all(f"{words}\n{hand.value(number)}\n" in find("#facts").text for words, number in shown))
+
     # Typing a seed means wanting that seed.
     assert not find("#lock input").is_selected()
     find("#seed input").send_keys("7")

@@ -218,7 +218,8 @@ CSS = CSS.replace("LOUDNESS", ", ".join(plots.LOUDNESS_COLOURS))
 # The style is for what lies around the blocks, where Gradio prefixes the rules of ``css`` so that they miss.
 # The script runs a line over the pictures while their sound plays; a click on a picture plays from there. One sound
 # plays at a time. A link to a sound is copied, and becomes the page's own address. A region is drawn with the pointer
-# over the picture of the sound to change: that moves the two sliders, which a keyboard moves as well.
+# over the picture of the sound to change: that moves the two sliders, which a keyboard moves as well. The dice,
+# which is but a picture, gets a name.
 FILM_MS = 4000  # of the film of a finished sound, however fast it was drawn
 HEAD = (
     """
@@ -245,6 +246,9 @@ HEAD = (
     };
     mark();
   };
+  new MutationObserver(() => document.querySelectorAll(".dear-dice:not([aria-label])").forEach((dice) => {
+    dice.setAttribute("aria-label", dice.title = "Roll a new seed");
+  })).observe(document, { childList: true, subtree: true });
   document.addEventListener("play", (e) => document.querySelectorAll("audio").forEach((audio) => {
     if (audio !== e.target) audio.pause();
   }), true);
