@@ -67,8 +67,7 @@ TRIALS = {
         for share in (75, 50, 25)
     },
     "spread": Trial(Savings(order="spread"), "orders are less random"),
-    "iterations-75": Trial(Savings(), "more tokens are drawn at once", 0.75),
-    "iterations-50": Trial(Savings(), "more tokens are drawn at once", 0.5),
+    **{f"iterations-{share}": Trial(Savings(), "more tokens are drawn at once", share / 100) for share in (75, 50, 25)},
     **{
         f"{kind}-iterations-{share}": Trial(Savings(schedule=kind), traded, share / 100)
         for share in (100, 50)
@@ -80,7 +79,7 @@ TRIALS = {
     "fast": Trial(FAST, "known tokens are up to 7 iterations behind"),
     "refresh-8-guided-50": Trial(Savings(refresh_every=8, guided_share=0.5), "as both"),
     "refresh-8-null-2": Trial(Savings(refresh_every=8, null_every=2), "as both"),
-    "refresh-8-iterations-75": Trial(Savings(refresh_every=8), "as both", 0.75),
+    **{f"refresh-8-iterations-{share}": Trial(Savings(refresh_every=8), "as both", share / 100) for share in (75, 25)},
     "spread-iterations-50": Trial(Savings(order="spread"), "as both", 0.5),
 }
 
