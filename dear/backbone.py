@@ -54,8 +54,8 @@ class Block(nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Conditioning states x [B, T, C] -> next states, and the keys and values that audio tokens attend to."""
         queries, keys, values = self.attention.project(self.attention_norm(x))
-        among = (queries, keys) if angles is None else (rotate(queries, angles), rotate(keys, angles))
-        x = x + self.attention.attend(*among, values, visible)
+        turned = (queries, keys) if angles is None else (rotate(queries, angles), rotate(keys, angles))
+        x = x + self.attention.attend(*turned, values, visible)
         return x + self.mlp(self.mlp_norm(x)), (keys, values)
 
     def forward(
@@ -165,7 +165,7 @@ class Backbone(nn.Module):
         self.conditioning_norm = nn.LayerNorm(config.width, eps=1e-6)
         self.token_in = nn.Linear(token_dim, config.width)
         self.mask_token = nn.Parameter(torch.empty(config.width))
-        # Rotary positions tell a token its distance to others; to one that sees no other only vectors tell its place.
+        # Rotary angles tell a hidden token its place only through its attention to the prompt; a vector, at once.
         learned = config.positions != "rotary"
         self.positions = nn.Parameter(torch.empty(length, config.width)) if learned else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
@@ -179,10 +179,9 @@ class Backbone(nn.Module):
         """Conditioning tokens [B, T, E] with mask [B, T] (True: real) -> what every iteration shares."""
         x = self.conditioning_norm(self.conditioning_in(tokens))
         visible = mask[:, None, None, :]
-        # What comes first in a sentence is not to be heard from its words' states alone.
-        angles = (
-            self._angles(torch.arange(x.shape[1], device=x.device)[None]) if self.config.positions == "both" else None
-        )
+        # Without angles, attention among words would not know their order.
+        ordered = self.config.positions == "both"
+        angles = self._angles(torch.arange(x.shape[1], device=x.device)[None]) if ordered else None
         kept = []
         for block in self.blocks:
             x, pair = block.prefix(x, visible, angles)

@@ -145,7 +145,9 @@ class BackboneConfig:
     heads: int = 6  # attention heads
     mlp_ratio: float = 4.0  # hidden width of a block's MLP over C
     masked_attention: str = "visible"  # full: all attend to all; visible: to conditioning, known tokens, self
-    positions: str = "rotary"  # learned: a vector for each token, as in MAR; both: these, and rotary, also among words
+    # rotary: angles among audio tokens; learned: a vector for each of them, as in MAR; both: these, and angles among a
+    # prompt's words too, from which the order of two sounds is understood.
+    positions: str = "rotary"
     conv_width: int = 5  # taps of the depthwise convolution in each block; 0: none
 
     def __post_init__(self) -> None:

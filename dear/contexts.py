@@ -43,10 +43,10 @@ class Contexts:
         self.bounds = list(accumulate(counts, initial=start))
         most = start + self.savings.guided_share * sum(counts)
         self.guided = sum(begin <= most for begin in self.bounds[:-1]) if sampling.cfg_scale != 1 else 0  # iterations
-        # Columns that no item uses are seen by nobody, and may come or go.
+        # Columns behind the last that an item uses are seen by nobody, and may come or go.
         if model.static is None:
-            used = conditioning.mask.any(dim=0)
-            tokens, mask = conditioning.tokens[:, used], conditioning.mask[:, used]
+            used = int(conditioning.mask.any(dim=0).nonzero().max()) + 1
+            tokens, mask = conditioning.tokens[:, :used], conditioning.mask[:, :used]
         else:
             padded = conditioning.pad(max(conditioning.mask.shape[1], model.config.conditioning.max_tokens))
             tokens, mask = padded.tokens, padded.mask

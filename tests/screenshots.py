@@ -189,7 +189,7 @@ def main() -> int:
             TABS[tab](walk)
             for width in WIDTHS:
                 picture = shoot(walk, width)
-                path = args.out / f"{tab}{'-dark' * (args.theme == 'dark')}-{width}.webp"
+                path = args.out / f"{tab}{'-dark' if args.theme == 'dark' else ''}-{width}.webp"
                 path.write_bytes(picture)
                 print(f"{path}: {len(picture) / 1000:.0f} kB", flush=True)
         page.close(verbose=False)

@@ -118,6 +118,14 @@ def test_the_condition_is_listened_to_and_its_padding_is_not(batch):
     assert not torch.allclose(other, wanted)
 
 
+@pytest.mark.parametrize(("positions", "ordered"), [("rotary", False), ("learned", False), ("both", True)])
+def test_the_order_of_words_is_heard_with_positions_among_them(batch, positions, ordered):
+    model, (tokens, known, conditioning) = build(positions=positions), batch
+    swapped = Conditioning(conditioning.tokens[:, [1, 0, *range(2, conditioning.tokens.shape[1])]], conditioning.mask)
+    before, after = (model.context(tokens, known, each) for each in (conditioning, swapped))
+    assert torch.allclose(before, after, rtol=0, atol=1e-12) != ordered
+
+
 def test_a_prefix_depends_on_its_own_item_alone(batch):
     model, (_, _, conditioning) = build(), batch
     together = model.backbone.prefix(conditioning.tokens, conditioning.mask).blocks

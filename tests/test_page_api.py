@@ -77,7 +77,7 @@ def test_every_endpoint_takes_a_variant_and_its_steps(client, tone):
     }.items():
         facts = client.predict(**(chosen | arguments), api_name=endpoint)[1]
         settings = (facts[0] if endpoint == "/compare" else facts)["settings"]
-        assert settings["steps"] == 3, endpoint
+        assert (settings["variant"], settings["steps"]) == ("teacher", 3), endpoint
         with pytest.raises(AppError, match="steps must be 1 for the energy head"):
             client.predict(**(chosen | arguments | {"variant": "student"}), api_name=endpoint)
 

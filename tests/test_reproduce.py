@@ -115,6 +115,9 @@ def test_the_card_thanks_every_author_that_was_heard_and_tells_the_measured_figu
     scores = json.loads((finished / "reports" / "scores.json").read_text())["result"]
     for row in scores.values():
         assert f"| {row['accuracy']:.3f} | {row['fd']:.1f} |" in card
+    composed = json.loads((finished / "reports" / "compositions.json").read_text())["result"]
+    for row in composed.values():
+        assert f"| {row['first']:.3f} | {row['second']:.3f} | {row['both']:.3f} | {row['same']:.3f} |" in card
 
 
 def test_heads_are_compared_on_one_cache_and_a_second_call_times_alone(finished, clips, recipe, capsys, monkeypatch):

@@ -19,7 +19,8 @@ from dear.layers import rotary_angles, rotate
 from dear.masking import random_order, spread_order, token_schedule
 from dear.sampling import check_options, generate, guidance_scale
 
-BOTH = {"masked_attention": "visible", "positions": "both", "conv_width": 5}
+ROTARY = {"masked_attention": "visible", "positions": "rotary", "conv_width": 5}
+BOTH = ROTARY | {"positions": "both"}
 LEARNED = {"masked_attention": "visible", "positions": "learned", "conv_width": 0}
 L = 16
 
@@ -132,7 +133,9 @@ WAYS = [
 
 
 @pytest.mark.parametrize("savings", WAYS)
-@pytest.mark.parametrize(("backbone", "variant", "steps"), [(BOTH, "student", 1), (LEARNED, "teacher", 4)])
+@pytest.mark.parametrize(
+    ("backbone", "variant", "steps"), [(BOTH, "student", 1), (ROTARY, "student", 1), (LEARNED, "teacher", 4)]
+)
 def test_each_is_its_literal_reading(savings, backbone, variant, steps, monkeypatch):
     model = longer(monkeypatch, variant, **backbone)
     conditioning = condition(model, 2)

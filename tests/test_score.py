@@ -11,6 +11,7 @@ from dear.audio import AudioError, read_sound
 from dear.config import MelConfig
 from dear.evaluation.classifier import ClassifierConfig, SoundClassifier, save_classifier
 from dear.evaluation.compositions import generate_compositions, load_compositions, score_compositions
+from dear.evaluation.compositions import main as compose
 from dear.evaluation.features import SoundsError, embed, find_sounds, fit
 from dear.evaluation.metrics import frechet_distance
 from dear.evaluation.score import (
@@ -258,20 +259,19 @@ def test_command_line_on_a_checkpoint(tmp_path, tiny_folder, capsys):
 def test_the_prompts_in_assets_are_those_held_back_from_training(tmp_path):
     export_prompts(tmp_path)
     assert load_prompts() == load_prompts(tmp_path / "eval_prompts.json")
-    compositions = load_compositions()
-    assert compositions == load_compositions(tmp_path / "eval_compositions.json")
-    assert len({text for text, _, _ in compositions}) == len({row[1:] for row in compositions}) == 90
+    assert load_compositions() == [tuple(row) for row in json.loads((tmp_path / "eval_compositions.json").read_text())]
+    assert len({row[0] for row in load_compositions()}) == len({row[1:] for row in load_compositions()}) == 90
 
 
-def test_halves_are_judged_apart_and_in_order(classifier):
+def test_beginning_and_end_are_judged_apart_and_in_order(classifier):
     rng = np.random.default_rng(0)
     pairs = [("low", "high"), ("high", "low"), ("low", "high"), ("low", "high")]
     heard = [("low", "high"), ("high", "low"), ("high", "low"), ("low", "low")]
     waves = []
     for first, second in heard:
-        wave = tone(first, rng).copy()
-        wave[len(wave) // 2 :] = tone(second, rng)[len(wave) // 2 :]
-        waves.append(wave)
+        begins, middle, ends = (tone(label, rng, 2.0) for label in (first, "low", second))
+        cuts = [round(share * len(ends)) for share in (0.36, 0.6)]
+        waves.append(np.concatenate((begins[: cuts[0]], middle[slice(*cuts)], ends[cuts[1] :])))
     assert score_compositions(waves, pairs, classifier) == {
         "clips": 4,
         "first": 0.75,  # all but the swapped one
@@ -279,20 +279,35 @@ def test_halves_are_judged_apart_and_in_order(classifier):
         "both": 0.5,
         "same": 0.5,  # the last two
     }
+    with pytest.raises(SoundsError, match="S at least 1"):
+        score_compositions(np.zeros((1, 1)), pairs[:1], classifier)
 
 
-def test_compositions_are_generated_in_order_and_read_or_refused(tmp_path, classifier):
-    rows = [("a low hum, then nothing", "low", "high"), ("high, high", "high", "low")]
-    waves = generate_compositions(Tones(), rows, batch=1)
-    assert waves.shape == (2, 1600)
-    assert score_compositions(waves, [("low", "low"), ("high", "high")], classifier)["both"] == 1
-    path = tmp_path / "c.json"
-    path.write_text(json.dumps(rows))
-    assert load_compositions(path) == rows
-    for text in ("{}", '[["a", "low"]]', '[["a", "low", 1]]', "["):
-        path.write_text(text)
-        with pytest.raises(SoundsError, match=r"c\.json"):
-            load_compositions(path)
+def test_compositions_are_generated_in_order_though_prompts_repeat(classifier):
+    pipeline = Tones()
+    waves = generate_compositions(pipeline, ["a low hum", "high", "a low hum"], batch=2, seed=5)
+    assert waves.shape == (3, 1600)
+    assert pipeline.calls == [(["a low hum", "high"], 5, {}), (["a low hum"], 7, {})]
+
+
+def test_compositions_on_the_command_line(tiny_folder, tmp_path, monkeypatch, capsys):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        judge = SoundClassifier(
+            ClassifierConfig(labels=("rain", "dog"), mel=tiny_config().mel, channels=(8, 16), width=16)
+        )
+    monkeypatch.setattr("dear.evaluation.compositions.load_classifier", lambda: judge)
+    rows = [("rain, then a dog", "rain", "dog"), ("a dog before rain", "dog", "rain")]
+    monkeypatch.setattr("dear.evaluation.compositions.load_compositions", lambda: rows)
+    assert compose(["--model", str(tiny_folder), "--device", "cpu", "--seed", "3"]) == 0
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert result["clips"] == 2 and 0 <= result["both"] <= min(result["first"], result["second"])
+    assert (result["made_by"]["seed"], result["made_by"]["variant"]) == (3, "student")
+    assert "2 clips of two sounds" in err
+    assert compose(["--model", str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and len(err.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize(

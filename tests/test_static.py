@@ -7,7 +7,7 @@ import pytest
 import torch
 from factory import tiny_checkpoint
 from test_sampling import build, condition, run
-from test_savings import LEARNED, ROTARY, longer
+from test_savings import BOTH, LEARNED, longer
 
 from dear import AudioDEAR
 from dear.config import SamplingConfig, Savings
@@ -41,7 +41,7 @@ def tokens_of(model, sampling=SAMPLING, seeds=(7, 8), **given):
 
 
 @pytest.mark.parametrize("record", [None, Tape])
-@pytest.mark.parametrize("backbone", [ROTARY, LEARNED, {"masked_attention": "visible", "conv_width": 3}])
+@pytest.mark.parametrize("backbone", [BOTH, LEARNED, {"masked_attention": "visible", "conv_width": 3}])
 @pytest.mark.parametrize(
     "sampling",
     [

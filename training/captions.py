@@ -5,10 +5,10 @@ would type, and held-back wordings. Noun phrases and clauses also fill the templ
 rain falls"), of general frames ("the sound of a dog barking") and of distance ("a dog barking in the distance").
 
 With ``held_back=True`` every caption is of a wording that training never shows: for a single sound one of the class's
-held-back wordings, for a composition (and for a distant sound) a held-back template around phrases that are known. Some
-of the training's captions end in an aside that says nothing of the sound ("..., recorded on a phone"). The two sets
-never meet, whatever the capitals and full stops. Captions never name a count, since a scene repeats its
-sound freely, and are never the bare label.
+held-back wordings, for a composition (and for a distant sound) a held-back template around phrases that are known. The
+two sets never meet, whatever the capitals and full stops. Captions never count the events of a sound, since a scene
+repeats it freely, and are never the bare label. Some of the training's end in an aside that says little or nothing of
+the sound ("..., recorded on a phone").
 """
 
 from __future__ import annotations
@@ -179,8 +179,8 @@ def caption(
     """One caption of a scene, with capitals and full stop as people happen to type them.
 
     ``labels`` holds one label for kind "single", and for "then" and "while" the first (or underlying) sound and the
-    second. ``held_back`` picks among wordings that training never shows; ``distant`` says that a single sound is
-    far away. Raises ValueError for an unknown label or kind, or a wrong number of labels.
+    second. ``held_back`` picks among wordings that training never shows, without an aside; ``distant`` says that a
+    single sound is far away. Raises ValueError for an unknown label or kind, or a wrong number of labels.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")

@@ -21,8 +21,13 @@ VARIANTS = {"student": "student", "teacher": "teacher", "plain": "student"}
 
 def hidden(masking: MaskingConfig) -> str:
     low, high = masking.ratio
-    spread = "uniformly" if masking.shares == "uniform" else "each share as often as decoding meets it,"
-    return f"{spread} from {low:.0%} to {high:.0%}"
+    spread = "uniformly" if masking.shares == "uniform" else "each share as often as decoding meets it"
+    return f"{low:.0%} to {high:.0%} of a scene's tokens are hidden, {spread}"
+
+
+def mixture(kinds: tuple[float, float, float]) -> str:
+    single, then, during = (share / sum(kinds) for share in kinds)
+    return f'{single:.0%} of the scenes are one sound, {then:.0%} "A, then B", {during:.0%} "A while B".'
 
 
 def wordings(recipe: Recipe) -> str:
@@ -33,8 +38,8 @@ def wordings(recipe: Recipe) -> str:
         (scenes.recaption, "each time that a scene is seen, it has the caption of any scene with the same sounds"),
         (
             masking.blurred,
-            f"{masking.blurred:.0%} of the captions lose a random share of their word tokens, and noise of up to "
-            f"{masking.jitter:g} times their size moves the others",
+            f"{masking.blurred:.0%} of the captions lose a random share of their word tokens"
+            + (f", and noise of up to {masking.jitter:g} times their size moves the others" if masking.jitter else ""),
         ),
         (often, f"of every {len(CLASSES) + sum(scenes.often.values()) - len(scenes.often)} scenes {often}"),
         (scenes.in_time, "clocks tick at whole numbers of tokens"),
@@ -64,7 +69,8 @@ def model_card(
         for label in scores["student"]["per_class"]
     )
     heard_both = "\n".join(
-        f"| {name} | {row['first']:.3f} | {row['second']:.3f} | {row['both']:.3f} |" for name, row in composed.items()
+        f"| {NAMES.get(name, name)} | {row['first']:.3f} | {row['second']:.3f} | {row['both']:.3f} | {row['same']:.3f} |"
+        for name, row in composed.items()
     )
     sounds = "\n".join(
         f"| {name} | {row['l1']:.3f} | {row['accuracy']:.3f} | {row['fd']:.3f} | {row['seconds']:.3f} |"
@@ -90,8 +96,8 @@ at once. It is the small, bundled model of AudioDEAR: a masked transformer fills
 on the recordings listed below (folds other than {fold}), composed into {recipe.scenes.count:,} scenes of ten seconds
 with captions. The teacher was trained for {recipe.teacher.steps:,} steps of {recipe.teacher.batch_size} scenes; the student
 started from its backbone and was trained for {recipe.student.steps:,} steps with lambda =
-{recipe.distill.weight:g} ({recipe.distill.channels} over channels). Scenes are hidden
-{hidden(recipe.masking)}. {wordings(recipe)}
+{recipe.distill.weight:g} ({recipe.distill.channels} over channels). In training {hidden(recipe.masking)}.
+{mixture(recipe.scenes.kinds)} {wordings(recipe)}
 
 ## Measured
 
@@ -113,11 +119,11 @@ Accuracy by class, in the same order of variants:
 |---|{"---|" * len(scores)}
 {classes}
 
-"A, then B": one held-back caption for each of {composed["student"]["clips"]} ordered pairs; beginning and end of each clip
-are judged alone (`python -m dear.evaluation.compositions`). First, what is heard of held-out recordings composed so:
+"A, then B": one held-back caption for each of {composed["student"]["clips"]} ordered pairs. Beginning and end of each clip
+are judged alone (`python -m dear.evaluation.compositions`); the first row is of held-out recordings composed so.
 
-| clips | beginning is A | end is B | both |
-|---|---|---|---|
+| clips | beginning is A | end is B | both | end is A |
+|---|---|---|---|---|
 {heard_both}
 
 How held-out recordings survive the way to sound (log-mel L1 in natural logarithms; FD against the same recordings

@@ -318,6 +318,7 @@ def export_prompts(folder: str | Path) -> None:
     eval_prompts.json, ``{label: [prompt, ...]}``, is for ``dear.evaluation.score``; eval_compositions.json,
     ``[[prompt, first label, second label], ...]``, for ``dear.evaluation.compositions``.
     """
+    Path(folder).mkdir(parents=True, exist_ok=True)
     single = {label: list(prompts(label)[1]) for label in CLASSES}
     for name, value in (("eval_prompts", single), ("eval_compositions", compositions())):
         text = json.dumps(value, indent=2) + "\n"
@@ -340,7 +341,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = train_classifier(
             read_clips(args.clips), args.out, args.state, config, held_out_fold=args.held_out_fold
         )
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for name, scores in result.items():

@@ -340,6 +340,11 @@ class SceneSource:
         text = captions.caption(labels, kind, rng, self.held_back_captions, distant)
         return Scene(waveform.astype(np.float32), text, labels, "distant" if distant else kind)
 
+    def then(self, labels: tuple[str, str], index: int) -> np.ndarray:
+        """Scene number ``index`` of those in which two given sounds follow each other: waveform [F * hop] float32."""
+        waveform = self._then(labels, np.random.default_rng([self.seed, index]))
+        return waveform * min(1.0, PEAK / max(np.abs(waveform).max(), 1e-9))
+
     def _pair(self, label: str, kind: str, rng: np.random.Generator) -> tuple[str, str]:
         """A second sound beside ``label``: any in any order for "then"; for "while" mostly an event over a texture."""
         others = [other for other in self.labels if other != label]

@@ -49,9 +49,7 @@ class MaskingConfig:
     # Probability that an item's prompt is blurred: it loses a share of its conditioning tokens, and noise moves the
     # others. Of two sounds a blurred prompt hardly says which comes first: leave some prompts as they are.
     blurred: float = 0.0
-    jitter: float = (
-        0.0  # most noise on a blurred item's tokens, relative to their size; each item's is uniform up to it
-    )
+    jitter: float = 0.0  # most noise on a blurred item's tokens, relative to their size; uniform up to it
 
     def __post_init__(self) -> None:
         low, high = self.ratio
@@ -65,6 +63,8 @@ class MaskingConfig:
             raise ConfigError(f"masking.blurred must be in [0, 1], got {self.blurred!r}")
         if not 0 <= self.jitter < math.inf:
             raise ConfigError(f"masking.jitter must be a number from 0 on, got {self.jitter!r}")
+        if self.jitter and not self.blurred:
+            raise ConfigError(f"masking.jitter must be 0 where masking.blurred is 0, got {self.jitter!r}")
 
     @property
     def mean_share(self) -> float:

@@ -25,7 +25,7 @@ from dear.checkpoint import save_checkpoint
 from dear.conditioning import TextEncoder, build_text_encoder
 from dear.config import Config
 from dear.evaluation.classifier import SoundClassifier, load_classifier
-from dear.evaluation.compositions import generate_compositions, score_compositions
+from dear.evaluation.compositions import BEGINNING, END, generate_compositions, score_compositions
 from dear.evaluation.score import Reference, embed_reference, generate_for_scoring, score_waveforms
 from dear.mel import MelSpectrogram
 from dear.model import MaskedModel
@@ -91,8 +91,8 @@ class Reproduction:
 
     @cached_property
     def codec_scenes(self) -> SceneSource:
-        """What the codecs are trained on: scenes of the training folds in the usual mixture, whatever the generator's,
-        so that a change of the latter leaves them as they are."""
+        """What the codecs are trained on: scenes of the training folds in the usual mixture of kinds, whatever the
+        generator's, so that a change of the latter leaves them as they are."""
         return self.scenes(held_out=False, kinds=ScenesConfig().kinds)
 
     @torch.no_grad()
@@ -269,7 +269,8 @@ class Reproduction:
             reference = embed_training(self.split(held_out=False), self.classifier)
             return sampling_grid(pipeline, wordings, self.classifier, reference, self.recipe.measure)
 
-        return choose_sampling(self.report(f"sampling-{variant}", self.heard(pipeline), measure))
+        stamp = self.heard(pipeline) | {"measure": self.recipe.measure}
+        return choose_sampling(self.report(f"sampling-{variant}", stamp, measure))
 
     @cached_property
     def config(self) -> Config:
@@ -303,30 +304,31 @@ class Reproduction:
                 table[name] = score_waveforms(waveforms, labels, self.classifier, self.reference)
             return table
 
-        return self.report("scores", {name: self.heard(one) for name, one in pipelines.items()}, measure)
+        heard = {name: self.heard(one) for name, one in pipelines.items()}
+        return self.report("scores", heard | {"measure": self.recipe.measure}, measure)
 
-    def compositions(self) -> dict[str, Any]:
+    def composed(self) -> dict[str, Any]:
         """How often "A, then B" is heard as such: of held-out recordings composed so, and of the three models."""
         pipelines = {name: self.pipeline(name, self.config) for name in ("student", "teacher", "plain")}
-        asked = compositions()
+        asked, source = compositions(), self.scenes(held_out=True)
+        prompts, pairs = [text for text, *_ in asked], [pair for _, *pair in asked]
 
         def measure() -> dict[str, Any]:
-            source = self.scenes(held_out=True, kinds=(0, 1, 0))
-            real = [source.scene(index) for index in range(len(asked))]
-            waveforms = [scene.waveform[: self.mel.config.samples] for scene in real]
-            table = {"recordings": score_compositions(waveforms, [scene.labels for scene in real], self.classifier)}
+            samples = self.mel.config.samples
+            scenes = (source.then(pair, index)[:samples] for index, pair in enumerate(pairs))
+            table = {"recordings": score_compositions(scenes, pairs, self.classifier)}
             for name, pipeline in pipelines.items():
-                sounds = generate_compositions(pipeline, asked)
-                table[name] = score_compositions(sounds, [pair for _, *pair in asked], self.classifier)
+                table[name] = score_compositions(generate_compositions(pipeline, prompts), pairs, self.classifier)
             return table
 
         heard = {name: self.heard(one) for name, one in pipelines.items()}
-        return self.report("compositions", heard | {"asked": asked}, measure)
+        cut = {"beginning": BEGINNING, "end": END}
+        return self.report("compositions", heard | {"asked": asked, "scenes": source.settings, **cut}, measure)
 
     @cached_property
     def checkpoint(self) -> Path:
         """The checkpoint as it ships, with its card."""
-        reports = self.codecs, self.scores(), self.compositions()
+        reports = self.codecs, self.scores(), self.composed()
         card = model_card(self.config, self.recipe, *reports, self.classifier, self.split(held_out=False))
         models = {"teacher": self.teacher.cpu(), "student": self.student.cpu()}
         return save_checkpoint(self.out / self.config.name, self.config, models, *self.sound, card)
@@ -338,7 +340,6 @@ class Reproduction:
             "vae": weights_digest(pipeline.vae),
             "vocoder": weights_digest(pipeline.vocoder),
             "sampling": pipeline.sampling,
-            "measure": self.recipe.measure,
         }
 
     def report(self, name: str, stamp: Mapping[str, Any], measure: Callable[[], Any]) -> Any:
@@ -370,7 +371,7 @@ STAGES = {
     "codecs": lambda run: run.codecs,
     "sampling": lambda run: [run.sampling(variant) for variant in run.recipe.model.variants],
     "scores": lambda run: run.scores(),
-    "compositions": lambda run: run.compositions(),
+    "compositions": lambda run: run.composed(),
     "checkpoint": lambda run: run.checkpoint,
 }
 
