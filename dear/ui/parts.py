@@ -32,6 +32,7 @@ SHOW_RESULTS = """() => { if (window.innerWidth < 820)
   [...document.querySelectorAll('.dear-results')].find((each) => each.offsetParent)
   ?.scrollIntoView({ behavior: 'smooth' }); }"""
 
+STOPPED = '<p class="dear-headline" role="status">Stopped.</p>'
 CAN_STOP = "() => ({ __type__: 'update', interactive: true })"
 
 Update = Callable[[AudioDEAR], Any]  # what a component becomes when the page has got another model
@@ -71,10 +72,11 @@ def runs(starts: list[tuple[list[Any], Callable[..., Any], list[Any]]], outputs:
         event.failure(lambda: gr.Button(interactive=False), None, stop, queue=False, **QUIET)
         gr.on(triggers, None, js=SHOW_RESULTS, api_visibility="private")
         events.append(event)
-    stop.click(
-        lambda: (gr.Button(interactive=False), '<p class="dear-headline" role="status">Stopped.</p>'),
-        None, [stop, status], cancels=events, queue=False, **QUIET,
-    )  # fmt: skip
+    stopped = stop.click(
+        lambda: (gr.Button(interactive=False), STOPPED), None, [stop, status], cancels=events, queue=False, **QUIET
+    )
+    # Once more: a report of the run may have been on its way when it was cancelled.
+    stopped.then(lambda: STOPPED, None, status, queue=False, **QUIET)
 
 
 def seed_row(prefix: str = "") -> tuple[gr.Number, gr.Checkbox]:
