@@ -10,12 +10,13 @@ from factory import tiny_config
 from dear.audio import AudioError, read_sound
 from dear.config import MelConfig
 from dear.evaluation.classifier import ClassifierConfig, SoundClassifier, save_classifier
-from dear.evaluation.compositions import generate_compositions, load_compositions, score_compositions
+from dear.evaluation.compositions import load_compositions, score_compositions
 from dear.evaluation.compositions import main as compose
 from dear.evaluation.features import SoundsError, embed, find_sounds, fit
 from dear.evaluation.metrics import frechet_distance
 from dear.evaluation.score import (
     embed_reference,
+    generate_each,
     generate_for_scoring,
     load_prompts,
     main,
@@ -283,9 +284,9 @@ def test_beginning_and_end_are_judged_apart_and_in_order(classifier):
         score_compositions(np.zeros((1, 1)), pairs[:1], classifier)
 
 
-def test_compositions_are_generated_in_order_though_prompts_repeat(classifier):
+def test_clips_are_generated_in_order_though_prompts_repeat(classifier):
     pipeline = Tones()
-    waves = generate_compositions(pipeline, ["a low hum", "high", "a low hum"], batch=2, seed=5)
+    waves = generate_each(pipeline, ["a low hum", "high", "a low hum"], batch=2, seed=5)
     assert waves.shape == (3, 1600)
     assert pipeline.calls == [(["a low hum", "high"], 5, {}), (["a low hum"], 7, {})]
 

@@ -25,8 +25,8 @@ from dear.checkpoint import save_checkpoint
 from dear.conditioning import TextEncoder, build_text_encoder
 from dear.config import Config
 from dear.evaluation.classifier import SoundClassifier, load_classifier
-from dear.evaluation.compositions import BEGINNING, END, generate_compositions, score_compositions
-from dear.evaluation.score import Reference, embed_reference, generate_for_scoring, score_waveforms
+from dear.evaluation.compositions import BEGINNING, END, score_compositions
+from dear.evaluation.score import Reference, embed_reference, generate_each, generate_for_scoring, score_waveforms
 from dear.mel import MelSpectrogram
 from dear.model import MaskedModel
 from dear.pipeline import AudioDEAR
@@ -318,7 +318,7 @@ class Reproduction:
             scenes = (source.then(pair, index)[:samples] for index, pair in enumerate(pairs))
             table = {"recordings": score_compositions(scenes, pairs, self.classifier)}
             for name, pipeline in pipelines.items():
-                table[name] = score_compositions(generate_compositions(pipeline, prompts), pairs, self.classifier)
+                table[name] = score_compositions(generate_each(pipeline, prompts), pairs, self.classifier)
             return table
 
         heard = {name: self.heard(one) for name, one in pipelines.items()}

@@ -11,19 +11,14 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dear.evaluation.classifier import BUNDLED, SoundClassifier, check_mel, load_classifier
 from dear.evaluation.features import embed
-from dear.evaluation.score import ROUNDED
-
-if TYPE_CHECKING:
-    from dear.pipeline import AudioDEAR
+from dear.evaluation.score import ROUNDED, generate_each
 
 PROMPTS = BUNDLED.parent / "eval_compositions.json"  # [[prompt, first label, second label], ...], none seen in training
 BEGINNING, END = 0.36, 0.6  # shares of a clip, until the one and from the other on: a single sound is expected there
@@ -52,13 +47,6 @@ def score_compositions(
     return {"clips": len(pairs)} | {name: round(float(values.mean()), ROUNDED) for name, values in shares.items()}
 
 
-def generate_compositions(pipeline: AudioDEAR, prompts: Sequence[str], batch: int = 10, seed: int = 0) -> Tensor:
-    """One clip for each prompt at the pipeline's own settings -> waveforms [N,S]; clip i has seed ``seed + i``."""
-    starts = tqdm(range(0, len(prompts), batch), desc="generating", unit="batch", disable=None)
-    made = [pipeline.generate(list(prompts[at : at + batch]), seed=seed + at).waveform for at in starts]
-    return torch.cat(made)
-
-
 def load_compositions() -> list[tuple[str, str, str]]:
     """Prompts with their first and second label: one for each ordered pair of the bundled model's labels."""
     return [tuple(row) for row in json.loads(PROMPTS.read_text(encoding="utf-8"))]
@@ -83,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         given = {name: getattr(args, name) for name in ("variant", "device") if getattr(args, name) is not None}
         pipeline = AudioDEAR.from_pretrained(args.model, **given)
         check_mel(classifier.config.mel, pipeline.config.mel)
-        waveforms = generate_compositions(pipeline, [text for text, *_ in rows], seed=args.seed)
+        waveforms = generate_each(pipeline, [text for text, *_ in rows], seed=args.seed)
         result = score_compositions(waveforms, [pair for _, *pair in rows], classifier)
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)

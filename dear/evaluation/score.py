@@ -136,11 +136,17 @@ def generate_for_scoring(
         if value < 1:
             raise SoundsError(f"{name} must be at least 1, got {value!r}")
     items = [(label, texts[i % len(texts)]) for label, texts in prompts.items() for i in range(clips_per_class)]
-    waveforms = []
-    for start in tqdm(range(0, len(items), batch), desc="generating", unit="batch", disable=None):
-        texts = [text for _, text in items[start : start + batch]]
-        waveforms.append(pipeline.generate(texts, seed=seed + start, **options).waveform)
-    return torch.cat(waveforms), [label for label, _ in items]
+    waveforms = generate_each(pipeline, [text for _, text in items], batch, seed, **options)
+    return waveforms, [label for label, _ in items]
+
+
+def generate_each(
+    pipeline: AudioDEAR, prompts: Sequence[str], batch: int = 10, seed: int = 0, **options: Any
+) -> Tensor:
+    """One clip for each prompt -> waveforms [N,S]; clip i has seed ``seed + i`` whatever the batch size."""
+    starts = tqdm(range(0, len(prompts), batch), desc="generating", unit="batch", disable=None)
+    made = [pipeline.generate(list(prompts[at : at + batch]), seed=seed + at, **options).waveform for at in starts]
+    return torch.cat(made)
 
 
 def load_prompts(path: str | Path = PROMPTS) -> dict[str, list[str]]:
