@@ -15,8 +15,10 @@ from factory import tiny_config
 from processes import end, start, wait_until
 
 from dear.config import ConfigError, VAEConfig
+from dear.model import MaskedModel
 from dear.pipeline import AudioDEAR
 from training import heads
+from training.cache import weights_digest
 from training.data import CLASSES
 from training.recipe import load_recipe
 from training.reproduce import main
@@ -50,6 +52,8 @@ def recipe(tmp_path_factory):
         "model": json.loads(model.to_json()),
         "teacher": stage | {"steps": 6, "validate_every": 3},
         "student": stage | {"steps": 6, "validate_every": 3},
+        "finish": stage | {"steps": 4, "validate_every": 2, "seed": 1},
+        "finish_masking": {"ratio": [0.3, 1.0], "shares": "cosine"},
         "conv": stage | {"steps": 4},
         "vocoder": stage | {"steps": 4},
         "classifier": stage | {"steps": 4},
@@ -143,6 +147,19 @@ def test_students_start_from_the_teacher_and_differ_by_lambda(finished):
     assert "representation" not in plain
 
 
+def test_the_last_phase_goes_on_from_the_averages_of_the_first(finished, recipe):
+    model = MaskedModel(load_recipe(recipe).model, "student")
+    for name in ("student", "student-plain"):
+        first, last = (
+            torch.load(finished / phase / "state.pt", weights_only=True) for phase in (name, f"{name}-finish")
+        )
+        model.load_state_dict(first["model"] | first["ema"])
+        settings = json.loads(last["description"])["settings"]
+        assert settings["student"] == weights_digest(model)
+        assert settings["masking"]["shares"] == "cosine"
+        assert last["step"] == 4
+
+
 def test_a_finished_run_does_nothing_again(finished, clips, recipe):
     made = [*finished.rglob("*.pt"), *finished.rglob("*.json"), *finished.rglob("log.jsonl")]
     before = {path: path.stat().st_mtime_ns for path in made if "toy" not in path.parts}
@@ -174,7 +191,7 @@ def train_all(clips, recipe, out):
 
 def test_killed_in_the_middle_of_every_stage_it_reaches_the_same_weights(finished, clips, recipe, tmp_path):
     """SIGKILL as soon as a stage has saved its first state (or block), again and again, then to the last stage."""
-    stages = ["teacher", "student", "student-plain", "conv", "vocoder", "classifier-state"]
+    stages = ["teacher", "student", "student-finish", "student-plain", "conv", "vocoder", "classifier-state"]
     for moment in ["cache/blocks/*", *(f"{stage}/state.pt" for stage in stages)]:
         process = start(train_all, clips, recipe, tmp_path)
         wait_until(lambda moment=moment: list(tmp_path.glob(moment)), process)
@@ -185,7 +202,7 @@ def test_killed_in_the_middle_of_every_stage_it_reaches_the_same_weights(finishe
     assert len(made) == 4  # codec, classifier, and the captions of both caches
     for path in [*made, Path("cache", "tokens.npy"), Path("cache-held-out", "tokens.npy")]:
         assert (tmp_path / path).read_bytes() == (finished / path).read_bytes(), path
-    for stage in stages:
+    for stage in [*stages, "student-plain-finish"]:
         mine, theirs = (torch.load(out / stage / "state.pt", weights_only=True) for out in (tmp_path, finished))
         assert mine["step"] == theirs["step"]
         for part in ("model", "ema"):

@@ -96,7 +96,8 @@ at once. It is the small, bundled model of AudioDEAR: a masked transformer fills
 on the recordings listed below (folds other than {fold}), composed into {recipe.scenes.count:,} scenes of ten seconds
 with captions. The teacher was trained for {recipe.teacher.steps:,} steps of {recipe.teacher.batch_size} scenes; the student
 started from its backbone and was trained for {recipe.student.steps:,} steps with lambda =
-{recipe.distill.weight:g} ({recipe.distill.channels} over channels). In training {hidden(recipe.masking)}.
+{recipe.distill.weight:g} ({recipe.distill.channels} over channels). In training {hidden(recipe.masking)};
+in the student's last phase of {recipe.finish.steps:,} more steps {hidden(recipe.finish_masking)}.
 {mixture(recipe.scenes.kinds)} {wordings(recipe)}
 
 ## Measured

@@ -49,10 +49,14 @@ class DistilledModelling(MaskedModelling):
         distill: DistillConfig,
         batch_size: int,
         seed: int,
+        begun: bool = False,
     ):
-        """teacher_digest: names the teacher's weights, so that a run is never resumed under another one."""
+        """teacher_digest: names the teacher's weights, so that a run is never resumed under another one; begun: the
+        student was trained under this teacher before, and goes on from its own weights."""
         super().__init__(student, cache, held_out, masking, batch_size, seed)
-        student_from_teacher(teacher, student)
+        self.start = {"student": weights_digest(student)} if begun else {}
+        if not begun:
+            student_from_teacher(teacher, student)
         self.distillation = Distillation(student, teacher, distill.weight, distill.channels)
         self.teacher_digest = teacher_digest
         self.freeze = distill.freeze
@@ -66,6 +70,7 @@ class DistilledModelling(MaskedModelling):
             "lambda": self.distillation.weight,
             "channels": self.distillation.channels,
             "teacher": self.teacher_digest,
+            **self.start,
         }
         return settings | {"freeze": True} if self.freeze else settings
 

@@ -113,11 +113,13 @@ class Recipe:
     model: Config
     teacher: TrainConfig
     student: TrainConfig
+    finish: TrainConfig  # the student's second phase, from its averaged weights
     conv: TrainConfig  # refinement of the linear codec
     vocoder: TrainConfig  # the ISTFT vocoder
     classifier: TrainConfig  # the evaluation classifier
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
+    finish_masking: MaskingConfig = field(default_factory=MaskingConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig)
 

@@ -154,18 +154,26 @@ class Reproduction:
         return self.distilled("student-plain", DistillConfig(weight=0.0))
 
     def distilled(self, name: str, distill: DistillConfig) -> nn.Module:
-        config, teacher = self.recipe.student, self.teacher
-        task = DistilledModelling(
-            self.model("student"),
-            teacher,
-            weights_digest(teacher),
-            *self.caches,
-            self.recipe.masking,
-            distill,
-            config.batch_size,
-            config.seed,
-        )
-        return train(task, config, self.out / name, name)
+        """A student after both phases of its training, which differ in how tokens are hidden."""
+        recipe, student, teacher = self.recipe, self.model("student"), self.teacher
+        phases = {
+            name: (recipe.student, recipe.masking),
+            f"{name}-finish": (recipe.finish, recipe.finish_masking),
+        }
+        for phase, (config, masking) in phases.items():
+            task = DistilledModelling(
+                student,
+                teacher,
+                weights_digest(teacher),
+                *self.caches,
+                masking,
+                distill,
+                config.batch_size,
+                config.seed,
+                begun=phase != name,
+            )
+            student = train(task, config, self.out / phase, phase)
+        return student
 
     def model(self, variant: str) -> MaskedModel:
         """A new model of a variant; its initial weights depend on the recipe alone."""
