@@ -40,8 +40,10 @@ class TextToAudio:
         text_encoder: TextEncoder,
         digest: str = "",
         card: str | None = None,
+        commit: str | None = None,
     ):
-        """``digest`` names the weights in the settings of what they generate; ``card`` is saved with them."""
+        """digest: names the weights in the settings of what they generate; card: is saved with them; commit: of the
+        Hub repository that they came from."""
         self.config = config
         self.variant = variant
         self.sampling: SamplingConfig = config.variants[variant].sampling
@@ -52,6 +54,7 @@ class TextToAudio:
         self.text_encoder = text_encoder
         self.digest = digest
         self.card = card
+        self.commit = commit
         # A sound in [-1, 1] has STFT magnitudes up to the sum of the window, so no band can be louder than this.
         # Strong guidance, or an untrained model, would otherwise reach values whose exponential overflows.
         self.loudest = math.log(config.mel.n_fft / 2 * float(MelSpectrogram(config.mel).filters.sum(0).max()))

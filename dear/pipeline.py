@@ -58,7 +58,15 @@ class AudioDEAR(Inpainter):
         vae, vocoder = load_codec(folder, config, device)
         text_encoder = build_text_encoder(config.conditioning, device)
         return cls(
-            config, variant, model, vae, vocoder, text_encoder, weights_digest(folder, variant), load_card(folder)
+            config,
+            variant,
+            model,
+            vae,
+            vocoder,
+            text_encoder,
+            weights_digest(folder, variant),
+            load_card(folder),
+            None if source is None or folder == Path(source) else folder.name,
         )
 
     def compile(self) -> AudioDEAR:

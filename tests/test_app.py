@@ -26,7 +26,7 @@ from dear.evaluation import click
 from dear.evaluation.click import BrowserError, chromium, measure, table
 from dear.pipeline import AudioDEAR
 from dear.ui import generate as tab
-from dear.ui import parts, serve
+from dear.ui import serve
 
 ROOT = Path(__file__).parents[1]
 
@@ -185,16 +185,6 @@ def test_a_draft_is_heard_before_the_end_of_a_long_run(page, monkeypatch):
     for each in ("wav", "flac"):
         with soundfile.SoundFile(result[each].value["path"]) as file:
             assert (file.title, json.loads(file.comment)["seed"]) == ("a dog", 11)
-
-
-def test_files_of_old_results_are_forgotten(model, tmp_path):
-    out = model.generate("a dog", seed=0)
-    old, kept = Path(parts.store(out, tmp_path)), Path(parts.store(out, tmp_path))
-    os.utime(old.parent, (0, time.time() - parts.KEEP - 1))
-    new = Path(parts.store(out, tmp_path))
-    assert not old.exists()
-    assert kept.read_bytes() == new.read_bytes()
-    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_bad_port_is_told_in_one_sentence():

@@ -23,6 +23,7 @@ from dear.checkpoint import BUNDLED, CheckpointError, load_config, resolve
 from dear.conditioning import EncoderError
 from dear.conditioning.files import fetch, fetch_weights
 from dear.pipeline import AudioDEAR
+from dear.ui.holder import Holder
 
 NAME = "someone/sounds"
 ROOT = Path(dear.__file__).parents[1]
@@ -117,6 +118,15 @@ def test_branches_tags_and_commits_are_pinned(hub, published, load, tmp_path):
     refused("at v9 (RevisionNotFoundError)", "config.json from " + hub.url, "branch, tag or commit", revision="v9")
     for bad in ("", 5):
         refused(f"revision must be a branch, tag or commit of a Hub repository, got {bad!r}", revision=bad)
+
+
+def test_a_page_takes_all_variants_from_one_commit(hub, published, load, tmp_path):
+    model = load()
+    assert model.commit == published
+    teacher = load(variant="teacher").digest
+    hub.add(NAME, tiny_checkpoint(tmp_path / "other", seed=1))
+    assert load(variant="teacher").digest != teacher
+    assert Holder(model, NAME).variant("teacher").digest == teacher
 
 
 def test_a_branch_that_moves_between_two_downloads_does_not_mix_commits(hub, published, tmp_path, monkeypatch):

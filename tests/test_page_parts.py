@@ -1,6 +1,8 @@
 """What the tabs are made of, without a browser."""
 
+import inspect
 import os
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -186,14 +188,49 @@ def test_a_region_as_long_as_a_clip_is_faded_in_and_out_all_the_same(student, sh
     assert away[:first].max() == away[last:].max() == 0
 
 
-def test_files_are_forgotten_by_many_at_once(student, tmp_path):
+def test_old_files_are_forgotten_while_nobody_asks_for_anything(student, tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "LOOK_EVERY", 0.05)
+    folder = tmp_path / "results"
+    folder.mkdir()
     out = student.generate("rain", seed=1)
-    for _ in range(20):
-        old = Path(parts.store(out, tmp_path)).parent
-        os.utime(old, (0, time.time() - parts.KEEP - 1))
     with ThreadPoolExecutor(8) as pool:
-        kept = list(pool.map(lambda _: parts.store(out, tmp_path), range(16)))
-    assert all(Path(path).is_file() for path in kept) and len(list(tmp_path.iterdir())) == 16
+        kept, *old = (Path(path).parent for path in pool.map(lambda _: parts.store(out, folder), range(16)))
+    for each in old:
+        os.utime(each, (0, time.time() - parts.KEEP - 1))
+    worker = threading.Thread(target=parts.forget_old, args=(folder,), daemon=True)
+    worker.start()
+    deadline = time.monotonic() + 20
+    while len([*folder.iterdir()]) > 1 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert [*folder.iterdir()] == [kept]
+    shutil.rmtree(folder)
+    worker.join(20)
+    assert not worker.is_alive()
+
+
+def test_the_progress_of_a_run_that_fails_goes_and_what_an_earlier_one_left_stays():
+    def run(count):
+        for number in range(count):
+            yield {status: f"step {number}"}
+        raise ValueError("no more")
+
+    with gr.Blocks() as page:
+        status, stop, go, count = gr.HTML(), gr.Button(), gr.Button(), gr.Number()
+        parts.runs([([go.click], run, [count])], [status], stop, status)
+    (served,) = (each.fn for each in page.fns.values() if inspect.isgeneratorfunction(each.fn))
+
+    def told(steps):
+        try:
+            for changes in served(steps):
+                yield changes[status]
+        except ValueError as error:
+            yield error.args
+
+    assert [*told(2)] == ["step 0", "step 1", "", ("no more",)]
+    assert [*told(0)] == [("no more",)]
+    stopped = served(5)
+    next(stopped)
+    stopped.close()  # nothing more is told: the button has
 
 
 def test_steps_are_offered_as_far_as_a_head_takes_them(student, tiny_folder):

@@ -60,7 +60,8 @@ class Holder:
         if name not in held.others:  # what is loaded needs not wait for somebody else's download
             with self._loading:
                 if name not in held.others:
-                    held.others[name] = self._load(held.source, held.revision, name)
+                    # Of the same commit, wherever a branch has moved since.
+                    held.others[name] = self._load(held.source, held.model.commit or held.revision, name)
         return held.others[name]
 
     def exchange(self, source: str | None, revision: str | None, variant: str | None) -> AudioDEAR:

@@ -6,6 +6,7 @@ import atexit
 import os
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 
 import gradio as gr
@@ -24,7 +25,7 @@ from dear.ui.listening import CSS as LISTENING_CSS
 from dear.ui.listening import listening_tab, test_from
 from dear.ui.look import CSS, HEAD, THEME
 from dear.ui.models import models_tab
-from dear.ui.parts import QUIET
+from dear.ui.parts import QUIET, forget_old
 
 TITLE = "AudioDEAR"
 SENTENCE = "Describe a sound and hear ten seconds of it, drawn from noise in a few passes that you can watch."
@@ -68,6 +69,7 @@ def serve(model: AudioDEAR, host: str, port: int, source: str | None = None, rev
     """
     folder = Path(tempfile.mkdtemp(prefix="audiodear-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    threading.Thread(target=forget_old, args=(folder,), daemon=True).start()
     page = build(Holder(model, source, revision), folder)
     try:
         page.launch(

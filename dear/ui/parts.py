@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,6 +25,7 @@ from dear.output import Output
 from dear.pipeline import AudioDEAR
 
 KEEP = 3600  # seconds for which a result's file is kept for the page and the endpoints to fetch
+LOOK_EVERY = 60  # seconds between looks for files that are older
 # No caller waits for more than this many others; one generation runs at a time, for it uses all cores.
 QUEUE = {"concurrency_id": "generation", "concurrency_limit": 1}
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
@@ -62,7 +63,8 @@ def runs(starts: list[tuple[list[Any], Callable[..., Any], list[Any]]], outputs:
     queue: whose turn it waits for.
     """
     events = []
-    for triggers, run, inputs in starts:
+    for triggers, each, inputs in starts:
+        run = _tidied(each, status)
         gr.on(triggers, None, None, stop, js=CAN_STOP, api_visibility="private")
         # "multiple": the browser may take a run that was stopped for a pending one, and would ignore the next press.
         event = gr.on(
@@ -77,6 +79,24 @@ def runs(starts: list[tuple[list[Any], Callable[..., Any], list[Any]]], outputs:
     )
     # Once more: a report of the run may have been on its way when it was cancelled.
     stopped.then(lambda: STOPPED, None, status, queue=False, **QUIET)
+
+
+def _tidied(run: Callable[..., Iterator[dict[Any, Any]]], status: gr.HTML) -> Callable[..., Iterator[dict[Any, Any]]]:
+    """``run``, after whose failure its progress doesn't stand there for good."""
+
+    def tidied(*inputs: Any) -> Iterator[dict[Any, Any]]:
+        began = False
+        with closing(run(*inputs)) as steps:
+            try:
+                for changes in steps:
+                    began = True
+                    yield changes
+            except Exception:
+                if began:
+                    yield {status: ""}
+                raise
+
+    return tidied
 
 
 def seed_row(prefix: str = "") -> tuple[gr.Number, gr.Checkbox]:
@@ -159,15 +179,21 @@ def watch(call: Callable[[Progress], Output]) -> Iterator[tuple[int, int] | Outp
 
 
 def store(out: Output, folder: Path, suffix: str = ".wav") -> str:
-    """Write a result of one sound into a folder of its own inside ``folder``, and forget results that are old."""
-    for old in folder.iterdir():
-        with suppress(FileNotFoundError):  # somebody else forgets, too
-            if time.time() - old.stat().st_mtime > KEEP:
-                shutil.rmtree(old, ignore_errors=True)
+    """Write a result of one sound into a folder of its own inside ``folder``. Returns its path."""
     words = re.sub(r"[^a-z0-9]+", "-", out.prompts[0].lower()).strip("-")[:48].strip("-") or "sound"
     path = Path(tempfile.mkdtemp(dir=folder)) / f"{words}-{out.seed}{suffix}"
     out.save(path)
     return str(path)
+
+
+def forget_old(folder: Path) -> None:
+    """Remove results from ``folder`` once they are old, for as long as there is such a folder."""
+    while folder.is_dir():
+        with suppress(FileNotFoundError):  # the folder itself is removed at the end
+            for old in folder.iterdir():
+                if time.time() - old.stat().st_mtime > KEEP:
+                    shutil.rmtree(old, ignore_errors=True)
+        time.sleep(LOOK_EVERY)
 
 
 def player(path: str, label: str) -> str:
