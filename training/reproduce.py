@@ -300,24 +300,27 @@ class Reproduction:
         variant = "teacher" if name == "teacher" else "student"
         return AudioDEAR(config, variant, model, *self.sound, self.text_encoder)
 
+    @cached_property
+    def pipelines(self) -> dict[str, AudioDEAR]:
+        """What is scored side by side."""
+        return {name: self.pipeline(name, self.config) for name in ("student", "teacher", "plain")}
+
     def scores(self) -> dict[str, Any]:
         """Student, teacher and plain student on held-back wordings and the same seeds."""
-        pipelines = {name: self.pipeline(name, self.config) for name in ("student", "teacher", "plain")}
 
         def measure() -> dict[str, Any]:
             held_back = {label: prompts(label)[1] for label in CLASSES}
             table = {}
-            for name, pipeline in pipelines.items():
+            for name, pipeline in self.pipelines.items():
                 waveforms, labels = generate_for_scoring(pipeline, held_back, self.recipe.measure.scored_clips)
                 table[name] = score_waveforms(waveforms, labels, self.classifier, self.reference)
             return table
 
-        heard = {name: self.heard(one) for name, one in pipelines.items()}
+        heard = {name: self.heard(one) for name, one in self.pipelines.items()}
         return self.report("scores", heard | {"measure": self.recipe.measure}, measure)
 
     def composed(self) -> dict[str, Any]:
         """How often "A, then B" is heard as such: of held-out recordings composed so, and of the three models."""
-        pipelines = {name: self.pipeline(name, self.config) for name in ("student", "teacher", "plain")}
         asked, source = compositions(), self.scenes(held_out=True)
         prompts, pairs = [text for text, *_ in asked], [pair for _, *pair in asked]
 
@@ -325,11 +328,11 @@ class Reproduction:
             samples = self.mel.config.samples
             scenes = (source.then(pair, index)[:samples] for index, pair in enumerate(pairs))
             table = {"recordings": score_compositions(scenes, pairs, self.classifier)}
-            for name, pipeline in pipelines.items():
+            for name, pipeline in self.pipelines.items():
                 table[name] = score_compositions(generate_each(pipeline, prompts), pairs, self.classifier)
             return table
 
-        heard = {name: self.heard(one) for name, one in pipelines.items()}
+        heard = {name: self.heard(one) for name, one in self.pipelines.items()}
         cut = {"beginning": BEGINNING, "end": END}
         return self.report("compositions", heard | {"asked": asked, "scenes": source.settings, **cut}, measure)
 
