@@ -197,7 +197,7 @@ def save_checkpoint(
             os.rename(folder, work / "old")
         try:
             os.rename(new, folder)
-        except OSError:
+        except BaseException:  # Ctrl-C, too
             if (work / "old").exists():
                 os.rename(work / "old", folder)
             raise

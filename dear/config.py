@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -375,6 +376,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     origin = typing.get_origin(hint)
     if dataclasses.is_dataclass(hint):
         return from_dict(hint, value, path)
+    if origin is types.UnionType:  # X | None
+        return None if value is None else _convert(typing.get_args(hint)[0], value, path)
     if origin is Mapping:
         if not isinstance(value, typing.Mapping):
             raise ConfigError(f"{path} must be an object with fields, got {value!r}")

@@ -90,14 +90,14 @@ class TextToAudio:
             prompt,
             self.sampling,
             self.model.length,
-            cfg_scale,
-            iterations,
-            temperature,
-            steps,
-            savings,
-            seed,
-            num_samples,
-            progress,
+            cfg_scale=cfg_scale,
+            iterations=iterations,
+            temperature=temperature,
+            steps=steps,
+            savings=savings,
+            seed=seed,
+            num_samples=num_samples,
+            progress=progress,
         )
         (out,) = self._run(request)
         return out
@@ -125,14 +125,14 @@ class TextToAudio:
             prompt,
             self.sampling,
             self.model.length,
-            cfg_scale,
-            iterations,
-            temperature,
-            steps,
-            savings,
-            seed,
-            num_samples,
-            progress,
+            cfg_scale=cfg_scale,
+            iterations=iterations,
+            temperature=temperature,
+            steps=steps,
+            savings=savings,
+            seed=seed,
+            num_samples=num_samples,
+            progress=progress,
         )
         return self._run(request, every)
 
@@ -172,14 +172,15 @@ class TextToAudio:
         prompt: str | Sequence[str],
         defaults: SamplingConfig,
         most_iterations: int,
+        *,
         cfg_scale: float | None,
         iterations: int | None,
         temperature: float | None,
         steps: int | None,
         savings: Savings | None,
         seed: int | None,
-        num_samples: int,
-        progress: Progress | None,
+        num_samples: int = 1,
+        progress: Progress | None = None,
     ) -> Request:
         """All inputs, checked."""
         if isinstance(prompt, list | tuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +19,7 @@ from dear.sampling import MAX_SEED, check_number, check_whole
 
 CROSSFADE = 0.02  # seconds, on either side of an inpainted region, inside it
 CONTEXT = 0.4  # of a clip: how much of a sound is heard again to continue it
+SILENCE = 1e-4  # a peak
 LONGEST_EXTENSION = 600.0  # seconds
 
 
@@ -62,11 +64,24 @@ class Inpainter(TextToAudio):
         wanted = int((~keep).sum())
         defaults = dataclasses.replace(self.sampling, iterations=min(self.sampling.iterations, wanted))
         request = self._request(
-            prompt, defaults, wanted, cfg_scale, iterations, temperature, steps, savings, seed, num_samples, progress
+            prompt,
+            defaults,
+            wanted,
+            cfg_scale=cfg_scale,
+            iterations=iterations,
+            temperature=temperature,
+            steps=steps,
+            savings=savings,
+            seed=seed,
+            num_samples=num_samples,
+            progress=progress,
         )
         clip = fit_clip(samples, sample_rate, mel.sample_rate, mel.frames * mel.hop_length)
+        # As loud as what the model was trained on; what it draws is then as loud as the rest again.
+        peak, loudest = self.config.vae.peak, float(clip.abs().max())
+        gain = peak / loudest if peak and loudest > SILENCE else 1.0
         with torch.inference_mode():
-            tokens = self.vae.encode(MelSpectrogram(mel)(clip[None]).to(self.device)).cpu()
+            tokens = self.vae.encode(MelSpectrogram(mel)(gain * clip[None]).to(self.device)).cpu()
         count = len(request.seeds)
         request = dataclasses.replace(
             request,
@@ -77,8 +92,9 @@ class Inpainter(TextToAudio):
         (out,) = self._run(request)
         weight = region(mel.samples, first, last, round(CROSSFADE * mel.sample_rate))
         original = clip[: mel.samples]
-        mixed = (1 - weight.square()).sqrt() * original + weight * out.waveform
-        return dataclasses.replace(out, waveform=torch.where(weight > 0, mixed, original).clamp(-1, 1))
+        mixed = (1 - weight.square()).sqrt() * original + weight * out.waveform / gain
+        waveform = torch.where(weight > 0, mixed, original).clamp(-1, 1)
+        return dataclasses.replace(out, waveform=waveform, mel=out.mel - math.log(gain))
 
     def extend(
         self,
@@ -113,14 +129,13 @@ class Inpainter(TextToAudio):
             prompt,
             self.sampling,
             self.model.length,
-            cfg_scale,
-            iterations,
-            temperature,
-            steps,
-            savings,
-            seed,
-            1,
-            progress,
+            cfg_scale=cfg_scale,
+            iterations=iterations,
+            temperature=temperature,
+            steps=steps,
+            savings=savings,
+            seed=seed,
+            progress=progress,
         )
         if len(request.prompts) > 1:
             raise ValueError(f"prompt must be one prompt to continue a sound with, got {len(request.prompts)}")

@@ -48,7 +48,7 @@ class AudioDEAR(Inpainter):
             on CUDA, where it is several times as fast and loses nothing of the weights, and float32 elsewhere.
         Raises CheckpointError, ConfigError or EncoderError (all ValueError), before anything is built where possible.
         """
-        device = _check_device(device)
+        device = check_device(device)
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise ValueError(f"dtype must be a floating torch.dtype such as torch.bfloat16, got {dtype!r}")
         folder = resolve(source, variants=None if variant is None else (variant,), revision=revision, token=token)
@@ -138,7 +138,8 @@ def best_dtype(device: torch.device) -> torch.dtype:
     return torch.float16 if device.type == "cuda" else torch.float32
 
 
-def _check_device(device: torch.device | str | None) -> torch.device:
+def check_device(device: torch.device | str | None, name: str = "device") -> torch.device:
+    """A device that works; None: CUDA, else MPS, else the CPU. Raises ValueError naming ``name``."""
     if device is None:
         mps = torch.backends.mps.is_available()
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
@@ -146,5 +147,5 @@ def _check_device(device: torch.device | str | None) -> torch.device:
         checked = torch.device(device)
         torch.zeros(1, device=checked).cpu()  # the meta device has no values to give back
     except (RuntimeError, TypeError, AssertionError, NotImplementedError):
-        raise ValueError(f"device must be one of this machine such as cpu, cuda or mps, got {str(device)!r}") from None
+        raise ValueError(f"{name} must be one of this machine such as cpu, cuda or mps, got {str(device)!r}") from None
     return checked

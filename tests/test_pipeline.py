@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import stat
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from factory import tiny_checkpoint, tiny_config
 
 from dear import AudioDEAR, Output
 from dear.mel import MelSpectrogram
@@ -329,6 +331,19 @@ def test_inpaint_cross_fades_inside_the_region_only(student):
     assert (whole.order >= 0).all()
     plain = student.generate("a dog", seed=1)
     assert torch.equal(whole.waveform, plain.waveform)
+
+
+def test_inpaint_is_as_loud_as_its_surroundings_where_training_had_one_loudness(tmp_path):
+    config = tiny_config()
+    config = dataclasses.replace(config, vae=dataclasses.replace(config.vae, peak=0.5))
+    model = AudioDEAR.from_pretrained(tiny_checkpoint(tmp_path / "peak", config), device="cpu")
+    audio = tone(16_000, 1.0)
+    loud, soft = (model.inpaint(gain * audio, 16_000, 0.2, 0.4, "a dog", seed=1) for gain in (0.5, 0.05))
+    torch.testing.assert_close(soft.tokens, loud.tokens, rtol=0, atol=1e-3)
+    torch.testing.assert_close(10 * soft.waveform, loud.waveform, rtol=0, atol=1e-3)
+    torch.testing.assert_close(soft.mel + np.log(10), loud.mel, rtol=0, atol=1e-3)
+    silence = model.inpaint(0 * audio, 16_000, 0.2, 0.4, "a dog", seed=1).waveform
+    assert silence[0, 4000:6000].abs().max() > 1e-3
 
 
 def test_inpaint_takes_stereo_other_rates_and_integers(student):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import signal
 import sys
 from pathlib import Path
@@ -220,6 +221,33 @@ def test_bad_input_is_one_sentence_and_status_2(clips, recipe, tmp_path, capsys)
     error = capsys.readouterr().err
     assert f"{wrong}: unknown field colour" in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("tuning_clips: 1", "tuning_clips: 0", "measure.tuning_clips must be at least 1, got 0"),
+        (
+            "    teacher:\n    - 1.0\n",
+            "",
+            "name some for every variant, got none for 'teacher'",
+        ),
+        ("  cfg_scales:\n  - 1.0\n  - 2.0\n", "  cfg_scales: []\n", "measure.cfg_scales must hold at least one scale"),
+        ("  count: 48", "  count: 0", "scenes.count must be at least 1, got 0"),
+        ("scenes:\n", "scenes:\n  kinds: [0, 0, 0]\n", "scenes.kinds must be shares from 0 on, not all 0"),
+    ],
+)
+def test_what_would_fail_after_hours_is_refused_at_once(recipe, tmp_path, old, new, words):
+    text = recipe.read_text()
+    assert text.count(old) == 1
+    (tmp_path / "wrong.yaml").write_text(text.replace(old, new))
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        load_recipe(tmp_path / "wrong.yaml")
+
+
+def test_the_recipe_of_the_heads_is_sound():
+    recipe = load_recipe(heads.RECIPES / "heads.yaml")
+    assert recipe.finish is None
 
 
 def test_the_bundled_recipe_is_sound_and_within_its_bounds():

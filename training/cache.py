@@ -10,10 +10,9 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import multiprocessing
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +27,7 @@ from dear.mel import MelSpectrogram
 from training.files import StampError, difference, read_json, write_atomically, write_json
 from training.lock import locked
 from training.progress import Progress
-from training.workers import follow_parent, one_thread
+from training.workers import one_thread, process_pool
 
 BLOCK = 32  # scenes that are encoded together, and lost at most when the work is killed
 CAPTIONS = 64  # captions that are encoded together
@@ -166,14 +165,9 @@ class _Job:
         if workers == 1 or len(blocks) < 2:
             yield from map(self.encode, blocks)
             return
-        # Spawned, since a fork of a process that has used OpenMP threads may hang.
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(min(workers, len(blocks)), context, _start_worker, (self,))
-        try:
+        with process_pool(min(workers, len(blocks)), _start_worker, (self,)) as pool:
             for future in as_completed([pool.submit(_encode_in_worker, block) for block in blocks]):
                 yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
     @torch.no_grad()
     def encode(self, block: int) -> int:
@@ -306,7 +300,7 @@ class Recaptioned(Cache):
 
 
 def _scenes_digest(scenes: Scenes, count: int) -> str:
-    """Of the first scenes' content, so that a change of the recordings or of the composing code is noticed."""
+    """Of the first scenes: a change of the recordings or of the composing code is noticed where it shows in them."""
     digest = hashlib.sha256()
     for index in range(min(count, SAMPLE)):
         scene = scenes.scene(index)
@@ -330,7 +324,6 @@ def _start_worker(job: _Job) -> None:
     global _job
     _job = job
     torch.set_num_threads(1)
-    follow_parent()
 
 
 def _encode_in_worker(block: int) -> int:

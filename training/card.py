@@ -77,6 +77,9 @@ def model_card(
         for name, row in codecs.items()
     )
     student = config.variants["student"].sampling
+    finish = recipe.finish and (
+        f"In the student's last phase of {recipe.finish.steps:,} more steps {hidden(recipe.finish_masking)}."
+    )
     licences = sorted({clip.license for clip in heard})
     credits = "\n".join(f'- "{clip.title}" by {clip.author}, {clip.license}, {clip.source}' for clip in heard)
     front = front_matter(("text-to-audio", "energy-scoring", "distillation"), license="cc-by-4.0")
@@ -96,13 +99,13 @@ at once. It is the small, bundled model of AudioDEAR: a masked transformer fills
 on the recordings listed below (folds other than {fold}), composed into {recipe.scenes.count:,} scenes of ten seconds
 with captions. The teacher was trained for {recipe.teacher.steps:,} steps of {recipe.teacher.batch_size} scenes; the student
 started from its backbone and was trained for {recipe.student.steps:,} steps with lambda =
-{recipe.distill.weight:g} ({recipe.distill.channels} over channels). In training {hidden(recipe.masking)};
-in the student's last phase of {recipe.finish.steps:,} more steps {hidden(recipe.finish_masking)}.
+{recipe.distill.weight:g} ({recipe.distill.channels} over channels). In training {hidden(recipe.masking)}.
+{finish}
 {mixture(recipe.scenes.kinds)} {wordings(recipe)}
 
 ## Measured
 
-Fold {fold} was heard by no stage of training. {scores["student"]["clips"]} clips a row, from wordings that training
+Fold {fold} was heard by no stage of training; codec and vocoder alone were chosen by it (last table). {scores["student"]["clips"]} clips a row, from wordings that training
 never showed; the same seeds for every row, one candidate each, weights rounded as in the files; default settings (the student's:
 guidance {student.cfg_scale:g}, temperature {student.temperature:g}, {student.iterations} iterations). Accuracy, Fréchet distance
 (FD), KL and inception score (IS) are those of the classifier in `assets/classifier`

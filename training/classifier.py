@@ -341,7 +341,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = train_classifier(
             read_clips(args.clips), args.out, args.state, config, held_out_fold=args.held_out_fold
         )
-    except (ValueError, OSError) as error:
+    except (ValueError, ArithmeticError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for name, scores in result.items():

@@ -23,6 +23,7 @@ from dear.checkpoint import load_codec, load_config
 from dear.conditioning import build_text_encoder
 from dear.config import Config, ConfigError, VocoderConfig
 from dear.mel import MelSpectrogram
+from dear.pipeline import check_device
 from training.manifest import Entry, read_manifest
 from training.recipe import load_recipe
 from training.sharding import EncodeConfig, encode
@@ -95,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         model = load_recipe(options.config, Config, "model")
         entries = [entry for path in options.manifest for entry in read_manifest(path)]
-        device = torch.device(options.device)
+        device = check_device(options.device, "--device")
         precision = torch.bfloat16 if options.bf16 else torch.float32
         finished = encode_for(model, entries, options.out, options.codec, device, config, options.worker, precision)
     except (ValueError, OSError) as error:

@@ -49,8 +49,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     try:
+        if not options.out.parent.is_dir():
+            raise ValueError(f"--out must lie in an existing directory, got {str(options.out)!r}")
         draw(options.clips, options.out, options.model, options.fold, options.seed)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

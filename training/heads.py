@@ -13,7 +13,7 @@ import copy
 import json
 import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from dear.config import Config, SamplingConfig, VariantConfig
 from dear.evaluation.score import generate_for_scoring, score_waveforms
 from dear.model import MaskedModel
 from dear.pipeline import AudioDEAR
+from training.cache import weights_digest
 from training.captions import prompts
 from training.data import CLASSES
 from training.measure import choose_sampling, embed_training, sampling_grid
@@ -36,6 +37,7 @@ from training.trainer import train
 # Sampling steps for one token: few and many where a head needs many, one where it was made for one.
 STEPS = {"energy": (1,), "diffusion": (4, 100), "flow": (4, 100), "meanflow": (1,), "shortcut": (1,)}
 TUNING_CLIPS = 3  # a class, for each pair of guidance and temperature
+Wordings = Mapping[str, Sequence[str]]  # by label
 TIMED = 5  # generations of one sound, of which the median counts
 
 
@@ -64,10 +66,24 @@ def head_pipeline(run: Reproduction, kind: str, steps: int) -> AudioDEAR:
     return AudioDEAR(shape, kind, averaged, *run.sound, build_text_encoder(shape.conditioning))
 
 
-def measure_head(run: Reproduction, kind: str) -> list[dict[str, Any]]:
-    """Train one head, or go on with it, and measure it at each of its numbers of steps."""
-    settings = run.recipe
+def report_head(run: Reproduction, kind: str) -> list[dict[str, Any]]:
+    """Train one head, or go on with it, and measure it at each of its numbers of steps, once."""
     known, unseen = ({label: prompts(label)[part] for label in CLASSES} for part in (0, 1))
+    stamp = {
+        "model": weights_digest(train_head(run, kind)),
+        "sound": [weights_digest(part) for part in run.sound],
+        "iterations": head_config(run.recipe.model, kind, 1).variants[kind].sampling.iterations,
+        "steps": STEPS[kind],
+        "measure": run.recipe.measure,
+        "tuning_clips": TUNING_CLIPS,
+        "asked": [known, unseen],
+    }
+    return run.report(f"head-{kind}", stamp, lambda: measure_head(run, kind, known, unseen))
+
+
+def measure_head(run: Reproduction, kind: str, known: Wordings, unseen: Wordings) -> list[dict[str, Any]]:
+    """Choose guidance and temperature on ``known`` wordings and score on ``unseen`` ones, by number of steps."""
+    settings = run.recipe
     reference = embed_training(run.split(held_out=False), run.classifier)
     rows = []
     for steps in STEPS[kind]:
@@ -117,17 +133,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         run = Reproduction(load_recipe(options.recipe), options.clips, options.out, options.workers)
-        rows = []
-        for kind in options.heads:
-            rows += run.report(
-                f"head-{kind}",
-                {"train": run.recipe.teacher, "measure": run.recipe.measure, "cache": run.caches[0].stamp},
-                lambda kind=kind: measure_head(run, kind),
-            )
+        rows = time_heads(run, [row for kind in options.heads for row in report_head(run, kind)])
     except (ValueError, ArithmeticError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    rows = time_heads(run, rows)
     print(table(rows))
     print(json.dumps(rows), file=sys.stderr)
     return 0

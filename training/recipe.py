@@ -38,6 +38,13 @@ class ScenesConfig:
     classifier: int = 1200  # scenes that the evaluation classifier is trained on, beside the recordings
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("count", "validation", "fit", "classifier"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"scenes.{name} must be at least 1, got {getattr(self, name)!r}")
+        if not (all(share >= 0 for share in self.kinds) and sum(self.kinds) > 0):
+            raise ConfigError(f"scenes.kinds must be shares from 0 on, not all 0, got {self.kinds!r}")
+
 
 @dataclass(frozen=True)
 class MaskingConfig:
@@ -105,6 +112,13 @@ class MeasureConfig:
     tuning_seed: int = 10_000  # of the first of them: other noise than that of the scores
     scored_clips: int = 20  # per class and variant, on held-back wordings
 
+    def __post_init__(self) -> None:
+        for name in ("tuning_clips", "scored_clips"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"measure.{name} must be at least 1, got {getattr(self, name)!r}")
+        if not self.cfg_scales:
+            raise ConfigError("measure.cfg_scales must hold at least one scale, got none")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -113,15 +127,19 @@ class Recipe:
     model: Config
     teacher: TrainConfig
     student: TrainConfig
-    finish: TrainConfig  # the student's second phase, from its averaged weights
     conv: TrainConfig  # refinement of the linear codec
     vocoder: TrainConfig  # the ISTFT vocoder
     classifier: TrainConfig  # the evaluation classifier
+    finish: TrainConfig | None = None  # the student's second phase, from its averaged weights; None: it has one only
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     finish_masking: MaskingConfig = field(default_factory=MaskingConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig)
+
+    def __post_init__(self) -> None:
+        if missing := [name for name in self.model.variants if not self.measure.temperatures.get(name)]:
+            raise ConfigError(f"measure.temperatures must name some for every variant, got none for {missing[0]!r}")
 
 
 @dataclass(frozen=True)

@@ -154,12 +154,11 @@ class Reproduction:
         return self.distilled("student-plain", DistillConfig(weight=0.0))
 
     def distilled(self, name: str, distill: DistillConfig) -> nn.Module:
-        """A student after both phases of its training, which differ in how tokens are hidden."""
+        """A student after all phases of its training, which differ in how tokens are hidden."""
         recipe, student, teacher = self.recipe, self.model("student"), self.teacher
-        phases = {
-            name: (recipe.student, recipe.masking),
-            f"{name}-finish": (recipe.finish, recipe.finish_masking),
-        }
+        phases = {name: (recipe.student, recipe.masking)}
+        if recipe.finish is not None:
+            phases[f"{name}-finish"] = recipe.finish, recipe.finish_masking
         for phase, (config, masking) in phases.items():
             task = DistilledModelling(
                 student,
@@ -272,12 +271,13 @@ class Reproduction:
         """The variant's best guidance scale and temperature, by wordings, recordings and seeds of the training side."""
         pipeline = self.pipeline(variant, self.recipe.model)
 
+        wordings = {label: prompts(label)[0] for label in CLASSES}
+
         def measure() -> list[dict[str, Any]]:
-            wordings = {label: prompts(label)[0] for label in CLASSES}
             reference = embed_training(self.split(held_out=False), self.classifier)
             return sampling_grid(pipeline, wordings, self.classifier, reference, self.recipe.measure)
 
-        stamp = self.heard(pipeline) | {"measure": self.recipe.measure}
+        stamp = self.heard(pipeline) | {"measure": self.recipe.measure, "asked": wordings}
         return choose_sampling(self.report(f"sampling-{variant}", stamp, measure))
 
     @cached_property
@@ -307,9 +307,9 @@ class Reproduction:
 
     def scores(self) -> dict[str, Any]:
         """Student, teacher and plain student on held-back wordings and the same seeds."""
+        held_back = {label: prompts(label)[1] for label in CLASSES}
 
         def measure() -> dict[str, Any]:
-            held_back = {label: prompts(label)[1] for label in CLASSES}
             table = {}
             for name, pipeline in self.pipelines.items():
                 waveforms, labels = generate_for_scoring(pipeline, held_back, self.recipe.measure.scored_clips)
@@ -317,7 +317,7 @@ class Reproduction:
             return table
 
         heard = {name: self.heard(one) for name, one in self.pipelines.items()}
-        return self.report("scores", heard | {"measure": self.recipe.measure}, measure)
+        return self.report("scores", heard | {"measure": self.recipe.measure, "asked": held_back}, measure)
 
     def composed(self) -> dict[str, Any]:
         """How often "A, then B" is heard as such: of held-out recordings composed so, and of the three models."""

@@ -4,8 +4,8 @@
 
 - ``shard-000000.tar`` and so on, in WebDataset's format: per item ``<key>.conditioning.npy`` float16 [T, E] without
   padding, ``<key>.json`` (caption, dataset, id, source, labels, variant) and ``<key>.tokens.npy`` float16 [L, D]
-- ``index.json``: items, longest T, bytes and sha256 of each shard
-- ``stamp.json``, written last: what the cache was made from, counts, shapes and the sha256 of the index
+- ``index.json``: items, bytes and sha256 of each shard
+- ``stamp.json``, written last: what the cache was made from, counts, shapes, the longest T and the sha256 of the index
 """
 
 from __future__ import annotations

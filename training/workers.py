@@ -7,9 +7,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.connection import wait
+from typing import Any
 
 import torch
 
@@ -26,20 +27,24 @@ def one_thread() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def process_pool(count: int) -> Iterator[ProcessPoolExecutor]:
+def process_pool(
+    count: int, begin: Callable[..., None] | None = None, arguments: tuple[Any, ...] = ()
+) -> Iterator[ProcessPoolExecutor]:
     """``count`` processes, spawned, since a fork of a process that has used threads may hang. They end with the parent,
-    however that ends; Ctrl-C reaches the parent alone, which winds them up."""
-    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), follow_parent)
+    however that ends; Ctrl-C reaches the parent alone, which winds them up. begin: what each calls first."""
+    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _begin, (begin, arguments))
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def follow_parent() -> None:
+def _begin(begin: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
     """Make this process a worker that its parent alone winds up, on Ctrl-C too, and that ends with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    if begin is not None:
+        begin(*arguments)
 
 
 def _end_with_parent() -> None:

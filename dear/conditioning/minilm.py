@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from dear.conditioning.base import Conditioning, EncoderError, check_prompts
-from dear.conditioning.files import download
+from dear.conditioning.files import download, load_tokenizer
+from dear.conditioning.t5 import pad_pieces
 
 
 class MiniLMEncoder:
@@ -39,18 +40,13 @@ class MiniLMEncoder:
         weights = self._read_weights(folder)
         # Imported here, as transformers takes seconds: importing the package must not.
         from safetensors.torch import load
-        from tokenizers import Tokenizer
         from transformers import BertConfig, BertModel
 
+        self.tokenizer = load_tokenizer(folder, self.MAX_PIECES, "text encoder")
         try:
-            # The tokenizer itself rather than transformers' wrapper, which sets its padding and truncation anew in
-            # every call and so fails when two threads encode at once.
-            self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
             config = BertConfig.from_json_file(str(folder / "config.json"))
-        except Exception as error:  # tokenizers raises no narrower one
+        except (OSError, ValueError) as error:
             raise EncoderError(f"text encoder: {folder} is incomplete or damaged ({error}); install it again") from None
-        self.tokenizer.no_padding()
-        self.tokenizer.enable_truncation(self.MAX_PIECES)
         with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten; the caller's generator is not
             self.model = BertModel(config, add_pooling_layer=False)
         wanted = self.model.state_dict().keys()
@@ -88,10 +84,7 @@ class MiniLMEncoder:
         not depend on its neighbours in the batch, up to rounding.
         """
         pieces = [self.tokenizer.encode(prompt).ids for prompt in check_prompts(prompts)]
-        longest = max(map(len, pieces))
-        ids = torch.tensor([p + [0] * (longest - len(p)) for p in pieces], device=self.device)
-        counts = torch.tensor([len(p) for p in pieces], device=self.device)
-        real = torch.arange(longest, device=self.device) < counts[:, None]
+        ids, counts, real = pad_pieces(pieces, 0, self.device)
         with torch.inference_mode():
             states = self.model(input_ids=ids, attention_mask=real.long()).last_hidden_state.float()
             states = states * real[..., None]

@@ -25,7 +25,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from dear.arguments import Parser
+from dear.arguments import Parser, check_json, write_json
 from dear.checkpoint import load_config, resolve
 from dear.config import FAST, ConfigError, Savings
 from dear.evaluation.curves import check_picture, curves_figure, measure_curves, save_figure
@@ -171,7 +170,7 @@ def _parser() -> Parser:
 
 def _check(args: argparse.Namespace) -> torch.device:
     """Complete and check the options. Raises ValueError naming the option, its value and what is allowed."""
-    from dear.pipeline import best_dtype
+    from dear.pipeline import best_dtype, check_device
 
     if args.rows is None:
         args.rows = [] if args.curves or args.soak is not None else list(ROWS)
@@ -185,13 +184,7 @@ def _check(args: argparse.Namespace) -> torch.device:
     for name in ("threads", "soak"):
         if getattr(args, name) is not None:
             check_whole(f"--{name}", getattr(args, name), 1, 1_000_000)
-    try:
-        device = torch.device(args.device)
-        torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise ValueError(
-            f"--device must be one of this machine such as cpu, cuda or mps, got {args.device!r}"
-        ) from None
+    device = check_device(args.device, "--device")
     if args.timed is None:
         args.timed = CPU_TIMED if device.type == "cpu" else 0
     args.timed = check_whole("--timed", args.timed, 0, 1000) or None
@@ -199,8 +192,7 @@ def _check(args: argparse.Namespace) -> torch.device:
         args.dtype = precision_name(best_dtype(device))
     if args.curves is not None:
         check_picture(args.curves)
-    if args.json is not None and not args.json.parent.is_dir():
-        raise ValueError(f"--json must lie in an existing directory, got {str(args.json)!r}")
+    check_json(args.json)
     return device
 
 
@@ -247,10 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = _parser().parse_args(argv)
         result = run(args, _check(args))
-        if args.json is not None:
-            partial = args.json.with_name(args.json.name + ".partial")
-            partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-            os.replace(partial, args.json)
+        write_json(args.json, result)
     except (ValueError, OSError, FloatingPointError) as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         return 2

@@ -24,7 +24,7 @@ from urllib.parse import urlencode
 
 import torch
 
-from dear.arguments import Parser
+from dear.arguments import Parser, check_json, write_json
 from dear.evaluation.machine import describe
 from dear.sampling import check_whole
 
@@ -146,18 +146,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parser.parse_args(argv)
         check_whole("--repeats", args.repeats, 1, 1000)
         check_whole("--iterations", args.iterations, 1, 1_000_000)
-        if args.json is not None and not args.json.parent.is_dir():
-            raise ValueError(f"--json must lie in an existing directory, got {str(args.json)!r}")
+        check_json(args.json)
         with chromium() as browser, served_page() as url:
             rows = [
                 measure(browser, url, args.repeats),
                 measure(browser, url, args.repeats, iterations=args.iterations),
             ]
         result = {"machine": describe(torch.device("cpu")), "rows": rows}
-        if args.json is not None:
-            partial = args.json.with_name(args.json.name + ".partial")
-            partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-            os.replace(partial, args.json)
+        write_json(args.json, result)
     except (ValueError, OSError) as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         return 2

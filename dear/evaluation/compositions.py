@@ -6,7 +6,6 @@ alone; the middle, where one sound gives way to the other, is left out.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from dear.arguments import Parser
 from dear.evaluation.classifier import BUNDLED, SoundClassifier, check_mel, load_classifier
 from dear.evaluation.features import embed
 from dear.evaluation.score import ROUNDED, generate_each
@@ -54,8 +54,8 @@ def load_compositions() -> list[tuple[str, str, str]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status: 0, or 2 after one sentence about what was wrong."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dear.evaluation.compositions", description=__doc__.partition("\n")[0]
+    parser = Parser(
+        prog="python -m dear.evaluation.compositions", description=__doc__.partition("\n")[0], allow_abbrev=False
     )
     parser.add_argument(
         "--model", metavar="PATH", help="a folder, or owner/name on the Hub; the bundled one by default"
@@ -63,10 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--variant", help="student or teacher")
     parser.add_argument("--device", help="where to generate, such as cpu or cuda")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
     from dear.pipeline import AudioDEAR
 
     try:
+        args = parser.parse_args(argv)
         classifier, rows = load_classifier(), load_compositions()
         given = {name: getattr(args, name) for name in ("variant", "device") if getattr(args, name) is not None}
         pipeline = AudioDEAR.from_pretrained(args.model, **given)

@@ -49,7 +49,7 @@ def measure_curves(
     """Time whole generations, prompt to waveform, all points of all curves in turn.
 
     threads: None for 1, 2, 4, ... up to the cores. clips: lengths in clips; what lies beyond the first continues it.
-    Iterations and clips that the model cannot do are left out.
+    Iterations that the model cannot do are left out.
     """
     cores = os.cpu_count() or 1
     threads = [n for n in (1, 2, 4, 8, 16, 32, 64) if n <= cores] if threads is None else threads

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dear.arguments import Parser
+from dear.arguments import Parser, check_json, write_json
 from dear.config import FAST, Savings, preset
 from dear.evaluation.classifier import check_mel, load_classifier
 from dear.evaluation.jobs import base_job, checkpoint_job
@@ -175,8 +173,7 @@ def _check(args: argparse.Namespace) -> None:
     check_whole("--clips-per-class", args.clips_per_class, 1, 1000)
     check_whole("--batch", args.batch, 1, 64)
     check_whole("--repeats", args.repeats, 1, 1000)
-    if args.json is not None and not args.json.parent.is_dir():
-        raise ValueError(f"--json must lie in an existing directory, got {str(args.json)!r}")
+    check_json(args.json)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -187,10 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _parser().parse_args(argv)
         _check(args)
         result = run(args, AudioDEAR.from_pretrained(args.model, variant=args.variant, device=args.device))
-        if args.json is not None:
-            partial = args.json.with_name(args.json.name + ".partial")
-            partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-            os.replace(partial, args.json)
+        write_json(args.json, result)
     except (ValueError, OSError, FloatingPointError) as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         return 2

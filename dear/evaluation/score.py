@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from dear.arguments import Parser
 from dear.audio import read_sound
 from dear.evaluation.classifier import BUNDLED, SoundClassifier, check_mel, load_classifier
 from dear.evaluation.features import Embedding, SoundsError, embed, embed_sounds, find_sounds
@@ -199,7 +200,7 @@ def _rounded(value: float) -> float:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m dear.evaluation.score", description=__doc__.partition("\n")[0])
+    parser = Parser(prog="python -m dear.evaluation.score", description=__doc__.partition("\n")[0], allow_abbrev=False)
     sounds = parser.add_argument_group("a folder of sounds")
     sounds.add_argument("--sounds", type=Path, metavar="DIR", help="subfolders named by label, or a manifest")
     sounds.add_argument("--manifest", type=Path, metavar="FILE", help="CSV (file,label) or JSON ({file: label})")
@@ -257,8 +258,8 @@ def _check_use(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status: 0, or 2 after one sentence about what was wrong."""
-    args = _parser().parse_args(argv)
     try:
+        args = _parser().parse_args(argv)
         _check_use(args)
         classifier = load_classifier(args.classifier)
         reference = None if args.reference is None else embed_reference(args.reference, classifier, args.fold)

@@ -15,7 +15,9 @@ import gradio as gr
 import torch
 
 from dear import plots, sketches
+from dear.config import Config
 from dear.output import Output
+from dear.pipeline import AudioDEAR
 from dear.toy import MOST_STEPS, POINTS, TOYS, ToyTraining, mmd, reference, wasserstein
 from dear.ui import parts
 from dear.ui.gpu import on_gpu
@@ -118,7 +120,7 @@ def hood_tab(tab: gr.Tab, holder: Holder) -> None:
         with gr.Column(scale=8, min_width=320, elem_classes="dear-results"):
             status = gr.HTML("", elem_id="toy-status", elem_classes="dear-status")
             panels = gr.HTML(EMPTY, elem_id="toy-panels")
-    article = gr.HTML(_article(holder, None), elem_id="method")
+    article = gr.HTML(_article(holder.model, None), elem_id="method")
     kept = gr.State(None, time_to_live=KEEP)
     seen = gr.State("")  # digest of the model whose pictures this visitor has
 
@@ -165,12 +167,15 @@ def hood_tab(tab: gr.Tab, holder: Holder) -> None:
 
     def explain(had: str) -> tuple[Any, str]:
         with one_at_a_time:
-            digest = holder.model.digest
-            if digest not in drawn:
-                drawn.clear()
+            model = holder.model
+            if model.digest not in drawn:
                 with parts.told():
-                    drawn[digest] = _article(holder, film())
-        return (gr.skip() if had == digest else drawn[digest]), digest
+                    outs = film()
+                if outs[-1].settings["digest"] != model.digest:  # another one has taken its place
+                    return gr.skip(), had
+                drawn.clear()
+                drawn[model.digest] = _article(model, outs)
+            return (gr.skip() if had == model.digest else drawn[model.digest]), model.digest
 
     parts.runs(
         [([button.click], run, [which, steps, toy, seed, lock])],
@@ -180,7 +185,7 @@ def hood_tab(tab: gr.Tab, holder: Holder) -> None:
         QUEUE,
     )
     steps.change(redraw, [kept, steps], panels, trigger_mode="always_last", **QUIET)
-    tab.select(explain, seen, [article, seen], **QUIET)
+    tab.select(explain, seen, [article, seen], **QUIET, **parts.QUEUE)
 
 
 def _share(training: ToyTraining) -> float:
@@ -190,10 +195,7 @@ def _share(training: ToyTraining) -> float:
 def _panels(play: Playground) -> str:
     """The target, then what each head draws over it, all on one scale."""
     toy = play.trainings[0].toy
-    target, other = reference(toy), reference(toy, draw=1)
-    name = TOY_NAMES[toy]
-    picture = sketches.scatter_svg([(target, plots.ACCENT)], REACH, f"{name}: {POINTS} points of the target")
-    shown = [_panel(picture, "Target", name, f"Two draws of it: {_distances(target, other)}")]
+    target, shown = reference(toy), [_target(toy)]
     for training in play.trainings:
         points = training.draw(play.steps)
         steps = training.steps_taken(play.steps)
@@ -207,6 +209,13 @@ def _panels(play: Playground) -> str:
     return f'<div class="dear-toy">{"".join(shown)}</div>'
 
 
+@functools.cache
+def _target(toy: str) -> str:
+    target, name = reference(toy), TOY_NAMES[toy]
+    picture = sketches.scatter_svg([(target, plots.ACCENT)], REACH, f"{name}: {POINTS} points of the target")
+    return _panel(picture, "Target", name, f"Two draws of it: {_distances(target, reference(toy, draw=1))}")
+
+
 def _distances(target: torch.Tensor, points: torch.Tensor) -> str:
     return f"MMD <b>{mmd(target, points):.3f}</b> WSD <b>{wasserstein(target, points):.3f}</b>"
 
@@ -215,13 +224,12 @@ def _panel(picture: str, title: str, note: str, numbers: str) -> str:
     return f"<figure>{picture}<figcaption><strong>{title}</strong> {note}<p>{numbers}</p></figcaption></figure>"
 
 
-def _article(holder: Holder, outs: list[Output] | None) -> str:
+def _article(model: AudioDEAR, outs: list[Output] | None) -> str:
     """The method in words; with the partial results ``outs`` of one generation, also in pictures of the model."""
-    model = holder.model
     config, iterations = model.config, model.sampling.iterations
     length, dim = config.length, config.vae.token_dim
     soon = '<div class="dear-soon"></div>'
-    chain, film, scores = (_chain(holder, outs[-1]), _film(holder, outs), _scores()) if outs else (soon, soon, soon)
+    chain, film, scores = (_chain(config, outs[-1]), _film(config, outs), _scores()) if outs else (soon, soon, soon)
     return f"""<article class="dear-method"><h2>How it works</h2>
 <section><div><h3>From words to sound</h3><p>The prompt becomes a sequence of vectors. Behind them a transformer fills
 in {length} tokens, each of {dim} numbers, that stand for patches of a spectrogram: how loud each pitch is at each
@@ -250,9 +258,8 @@ better. In the paper's own toy energy scoring comes nearest in one step; heads a
 need not agree.</p></div></section></article>"""
 
 
-def _chain(holder: Holder, out: Output) -> str:
+def _chain(config: Config, out: Output) -> str:
     """Prompt, tokens, mel and sound of one generation, from left to right."""
-    config = holder.model.config
     known = (
         ("Tokens", f"{config.length} of {config.vae.token_dim} numbers",
          plots.to_svg(sketches.latents_strip(out.latents[0].numpy()), "The values of all tokens over time")),
@@ -271,9 +278,9 @@ def _chain(holder: Holder, out: Output) -> str:
     return f'<div class="dear-chain">{prompt}{boxes}</div>'
 
 
-def _film(holder: Holder, outs: list[Output]) -> str:
+def _film(config: Config, outs: list[Output]) -> str:
     """Stills of a decoding: the mel under the tokens that are known, and which those are."""
-    config, since, stills = holder.model.config, 0, []
+    since, stills = 0, []
     for out in outs:
         order = out.order[0].numpy()
         count = f"{int((order >= 0).sum())} of {config.length} tokens"

@@ -213,7 +213,10 @@ def listening_tab(page: gr.Blocks, test: ListeningTest | None, folder: Path) -> 
         return show(Session(now.rater, _first_unrated(now.rater, rated)), rated)
 
     def go_back(now: Session) -> dict[Any, Any]:
-        return show(Session(now.rater, max(now.at - 1, 0)), test.ratings.of(now.rater))
+        try:
+            return show(Session(now.rater, max(now.at - 1, 0)), test.ratings.of(now.rater))
+        except RatingsError as error:
+            return {note: _missing(str(error))}
 
     page.load(resume, remembered, outputs, show_progress="hidden", api_visibility="private")
     gr.on([begin.click, code.submit], enter, code, outputs, show_progress="hidden", api_visibility="private")
