@@ -32,7 +32,7 @@ from dear.config import Config, ConfigError, HeadConfig, preset
 from dear.heads import HEADS
 from dear.model import MaskedModel
 from dear.pipeline import AudioDEAR
-from training import distill, teacher
+from training import distill, lock, teacher
 from training.board import Board
 from training.cache import weights_digest
 from training.distill import DistilledModelling, load_teacher
@@ -605,7 +605,8 @@ def test_the_card_tells_data_command_commit_and_size(trained, name, module):
     assert ("Commit of the code: " in card) == (git_commit() is not None)
 
 
-def test_a_second_run_in_a_folder_is_refused_in_one_sentence(trained, capsys):
+def test_a_second_run_in_a_folder_is_refused_in_one_sentence(trained, capsys, monkeypatch):
+    monkeypatch.setattr(lock, "PATIENCE", 0.0)
     before = state(trained / "teacher")["step"]
     with locked(trained / "teacher"):
         assert teacher.main(arguments(trained, "teacher", "--max-steps", "3", out="teacher")) == 2

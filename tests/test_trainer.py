@@ -5,6 +5,7 @@ import fcntl
 import json
 import signal
 import socket
+import threading
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -15,6 +16,7 @@ from processes import end, start, wait_until
 from torch import nn
 
 from dear.config import ConfigError
+from training import lock
 from training.lock import BusyError, locked
 from training.trainer import (
     StateError,
@@ -168,7 +170,25 @@ def states(folder: Path) -> dict:
     return torch.load(folder / "state.pt", weights_only=True)
 
 
-def test_killed_and_terminated_runs_reach_the_same_weights(tmp_path):
+def test_a_folder_is_waited_for_that_another_run_only_looks_into(tmp_path):
+    held, let_go = threading.Event(), threading.Event()
+
+    def look() -> None:
+        with locked(tmp_path):
+            held.set()
+            let_go.wait(60)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    assert held.wait(60)
+    threading.Timer(0.3, let_go.set).start()
+    with locked(tmp_path):
+        assert let_go.is_set()
+    looking.join()
+
+
+def test_killed_and_terminated_runs_reach_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "PATIENCE", 0.0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     whole = train(Regression(), config(steps=60), tmp_path / "whole", "run")
