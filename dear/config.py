@@ -418,6 +418,7 @@ def preset(name: str) -> Config:
     if name == "mini":
         return Config(
             vae=VAEConfig(width=256),
+            backbone=BackboneConfig(positions="both"),
             variants={
                 "student": VariantConfig(
                     head=HeadConfig(kind="energy", width=320, samples=4),
