@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import queue
 import re
@@ -84,6 +85,7 @@ def runs(starts: list[tuple[list[Any], Callable[..., Any], list[Any]]], outputs:
 def _tidied(run: Callable[..., Iterator[dict[Any, Any]]], status: gr.HTML) -> Callable[..., Iterator[dict[Any, Any]]]:
     """``run``, after whose failure its progress doesn't stand there for good."""
 
+    @functools.wraps(run)
     def tidied(*inputs: Any) -> Iterator[dict[Any, Any]]:
         began = False
         with closing(run(*inputs)) as steps:
