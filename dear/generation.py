@@ -87,18 +87,10 @@ class TextToAudio:
         the model diverges.
         """
         request = self._request(
-            prompt,
-            self.sampling,
-            self.model.length,
-            cfg_scale=cfg_scale,
-            iterations=iterations,
-            temperature=temperature,
-            steps=steps,
-            savings=savings,
-            seed=seed,
-            num_samples=num_samples,
+            prompt, self.sampling, self.model.length, cfg_scale=cfg_scale, iterations=iterations,
+            temperature=temperature, steps=steps, savings=savings, seed=seed, num_samples=num_samples,
             progress=progress,
-        )
+        )  # fmt: skip
         (out,) = self._run(request)
         return out
 
@@ -122,18 +114,10 @@ class TextToAudio:
         """
         every = check_whole("every", every, 1, self.model.length)
         request = self._request(
-            prompt,
-            self.sampling,
-            self.model.length,
-            cfg_scale=cfg_scale,
-            iterations=iterations,
-            temperature=temperature,
-            steps=steps,
-            savings=savings,
-            seed=seed,
-            num_samples=num_samples,
+            prompt, self.sampling, self.model.length, cfg_scale=cfg_scale, iterations=iterations,
+            temperature=temperature, steps=steps, savings=savings, seed=seed, num_samples=num_samples,
             progress=progress,
-        )
+        )  # fmt: skip
         return self._run(request, every)
 
     def draft(self, partial: Output) -> Output:

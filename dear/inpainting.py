@@ -64,18 +64,10 @@ class Inpainter(TextToAudio):
         wanted = int((~keep).sum())
         defaults = dataclasses.replace(self.sampling, iterations=min(self.sampling.iterations, wanted))
         request = self._request(
-            prompt,
-            defaults,
-            wanted,
-            cfg_scale=cfg_scale,
-            iterations=iterations,
-            temperature=temperature,
-            steps=steps,
-            savings=savings,
-            seed=seed,
-            num_samples=num_samples,
+            prompt, defaults, wanted, cfg_scale=cfg_scale, iterations=iterations,
+            temperature=temperature, steps=steps, savings=savings, seed=seed, num_samples=num_samples,
             progress=progress,
-        )
+        )  # fmt: skip
         clip = fit_clip(samples, sample_rate, mel.sample_rate, mel.frames * mel.hop_length)
         # As loud as what the model was trained on; what it draws is then as loud as the rest again.
         peak, loudest = self.config.vae.peak, float(clip.abs().max())
@@ -126,17 +118,9 @@ class Inpainter(TextToAudio):
         sample_rate = check_whole("sample_rate", sample_rate, 1000, 384_000)
         seconds = check_number("seconds", seconds, 0.1, LONGEST_EXTENSION)
         request = self._request(
-            prompt,
-            self.sampling,
-            self.model.length,
-            cfg_scale=cfg_scale,
-            iterations=iterations,
-            temperature=temperature,
-            steps=steps,
-            savings=savings,
-            seed=seed,
-            progress=progress,
-        )
+            prompt, self.sampling, self.model.length, cfg_scale=cfg_scale, iterations=iterations,
+            temperature=temperature, steps=steps, savings=savings, seed=seed, progress=progress,
+        )  # fmt: skip
         if len(request.prompts) > 1:
             raise ValueError(f"prompt must be one prompt to continue a sound with, got {len(request.prompts)}")
         mono = resample(samples.mean(axis=0), sample_rate, rate).clip(-1, 1)

@@ -20,6 +20,7 @@ from dear.model import MaskedModel
 from dear.pipeline import AudioDEAR
 from training import heads
 from training.cache import weights_digest
+from training.card import last_phase
 from training.data import CLASSES
 from training.recipe import load_recipe
 from training.reproduce import main
@@ -117,6 +118,7 @@ def test_the_card_thanks_every_author_that_was_heard_and_tells_the_measured_figu
     assert card.startswith("---\nlicense: cc-by-4.0\n")
     for number in range(len(CLASSES)):
         assert f'"tone {number}" by nobody, CC0, https://example.org/{number}' in card
+    assert "In the student's last phase of 4 more steps 30% to 100% of a scene's tokens are hidden, each share" in card
     scores = json.loads((finished / "reports" / "scores.json").read_text())["result"]
     for row in scores.values():
         assert f"| {row['accuracy']:.3f} | {row['fd']:.1f} |" in card
@@ -227,11 +229,7 @@ def test_bad_input_is_one_sentence_and_status_2(clips, recipe, tmp_path, capsys)
     ("old", "new", "words"),
     [
         ("tuning_clips: 1", "tuning_clips: 0", "measure.tuning_clips must be at least 1, got 0"),
-        (
-            "    teacher:\n    - 1.0\n",
-            "",
-            "name some for every variant, got none for 'teacher'",
-        ),
+        ("    teacher:\n    - 1.0\n", "", "name some for every variant, got none for 'teacher'"),
         ("  cfg_scales:\n  - 1.0\n  - 2.0\n", "  cfg_scales: []\n", "measure.cfg_scales must hold at least one scale"),
         ("  count: 48", "  count: 0", "scenes.count must be at least 1, got 0"),
         ("scenes:\n", "scenes:\n  kinds: [0, 0, 0]\n", "scenes.kinds must be shares from 0 on, not all 0"),
@@ -248,6 +246,7 @@ def test_what_would_fail_after_hours_is_refused_at_once(recipe, tmp_path, old, n
 def test_the_recipe_of_the_heads_is_sound():
     recipe = load_recipe(heads.RECIPES / "heads.yaml")
     assert recipe.finish is None
+    assert last_phase(recipe) == ""
 
 
 def test_the_bundled_recipe_is_sound_and_within_its_bounds():

@@ -48,6 +48,13 @@ def wordings(recipe: Recipe) -> str:
     return text and text[0].upper() + text[1:] + "."
 
 
+def last_phase(recipe: Recipe) -> str:
+    """How the student's second phase differs; empty where it has one only."""
+    if recipe.finish is None:
+        return ""
+    return f"In the student's last phase of {recipe.finish.steps:,} more steps {hidden(recipe.finish_masking)}."
+
+
 def model_card(
     config: Config,
     recipe: Recipe,
@@ -77,9 +84,6 @@ def model_card(
         for name, row in codecs.items()
     )
     student = config.variants["student"].sampling
-    finish = recipe.finish and (
-        f"In the student's last phase of {recipe.finish.steps:,} more steps {hidden(recipe.finish_masking)}."
-    )
     licences = sorted({clip.license for clip in heard})
     credits = "\n".join(f'- "{clip.title}" by {clip.author}, {clip.license}, {clip.source}' for clip in heard)
     front = front_matter(("text-to-audio", "energy-scoring", "distillation"), license="cc-by-4.0")
@@ -100,7 +104,7 @@ on the recordings listed below (folds other than {fold}), composed into {recipe.
 with captions. The teacher was trained for {recipe.teacher.steps:,} steps of {recipe.teacher.batch_size} scenes; the student
 started from its backbone and was trained for {recipe.student.steps:,} steps with lambda =
 {recipe.distill.weight:g} ({recipe.distill.channels} over channels). In training {hidden(recipe.masking)}.
-{finish}
+{last_phase(recipe)}
 {mixture(recipe.scenes.kinds)} {wordings(recipe)}
 
 ## Measured

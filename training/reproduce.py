@@ -270,7 +270,6 @@ class Reproduction:
     def sampling(self, variant: str) -> dict[str, float]:
         """The variant's best guidance scale and temperature, by wordings, recordings and seeds of the training side."""
         pipeline = self.pipeline(variant, self.recipe.model)
-
         wordings = {label: prompts(label)[0] for label in CLASSES}
 
         def measure() -> list[dict[str, Any]]:
