@@ -177,6 +177,9 @@ class HeadConfig:
     guidance_level: str = "default"  # what guidance mixes: prediction, representation, or what is the head's default
     noise_as: str = "input"  # energy: input (Appendix E, b), or condition (a): the context is the input
     samples: int = 2  # energy: m of equation (8)
+    # energy: sizes of consecutive groups of a token's channels, together D, each of which is scored on its own beside
+    # the whole token; (): the whole alone, as in the paper
+    groups: tuple[int, ...] = ()
     levels: int = 4  # all but energy: noise levels drawn per token and training step (MAR's diffusion_batch_mul)
     timesteps: int = 1000  # diffusion: length of the training schedule
     eta: float = 1.0  # diffusion: share of fresh noise per sampling step; 1: ancestral, 0: DDIM
@@ -192,6 +195,8 @@ class HeadConfig:
         for name in ("width", "depth", "levels", "timesteps"):
             _at_least(f"head.{name}", getattr(self, name), 1)
         _at_least("head.samples", self.samples, 2)
+        for size in self.groups:
+            _at_least("head.groups", size, 1)
         if not 0 <= self.eta <= 1:
             raise ConfigError(f"head.eta must be from 0 to 1, got {self.eta!r}")
         _one_of("head.guidance_level", self.guidance_level, ("default", "prediction", "representation"))

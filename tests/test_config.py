@@ -72,6 +72,7 @@ def test_what_is_not_json_is_refused():
         (BackboneConfig, {"conv_width": 4}, "backbone.conv_width"),
         (BackboneConfig, {"masked_attention": "some"}, "backbone.masked_attention"),
         (HeadConfig, {"samples": 1}, "head.samples"),
+        (HeadConfig, {"groups": (4, 0)}, "head.groups"),
         (SamplingConfig, {"cfg_scale": float("nan")}, "sampling.cfg_scale"),
         (VAEConfig, {"kind": "none"}, "vae.kind"),
         (Config, {"vae": VAEConfig(patch_frames=7)}, "vae.patch_frames"),

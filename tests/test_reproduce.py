@@ -99,16 +99,22 @@ def contents(out):
     return {path.name: path.read_bytes() for path in sorted((out / "toy").rglob("*.safetensors"))}
 
 
+def reported(out, name):
+    """The rows of a table that was measured, by what each is of."""
+    paths = (out / "reports").glob(f"{name}-*.json")
+    return {path.stem.removeprefix(f"{name}-"): json.loads(path.read_text())["result"] for path in paths}
+
+
 def test_all_stages_end_in_a_checkpoint_that_makes_sound(finished):
     for variant in ("student", "teacher"):
         model = AudioDEAR.from_pretrained(finished / "toy", variant=variant, device="cpu")
         out = model.generate("a dog barking", seed=0)
         assert out.waveform.shape == (1, 10_000)
         assert out.waveform.abs().max() > 1e-4
-    scores = json.loads((finished / "reports" / "scores.json").read_text())["result"]
+    scores = reported(finished, "scores")
     assert set(scores) == {"student", "teacher", "plain"}
     assert scores["student"]["clips"] == len(CLASSES)
-    composed = json.loads((finished / "reports" / "compositions.json").read_text())["result"]
+    composed = reported(finished, "compositions")
     assert set(composed) == {"recordings", "student", "teacher", "plain"}
     assert all(row["clips"] == 90 and row["both"] <= min(row["first"], row["second"]) for row in composed.values())
 
@@ -119,10 +125,10 @@ def test_the_card_thanks_every_author_that_was_heard_and_tells_the_measured_figu
     for number in range(len(CLASSES)):
         assert f'"tone {number}" by nobody, CC0, https://example.org/{number}' in card
     assert "In the student's last phase of 4 more steps 30% to 100% of a scene's tokens are hidden, each share" in card
-    scores = json.loads((finished / "reports" / "scores.json").read_text())["result"]
+    scores = reported(finished, "scores")
     for row in scores.values():
         assert f"| {row['accuracy']:.3f} | {row['fd']:.1f} |" in card
-    composed = json.loads((finished / "reports" / "compositions.json").read_text())["result"]
+    composed = reported(finished, "compositions")
     for row in composed.values():
         assert f"| {row['first']:.3f} | {row['second']:.3f} | {row['both']:.3f} | {row['same']:.3f} |" in card
 

@@ -13,7 +13,7 @@ import copy
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -299,41 +299,42 @@ class Reproduction:
         variant = "teacher" if name == "teacher" else "student"
         return AudioDEAR(config, variant, model, *self.sound, self.text_encoder)
 
-    @cached_property
-    def pipelines(self) -> dict[str, AudioDEAR]:
-        """What is scored side by side."""
-        return {name: self.pipeline(name, self.config) for name in ("student", "teacher", "plain")}
-
     def scores(self) -> dict[str, Any]:
         """Student, teacher and plain student on held-back wordings and the same seeds."""
         held_back = {label: prompts(label)[1] for label in CLASSES}
 
-        def measure() -> dict[str, Any]:
-            table = {}
-            for name, pipeline in self.pipelines.items():
-                waveforms, labels = generate_for_scoring(pipeline, held_back, self.recipe.measure.scored_clips)
-                table[name] = score_waveforms(waveforms, labels, self.classifier, self.reference)
-            return table
+        def measure(pipeline: AudioDEAR) -> dict[str, Any]:
+            waveforms, labels = generate_for_scoring(pipeline, held_back, self.recipe.measure.scored_clips)
+            return score_waveforms(waveforms, labels, self.classifier, self.reference)
 
-        heard = {name: self.heard(one) for name, one in self.pipelines.items()}
-        return self.report("scores", heard | {"measure": self.recipe.measure, "asked": held_back}, measure)
+        return self.side_by_side("scores", {"measure": self.recipe.measure, "asked": held_back}, measure)
 
     def composed(self) -> dict[str, Any]:
         """How often "A, then B" is heard as such: of held-out recordings composed so, and of the three models."""
         asked, source = compositions(), self.scenes(held_out=True)
-        prompts, pairs = [text for text, *_ in asked], [pair for _, *pair in asked]
+        wordings, pairs = [text for text, *_ in asked], [pair for _, *pair in asked]
+        stamp = {"asked": asked, "beginning": BEGINNING, "end": END}
 
-        def measure() -> dict[str, Any]:
+        def recorded() -> dict[str, Any]:
             samples = self.mel.config.samples
             scenes = (source.then(pair, index)[:samples] for index, pair in enumerate(pairs))
-            table = {"recordings": score_compositions(scenes, pairs, self.classifier)}
-            for name, pipeline in self.pipelines.items():
-                table[name] = score_compositions(generate_each(pipeline, prompts), pairs, self.classifier)
-            return table
+            return score_compositions(scenes, pairs, self.classifier)
 
-        heard = {name: self.heard(one) for name, one in self.pipelines.items()}
-        cut = {"beginning": BEGINNING, "end": END}
-        return self.report("compositions", heard | {"asked": asked, "scenes": source.settings, **cut}, measure)
+        def measure(pipeline: AudioDEAR) -> dict[str, Any]:
+            return score_compositions(generate_each(pipeline, wordings), pairs, self.classifier)
+
+        recordings = self.report("compositions-recordings", stamp | {"scenes": source.settings}, recorded)
+        return {"recordings": recordings} | self.side_by_side("compositions", stamp, measure)
+
+    def side_by_side(
+        self, report: str, stamp: Mapping[str, Any], measure: Callable[[AudioDEAR], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """What ``measure`` finds of each model; one whose weights are as they were is not measured again."""
+        table = {}
+        for name in ("student", "teacher", "plain"):
+            pipeline = self.pipeline(name, self.config)
+            table[name] = self.report(f"{report}-{name}", self.heard(pipeline) | stamp, partial(measure, pipeline))
+        return table
 
     @cached_property
     def checkpoint(self) -> Path:

@@ -109,7 +109,7 @@ def hood_tab(tab: gr.Tab, holder: Holder) -> None:
             with gr.Group(elem_classes="dear-settings"):
                 which = gr.Radio(
                     [ALL, *HEADS.values()], value=ALL, label="Head", elem_id="toy-head",
-                    info="A quarter of a minute each, about; all five take turns.",
+                    info="Less than a minute each; all five take turns.",
                 )  # fmt: skip
                 steps = gr.Slider(
                     1, MOST_STEPS, 1, step=1, label="Steps", elem_id="toy-steps",
