@@ -158,6 +158,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except RuntimeError as error:
+        import torch
+
+        if not isinstance(error, torch.OutOfMemoryError):
+            raise
+        print("the device's memory is too small for this; ask for fewer samples at once", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import secrets
@@ -90,16 +91,15 @@ class Output:
         work = [target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp") for target in targets]
         try:
             for name, item in zip(work, self, strict=True):
-                with (
-                    open(name, "xb") as file,
-                    soundfile.SoundFile(
-                        file, "w", self.sample_rate, 1, "PCM_16", format=FORMATS[path.suffix.lower()]
-                    ) as sound,
-                ):
+                file = io.BytesIO()  # of a full disk libsndfile says nothing that helps
+                with soundfile.SoundFile(
+                    file, "w", self.sample_rate, 1, "PCM_16", format=FORMATS[path.suffix.lower()]
+                ) as sound:
                     # The comment first: libsndfile reads nothing after a text of more than 2047 bytes.
                     sound.comment = json.dumps({"seed": item.seed} | self.settings)
                     sound.title = item.prompts[0]
                     sound.write(item.waveform[0].numpy())
+                name.write_bytes(file.getvalue())
             for name, target in zip(work, targets, strict=True):
                 os.replace(name, target)
         finally:

@@ -18,6 +18,8 @@ from dear.backbone import Backbone, Memory, Prefix
 LENGTHS = 8  # of a pass, beyond the short ones; more fill up less, and are compiled and recorded more often
 IDLE = 4  # workspaces that wait for the next generation of their batch size
 
+_recording = threading.Lock()  # CUDA records one graph at a time in a process
+
 Recorder = Callable[[Callable[[], Tensor]], tuple[Callable[[], object], Tensor]]
 
 
@@ -116,7 +118,8 @@ class Workspace:
             return run(*inputs)[:, : end - start]
         key = len(tokens), count, wanted, reach
         if key not in self.passes:
-            self.passes[key] = Recorded(run, inputs, self.shapes.record)
+            with _recording:
+                self.passes[key] = Recorded(run, inputs, self.shapes.record)
         return self.passes[key](*inputs)[:, : end - start]
 
 

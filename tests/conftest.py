@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from factory import tiny_checkpoint
 
 from dear.conditioning import MiniLMEncoder
+from dear.evaluation.click import BrowserError, chromium
 from dear.pipeline import AudioDEAR
-
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-FLAGS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--mute-audio",
-    "--autoplay-policy=no-user-gesture-required",
-]
 
 
 @pytest.fixture(scope="session")
@@ -60,17 +50,11 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def browser(tmp_path: Path):
+def browser() -> Iterator[Any]:
     """Chromium without a screen or a network; skipped where it is not installed."""
-    if not (CHROMIUM and DRIVER):
-        pytest.skip("this machine has no chromium and chromedriver: apt-get install chromium chromium-driver")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in [*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+    with contextlib.ExitStack() as stack:
+        try:
+            driver = stack.enter_context(chromium())
+        except BrowserError as error:
+            pytest.skip(str(error))
+        yield driver

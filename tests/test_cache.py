@@ -210,6 +210,13 @@ def test_a_finished_cache_is_used_again_and_never_under_another_stamp(built):
     assert content(built) == before
 
 
+def test_a_cache_of_other_wordings_is_refused_and_one_that_names_none_is_taken(built, tmp_path):
+    make(built, stamps={"seed": 0, "wordings": "a"})
+    make(tmp_path, count=3, stamps={"seed": 0, "wordings": "a"})
+    with pytest.raises(CacheError, match="its wordings is 'a', wanted is 'b'"):
+        make(tmp_path, count=3, stamps={"seed": 0, "wordings": "b"})
+
+
 def test_a_damaged_cache_is_named(tmp_path):
     make(tmp_path, count=3)
     tokens = (tmp_path / "tokens.npy").read_bytes()

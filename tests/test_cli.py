@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
+import torch
 from factory import tiny_config
 
 import dear
@@ -159,6 +161,27 @@ def test_interruption_is_quiet(generate, monkeypatch):
 
     monkeypatch.setattr("dear.pipeline.AudioDEAR.from_pretrained", interrupt)
     assert generate() == (130, "", "", [])
+
+
+def test_memory_that_is_too_small_is_one_sentence(generate, monkeypatch):
+    def exhausted(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+    monkeypatch.setattr("dear.pipeline.AudioDEAR.generate", exhausted)
+    status, out, error, files = generate()
+    assert (status, out, files) == (2, "", [])
+    assert error == "the device's memory is too small for this; ask for fewer samples at once\n"
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(generate, monkeypatch):
+    def full(path, data):
+        path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    status, out, error, files = generate()
+    assert (status, out, files) == (2, "", [])
+    assert "No space left on device" in error and "Traceback" not in error
 
 
 def test_info_counts_the_parameters(capsys, tiny_folder):

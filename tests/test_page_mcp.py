@@ -16,7 +16,7 @@ mcp = pytest.importorskip("mcp", reason="gradio[mcp] is not installed")
 
 
 def test_programs_find_the_tools_and_use_them(tmp_path, monkeypatch):
-    from mcp.client.streamable_http import streamablehttp_client
+    from mcp.client.streamable_http import streamable_http_client
 
     monkeypatch.setenv("GRADIO_MCP_SERVER", "true")
     config = dataclasses.replace(tiny_config(), mel=MelConfig(frames=64, samples=8_000))
@@ -28,7 +28,7 @@ def test_programs_find_the_tools_and_use_them(tmp_path, monkeypatch):
 
     async def talk():
         async with (
-            streamablehttp_client(f"{page.local_url}gradio_api/mcp/") as (read, write, _),
+            streamable_http_client(f"{page.local_url}gradio_api/mcp/") as (read, write, _),
             mcp.ClientSession(read, write) as session,
         ):
             await session.initialize()

@@ -20,8 +20,8 @@ from dear.model import MaskedModel
 from dear.pipeline import AudioDEAR
 from training import heads
 from training.cache import weights_digest
-from training.card import last_phase
-from training.data import CLASSES
+from training.card import attribution, last_phase
+from training.data import CLASSES, Clip
 from training.recipe import load_recipe
 from training.reproduce import main
 
@@ -131,6 +131,16 @@ def test_the_card_thanks_every_author_that_was_heard_and_tells_the_measured_figu
     composed = reported(finished, "compositions")
     for row in composed.values():
         assert f"| {row['first']:.3f} | {row['second']:.3f} | {row['both']:.3f} | {row['same']:.3f} |" in card
+
+
+def test_attribution_names_what_is_known_of_each_recording():
+    clip = Clip(Path("a.wav"), 1, "dog", "bark", "https://freesound.org/s/1/", "Ann", "CC-BY")
+    told = attribution([clip])
+    assert "from freesound.org, collected in ESC-10" in told and "under CC-BY:" in told
+    assert told.endswith('- "bark" by Ann, CC-BY, https://freesound.org/s/1/')
+    told = attribution([clip, dataclasses.replace(clip, author="", license="CC-BY-NC", source="my garden")])
+    assert "freesound.org, collected" not in told and "under CC-BY and CC-BY-NC:" in told
+    assert told.endswith('- "bark", CC-BY-NC, my garden')
 
 
 def test_heads_are_compared_on_one_cache_and_a_second_call_times_alone(finished, clips, recipe, capsys, monkeypatch):

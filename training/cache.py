@@ -310,7 +310,9 @@ def _scenes_digest(scenes: Scenes, count: int) -> str:
 
 
 def _check_stamp(path: Path, wanted: dict[str, Any]) -> None:
-    clause = difference(read_json(path), wanted)
+    # One from before the wordings were stamped is taken at its word.
+    saved = {"wordings": wanted.get("wordings")} | read_json(path)
+    clause = difference(saved, wanted)
     if clause:
         raise CacheError(
             f"{path} belongs to another cache: {clause}; remove that cache to build it anew, or choose another folder"

@@ -13,6 +13,9 @@ the sound ("..., recorded on a phone").
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -193,6 +196,13 @@ def caption(
     if not held_back and rng.random() < _ASIDE:
         text += _pick(_ASIDES, rng)
     return _typed(text, rng)
+
+
+def wordings_digest() -> str:
+    """First 12 hex digits of a sha256 over all that captions are put together from."""
+    templates = _FRAMES, _DISTANT, _DISTANT_HELD_BACK, _ASIDES, _ASIDE, _THEN, _THEN_HELD_BACK, _WHILE, _WHILE_HELD_BACK
+    words = {label: dataclasses.asdict(each) for label, each in _WORDINGS.items()}
+    return hashlib.sha256(json.dumps([words, templates]).encode()).hexdigest()[:12]
 
 
 def _composed(labels: tuple[str, ...], kind: str, rng: np.random.Generator, held_back: bool) -> str:

@@ -55,6 +55,32 @@ def last_phase(recipe: Recipe) -> str:
     return f"In the student's last phase of {recipe.finish.steps:,} more steps {hidden(recipe.finish_masking)}."
 
 
+def scored(config: Config) -> str:
+    """What the student's energy score is taken over, where that is not the whole token alone."""
+    sizes = config.variants["student"].head.groups
+    if not sizes:
+        return ""
+    return (
+        "Its energy score is the mean of that of the whole token and of those of consecutive groups of "
+        f"{', '.join(map(str, sizes))} channels, the codec's leading components first."
+    )
+
+
+def attribution(heard: Sequence[Clip]) -> str:
+    """Where recordings came from, under which licences, and whom to thank for each."""
+    freesound = all("freesound.org" in clip.source for clip in heard)
+    origin = "recordings from freesound.org, collected in" if freesound else "recordings of the classes of"
+    credits = (
+        f'- "{clip.title}"{f" by {clip.author}" if clip.author else ""}, {clip.license}, {clip.source}'
+        for clip in heard
+    )
+    licences = " and ".join(sorted({clip.license for clip in heard}))
+    return f"""They were trained on {origin} ESC-10
+(K. J. Piczak, "ESC: Dataset for Environmental Sound Classification", 2015), under {licences}:
+
+""" + "\n".join(credits)
+
+
 def model_card(
     config: Config,
     recipe: Recipe,
@@ -84,9 +110,9 @@ def model_card(
         for name, row in codecs.items()
     )
     student = config.variants["student"].sampling
-    licences = sorted({clip.license for clip in heard})
-    credits = "\n".join(f'- "{clip.title}" by {clip.author}, {clip.license}, {clip.source}' for clip in heard)
-    front = front_matter(("text-to-audio", "energy-scoring", "distillation"), license="cc-by-4.0")
+    licence = "CC-BY-NC 4.0" if any("NC" in clip.license.upper() for clip in heard) else "CC-BY 4.0"
+    tags = "text-to-audio", "energy-scoring", "distillation"
+    front = front_matter(tags, license=licence.lower().replace(" ", "-"))
     return f"""{front}
 # AudioDEAR mini
 
@@ -104,7 +130,7 @@ on the recordings listed below (folds other than {fold}), composed into {recipe.
 with captions. The teacher was trained for {recipe.teacher.steps:,} steps of {recipe.teacher.batch_size} scenes; the student
 started from its backbone and was trained for {recipe.student.steps:,} steps with lambda =
 {recipe.distill.weight:g} ({recipe.distill.channels} over channels). In training {hidden(recipe.masking)}.
-{last_phase(recipe)}
+{last_phase(recipe)} {scored(config)}
 {mixture(recipe.scenes.kinds)} {wordings(recipe)}
 
 ## Measured
@@ -150,8 +176,5 @@ give the nearest of what it knows. It was trained on {len(heard)} recordings, so
 
 ## Licences and attribution
 
-These weights: CC-BY 4.0. They were trained on recordings from freesound.org, collected in ESC-10
-(K. J. Piczak, "ESC: Dataset for Environmental Sound Classification", 2015), under {" and ".join(licences)}:
-
-{credits}
+These weights: {licence}. {attribution(heard)}
 """

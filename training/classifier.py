@@ -27,6 +27,7 @@ from dear.mel import MelSpectrogram
 from dear.vocoder import build_vocoder
 from training.captions import compositions, prompts
 from training.codec import fit_patch_vae
+from training.commands import guarded
 from training.data import CLASSES, Clip, SceneSource, load_waveform, read_clips
 from training.files import write_atomically
 from training.progress import Progress
@@ -334,21 +335,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--prompts", type=Path, metavar="DIR", help="also write the held-back prompts there, as JSON")
     parser.add_argument("--steps", type=int, default=TRAINING.steps, metavar="N")
     args = parser.parse_args(argv)
-    try:
+
+    def run() -> None:
         if args.prompts is not None:
             export_prompts(args.prompts)
         config = dataclasses.replace(TRAINING, steps=args.steps)
         result = train_classifier(
             read_clips(args.clips), args.out, args.state, config, held_out_fold=args.held_out_fold
         )
-    except (ValueError, ArithmeticError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for name, scores in result.items():
-        print(f"{name}: {scores['accuracy']:.3f} of {scores['clips']}")
-        for label, heard in scores["heard_as"].items():
-            print(f"  {label}: {scores['per_class'][label]:.3f} {heard}")
-    return 0
+        for name, scores in result.items():
+            print(f"{name}: {scores['accuracy']:.3f} of {scores['clips']}")
+            for label, heard in scores["heard_as"].items():
+                print(f"  {label}: {scores['per_class'][label]:.3f} {heard}")
+
+    return guarded(run)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,10 @@ from dear.config import BackboneConfig, Config, ConfigError, HeadConfig, from_di
 from dear.distillation import Distillation, student_from_teacher
 from dear.model import MaskedModel
 from training.cache import weights_digest
+from training.commands import guarded
 from training.files import difference
 from training.recipe import DistillConfig, MaskingConfig, StudentRecipe, load_recipe
-from training.stage import Stage, TokenCache, command, guarded, parse
+from training.stage import Stage, TokenCache, command, parse
 from training.stamps import plain
 from training.teacher import MaskedModelling
 from training.trainer import StateError

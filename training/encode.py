@@ -24,6 +24,7 @@ from dear.conditioning import build_text_encoder
 from dear.config import Config, ConfigError, VocoderConfig
 from dear.mel import MelSpectrogram
 from dear.pipeline import check_device
+from training.commands import guarded
 from training.manifest import Entry, read_manifest
 from training.recipe import load_recipe
 from training.sharding import EncodeConfig, encode
@@ -90,7 +91,8 @@ def main(arguments: list[str] | None = None) -> int:
     for field in dataclasses.fields(EncodeConfig):
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=int, default=field.default)
     options = parser.parse_args(arguments)
-    try:
+
+    def run() -> None:
         config = EncodeConfig(
             **{field.name: getattr(options, field.name) for field in dataclasses.fields(EncodeConfig)}
         )
@@ -99,11 +101,9 @@ def main(arguments: list[str] | None = None) -> int:
         device = check_device(options.device, "--device")
         precision = torch.bfloat16 if options.bf16 else torch.float32
         finished = encode_for(model, entries, options.out, options.codec, device, config, options.worker, precision)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{options.out}: {'finished' if finished else 'this part is done, others are not'}")
-    return 0
+        print(f"{options.out}: {'finished' if finished else 'this part is done, others are not'}")
+
+    return guarded(run)
 
 
 if __name__ == "__main__":

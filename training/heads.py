@@ -27,6 +27,7 @@ from dear.model import MaskedModel
 from dear.pipeline import AudioDEAR
 from training.cache import weights_digest
 from training.captions import prompts
+from training.commands import guarded
 from training.data import CLASSES
 from training.measure import choose_sampling, embed_training, sampling_grid
 from training.recipe import load_recipe
@@ -131,15 +132,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--heads", nargs="+", choices=STEPS, default=list(STEPS), help="all by default")
     parser.add_argument("--workers", type=int, default=2, help="processes that encode the cache")
     options = parser.parse_args(arguments)
-    try:
-        run = Reproduction(load_recipe(options.recipe), options.clips, options.out, options.workers)
-        rows = time_heads(run, [row for kind in options.heads for row in report_head(run, kind)])
-    except (ValueError, ArithmeticError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(table(rows))
-    print(json.dumps(rows), file=sys.stderr)
-    return 0
+
+    def run() -> None:
+        reproduction = Reproduction(load_recipe(options.recipe), options.clips, options.out, options.workers)
+        rows = time_heads(reproduction, [row for kind in options.heads for row in report_head(reproduction, kind)])
+        print(table(rows))
+        print(json.dumps(rows), file=sys.stderr)
+
+    return guarded(run)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from training.commands import guarded
 from training.datasets import READERS, DatasetError, Skipped
 from training.files import write_atomically
 from training.manifest import Entry, read_manifest, write_manifest
@@ -190,7 +191,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of captions and of that part")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that decode")
     options = parser.parse_args(arguments)
-    try:
+
+    def run() -> None:
         if options.seed < 0:
             raise DatasetError(f"seed must be at least 0, got {options.seed!r}")
         if options.blacklist and options.dataset != "wavcaps":
@@ -206,11 +208,9 @@ def main(arguments: list[str] | None = None) -> int:
             seed=options.seed,
             workers=options.workers,
         )
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{options.out}: {prepared}")
-    return 0
+        print(f"{options.out}: {prepared}")
+
+    return guarded(run)
 
 
 if __name__ == "__main__":

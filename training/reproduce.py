@@ -34,10 +34,11 @@ from dear.vae import ConvVAE, PatchVAE
 from dear.vocoder import build_vocoder
 from training import cache
 from training.cache import Cache, Recaptioned, weights_digest
-from training.captions import compositions, prompts
+from training.captions import compositions, prompts, wordings_digest
 from training.card import model_card
 from training.classifier import train_classifier
 from training.codec import RefineCodec, TrainVocoder, fit_patch_vae
+from training.commands import guarded
 from training.data import CLASSES, Clip, SceneSource, clips_digest, read_clips
 from training.distill import DistilledModelling
 from training.files import once, write_atomically
@@ -132,7 +133,7 @@ class Reproduction:
             self.codec,
             self.mel,
             self.text_encoder,
-            scenes.settings,
+            scenes.settings | {"wordings": wordings_digest()},
             workers=self.workers,
         )
 
@@ -395,15 +396,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="all by default")
     parser.add_argument("--workers", type=int, default=2, help="processes that encode scenes")
     options = parser.parse_args(arguments)
-    try:
-        run = Reproduction(load_recipe(options.recipe), options.clips, options.out, options.workers)
+
+    def run() -> None:
+        reproduction = Reproduction(load_recipe(options.recipe), options.clips, options.out, options.workers)
         for stage in options.stages:
             print(f"stage {stage}", file=sys.stderr, flush=True)
-            STAGES[stage](run)
-    except (ValueError, ArithmeticError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+            STAGES[stage](reproduction)
+
+    return guarded(run)
 
 
 if __name__ == "__main__":

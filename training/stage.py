@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -78,19 +78,6 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> a
     """The options, and what was typed as ``prog`` and ``arguments``. arguments: None for those of the process."""
     arguments = sys.argv[1:] if arguments is None else arguments
     return parser.parse_args(arguments, argparse.Namespace(prog=parser.prog, arguments=arguments))
-
-
-def guarded(run: Callable[[], None]) -> int:
-    """The exit status of a command. Bad input is one sentence."""
-    try:
-        run()
-    except (ValueError, ArithmeticError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-    return 0
 
 
 class Stage:

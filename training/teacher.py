@@ -18,8 +18,9 @@ from torch import Tensor
 from dear.conditioning import Conditioning
 from dear.masking import random_mask
 from dear.model import MaskedModel
+from training.commands import guarded
 from training.recipe import MaskingConfig, TeacherRecipe, load_recipe
-from training.stage import Stage, TokenCache, command, guarded, parse
+from training.stage import Stage, TokenCache, command, parse
 
 # Shares of hidden tokens at which a model is validated: an empty scene, half a scene, a nearly finished one.
 VALIDATION_RATIOS = (1.0, 0.8, 0.5, 0.2)

@@ -13,6 +13,7 @@ from torch import nn
 from dear.conditioning.base import Conditioning, EncoderError, check_prompts
 from dear.conditioning.files import download, load_tokenizer
 from dear.conditioning.t5 import pad_pieces
+from dear.config import ConditioningConfig
 
 
 class MiniLMEncoder:
@@ -52,7 +53,8 @@ class MiniLMEncoder:
         wanted = self.model.state_dict().keys()
         self.model.load_state_dict({name: value for name, value in load(weights).items() if name in wanted})
         self.model.requires_grad_(False).eval().to(self.device)
-        self.digest = self.SHA256
+        # The length is told only where it is not the usual one, so that what was made under that stays valid.
+        self.digest = self.SHA256 if max_tokens == ConditioningConfig.max_tokens else f"{self.SHA256}-{max_tokens}"
 
     @classmethod
     def locate(cls) -> Path:

@@ -146,10 +146,12 @@ def measure(
             job.run(meter)
         counted.append((meter.flops, memory.bytes))
         bar.update()
-    for job in jobs:
+    for index, job in enumerate(jobs):
         if job.compile is not None:
-            job.compile()
-            job.run(Meter(device, clock=clock))
+            with PeakMemory(device) as memory:
+                job.compile()
+                job.run(Meter(device, clock=clock))
+            counted[index] = counted[index][0], memory.bytes
     meters: list[list[Meter]] = [[] for _ in jobs]
     for _ in range(repeats):
         for job, kept in zip(jobs, meters, strict=True):
