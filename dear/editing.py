@@ -27,9 +27,10 @@ def redraw(
 ) -> Output:
     """Draw the seconds [start, end) of a sound anew, at most one clip of it, with all that lies around as context.
 
-    audio, sample_rate, options: as for :meth:`AudioDEAR.inpaint`, which is given the clip around the region. The result
-    has the sound's own length, mono at the model's rate, and keeps every sample outside the region. ``waveform`` and
-    ``mel`` are those of the whole sound, the other tensors those of the clip.
+    audio, sample_rate, options: as for :meth:`AudioDEAR.inpaint`, which is given the clip around the region;
+        ``iterations`` beyond the region's tokens, up to those of a clip, are lowered to them.
+    The result has the sound's own length, mono at the model's rate, and keeps every sample outside the region.
+    ``waveform`` and ``mel`` are those of the whole sound, the other tensors those of the clip.
     Raises ValueError naming the argument, its value and what is allowed.
     """
     rate, clip = model.sample_rate, model.config.mel.samples
@@ -43,6 +44,9 @@ def redraw(
         raise ValueError(f"end must be up to {clip / rate:g} seconds later than start {start:g}, got {end:g}")
     # The region in the middle of the clip, as far as the sound reaches.
     at = min(max((first + last - clip) // 2, 0), max(len(sound) - clip, 0))
+    if options.get("iterations") is not None:
+        wanted = int((~model.outside(first - at, last - at)).sum())
+        options["iterations"] = min(check_whole("iterations", options["iterations"], 1, model.model.length), wanted)
     out = model.inpaint(
         sound[at : at + clip], rate, (first - at) / rate, (last - at) / rate, prompt, num_samples=1, **options
     )

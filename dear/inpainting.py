@@ -60,7 +60,7 @@ class Inpainter(TextToAudio):
         if first >= last:
             raise ValueError(f"end must be at least one sample later than start {start!r}, got {end!r}")
 
-        keep = self._outside(first, last)
+        keep = self.outside(first, last)
         wanted = int((~keep).sum())
         defaults = dataclasses.replace(self.sampling, iterations=min(self.sampling.iterations, wanted))
         request = self._request(
@@ -132,7 +132,7 @@ class Inpainter(TextToAudio):
             tails.append(min(length, int(CONTEXT * clip)))
             length += clip - tails[-1]
         firsts = [tail - min(round(CROSSFADE * rate), tail // 2) for tail in tails]
-        counts = [min(request.sampling.iterations, int((~self._outside(each, clip)).sum())) for each in firsts]
+        counts = [min(request.sampling.iterations, int((~self.outside(each, clip)).sum())) for each in firsts]
         timings: dict[str, float] = {}
         for i, (tail, first) in enumerate(zip(tails, firsts, strict=True)):
             done = sum(counts[:i])
@@ -162,7 +162,7 @@ class Inpainter(TextToAudio):
             timings=timings,
         )
 
-    def _outside(self, first: int, last: int) -> Tensor:
+    def outside(self, first: int, last: int) -> Tensor:
         """[L] bool: the tokens that samples ``first`` to ``last`` don't touch."""
         span = self.config.vae.patch_frames * self.config.mel.hop_length  # samples under one token
         time_index = torch.arange(self.model.length) // self.config.grid[1]

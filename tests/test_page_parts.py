@@ -19,8 +19,8 @@ from dear.checkpoint import CheckpointError
 from dear.editing import redraw
 from dear.pipeline import AudioDEAR
 from dear.plots import mel_strip
-from dear.ui import examples, generate, models, parts
-from dear.ui.compare import pairs, read_numbers
+from dear.ui import compare, examples, generate, models, parts
+from dear.ui.compare import Cell, pairs, read_numbers
 from dear.ui.duel import Tally, wilson
 from dear.ui.holder import Holder
 from dear.ui.link import read_link, read_variant, write_link
@@ -120,6 +120,29 @@ def test_what_is_loaded_waits_for_no_exchange(tiny_folder, student, monkeypatch)
     assert holder.model is teacher
 
 
+def test_an_exchange_waits_for_no_variant_and_is_told_to_later_visitors(tiny_folder, tmp_path, student, monkeypatch):
+    holder, begun, go_on = Holder(student, str(tiny_folder)), threading.Event(), threading.Event()
+    other, load = tiny_checkpoint(tmp_path / "other", tiny_config(), seed=1), holder._load
+
+    def slowly(source, *rest):
+        if source == str(tiny_folder):
+            begun.set()
+            go_on.wait(60)
+        return load(source, *rest)
+
+    monkeypatch.setattr(holder, "_load", slowly)
+    with gr.Blocks():
+        updates = models.models_tab(holder, {})
+    variant = threading.Thread(target=holder.variant, args=("teacher",))
+    variant.start()
+    assert begun.wait(60)
+    holder.exchange(str(other), None, None)
+    go_on.set()
+    variant.join()
+    assert [component.elem_id for component in updates] == ["model-facts"]
+    assert all(holder.model.digest in update(holder.model) for update in updates.values())
+
+
 def test_the_model_is_fixed_in_a_space(monkeypatch):
     for space, fixed, told in [
         (None, None, False),
@@ -147,6 +170,12 @@ def test_the_grid_of_a_comparison():
         pairs([float(i) for i in range(200_000)], [float(i) for i in range(200_000)])
 
 
+def test_another_number_of_iterations_begins_another_row_unless_settings_are_hidden():
+    found = [Cell(scale, count, "", "a.wav") for count in (8, 4) for scale in (1, 2)]
+    first = [["dear-first" in compare._cell(found, i, hidden) for i in range(4)] for hidden in (False, True)]
+    assert first == [[False, False, True, False], [False] * 4]
+
+
 def test_wilson_interval_and_the_tally():
     # Newcombe 1998, table I, method 3.
     for (k, n), expected in {(81, 263): (0.2553, 0.3662), (15, 148): (0.0624, 0.1605), (0, 20): (0, 0.1611)}.items():
@@ -171,6 +200,10 @@ def test_a_region_of_a_long_sound_is_redrawn_and_the_rest_kept(student, begin):
     assert np.abs(sound - audio)[first + 320 : last - 320].max() > 0.05
     assert out.mel.shape == (1, 200, 64)
     assert out.settings["start"] == begin
+    most = redraw(student, audio, 16_000, begin, begin + 0.2, "a dog", seed=4, iterations=student.model.length)
+    assert most.settings["iterations"] == int((most.order >= 0).sum()) < student.model.length
+    with pytest.raises(ValueError, match="iterations must be a whole number from 1 to 8, got 9"):
+        redraw(student, audio, 16_000, begin, begin + 0.2, "a dog", iterations=9)
     short = redraw(student, audio[:3000], 16_000, 0, 0.1, "a dog", seed=4)
     assert short.waveform.shape == (1, 3000)
     with pytest.raises(ValueError, match=r"end must be up to 0.625 seconds later than start 0.1, got 1"):
@@ -208,7 +241,7 @@ def test_old_files_are_forgotten_while_nobody_asks_for_anything(student, tmp_pat
     assert not worker.is_alive()
 
 
-def test_the_progress_of_a_run_that_fails_goes_and_what_an_earlier_one_left_stays():
+def test_a_run_can_be_stopped_and_its_progress_goes_where_it_fails_and_what_an_earlier_one_left_stays():
     def run(count):
         for number in range(count):
             yield {status: f"step {number}"}
@@ -229,7 +262,8 @@ def test_the_progress_of_a_run_that_fails_goes_and_what_an_earlier_one_left_stay
     assert [*told(2)] == ["step 0", "step 1", "", ("no more",)]
     assert [*told(0)] == [("no more",)]
     stopped = served(5)
-    next(stopped)
+    assert next(stopped)[stop].interactive  # also of a run that had to wait for another one's end
+    assert next(stopped) == {status: "step 1"}
     stopped.close()  # nothing more is told: the button has
 
 

@@ -116,7 +116,7 @@ def endpoints(holder: Holder, folder: Path) -> None:
             end: seconds at which it ends, at most one clip later
             prompt: what should be heard there, 1 to 1000 characters
             cfg_scale: 0 to 20; null for the model's own default, as for all others
-            iterations: 1 to the number of tokens that touch the region
+            iterations: passes in which the tokens are drawn, 1 to their number; in a region at most one for each
             temperature: 0 to 2
             seed: a whole number from 0; null for a random one
             steps: of the head for each token; 1 for a one-step model

@@ -6,7 +6,7 @@ import html
 import random
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,7 +148,7 @@ def compare_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Ta
                 picture = parts.strip(report, config, f"Mel spectrogram of sound {ascii_uppercase[len(done)]}")
                 settings_of = report.settings["cfg_scale"], report.settings["iterations"]
                 done.append(Cell(*settings_of, picture, parts.store(report, folder)))
-                yield {place: gr.HTML(_cell(done[-1], len(done) - 1, hide), visible=True)}
+                yield {place: gr.HTML(_cell(done, len(done) - 1, hide), visible=True)}
         found = Comparison(report.prompts[0], report.seed, tuple(done), hide)
         yield {
             stop: gr.Button(interactive=False),
@@ -160,7 +160,7 @@ def compare_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Ta
     def choose(found: Comparison | None, index: int) -> dict[Any, Any]:
         if found is None:
             raise parts.forgotten("Compare")
-        shown = {place: _cell(cell, i, False) for i, (place, cell) in enumerate(zip(cells, found.cells, strict=False))}
+        shown = {place: _cell(found.cells, i, False) for i, place in enumerate(cells[: len(found.cells)])}
         return {
             send: gr.Button(visible=True),
             status: _headline(found, revealed=True),
@@ -194,11 +194,16 @@ def compare_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Ta
     return {passes: lambda model: str(model.sampling.iterations)}
 
 
-def _cell(cell: Cell, index: int, hidden: bool) -> str:
+def _cell(found: Sequence[Cell], index: int, hidden: bool) -> str:
+    """One of the sounds so far; unless hidden, another number of iterations begins another row."""
+    cell = found[index]
+    first = not hidden and index > 0 and cell.iterations != found[index - 1].iterations
     count = f"{cell.iterations} iteration" + ("s" if cell.iterations > 1 else "")
     title = f"Sound {ascii_uppercase[index]}" if hidden else f"CFG {cell.cfg_scale:g} <span>{count}</span>"
     player = parts.player(cell.path, f"Sound {ascii_uppercase[index]}" if hidden else cell.name)
-    return f'<article class="dear-cell"><h3>{title}</h3>{cell.picture}{player}</article>'
+    return (
+        f'<article class="dear-cell{" dear-first" if first else ""}"><h3>{title}</h3>{cell.picture}{player}</article>'
+    )
 
 
 def _choices(found: Comparison, revealed: bool) -> list[tuple[str, int]]:

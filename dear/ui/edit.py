@@ -53,7 +53,8 @@ def edit_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Tabs)
     with gr.Row(equal_height=False, elem_classes="dear-tab"):
         with gr.Column(scale=4, min_width=320, elem_classes="dear-controls"):
             source = gr.Audio(
-                label="Start from", type="filepath", sources=["upload", "microphone"], editable=False, buttons=[],
+                label="Start from a sound of at most a minute", type="filepath", sources=["upload", "microphone"],
+                editable=False, buttons=[],
                 waveform_options=gr.WaveformOptions(show_recording_waveform=False), elem_id="edit-sound",
             )  # fmt: skip
             mode = gr.Radio(
@@ -118,9 +119,9 @@ def edit_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Tabs)
         with parts.told():
             if file is None:
                 raise AudioError("sound must be uploaded, recorded, or sent from Generate first")
+            if not Path(file).is_file():
+                raise AudioError("sounds that come in are kept for an hour only: upload or send it again")
             samples, rate = read_channels(file, LONGEST)
-            if options["iterations"] == model.sampling.iterations:
-                options = options | {"iterations": None}  # of a region that has fewer tokens, as many
 
             def call(progress: Any) -> Output:
                 if what == REDRAW:

@@ -329,15 +329,17 @@ def _pictures(config: Config, out: Output) -> str:
     drawn = plots.mel_figure(out.mel[0].numpy(), config.mel)
     alt = f"Mel spectrogram, {config.mel.f_min:g} to {config.mel.f_max:g} hertz over {seconds:.1f} seconds"
     known = int((out.order[0] >= 0).sum())
-    film = parts.film(out, config.grid[1]) if known == config.length else ""
+    whole = known == config.length
+    films = {"more": parts.film(out, config.grid[1], drawn), "action": parts.WATCH} if whole else {}
     note = f"{config.mel.n_mels} bands"
-    shown.append(parts.figure("Mel spectrogram", note, drawn, alt, seconds, smooth=True, film=film))
-    if known == config.length:
+    shown.append(parts.figure("Mel spectrogram", note, drawn, alt, seconds, smooth=True, **films))
+    if whole:
         drawn = plots.latents_figure(out.latents[0].numpy(), seconds)
         alt = f"Latents of the {config.length} tokens over time, {config.vae.token_dim} values each"
         note = f"{config.length} tokens of {config.vae.token_dim} values"
         shown.append(parts.figure("Latents", note, drawn, alt, seconds))
     drawn = plots.order_figure(out.order[0].numpy(), out.iterations, config.grid, seconds)
     alt = f"Iteration, 1 to {out.iterations}, in which each token was drawn; {known} of {config.length} drawn"
-    shown.append(parts.figure("Decoding order", "the iteration of each token", drawn, alt, seconds))
+    more = parts.film(out, config.grid[1], drawn) if whole else ""
+    shown.append(parts.figure("Decoding order", "the iteration of each token", drawn, alt, seconds, more=more))
     return f'<div class="dear-pictures">{"".join(shown)}</div>'

@@ -69,9 +69,8 @@ class Holder:
 
         Raises ValueError as :meth:`AudioDEAR.from_pretrained` does.
         """
-        with self._loading:
-            model = self._load(source, revision, variant)
-            self._held = _Held(model, source, revision)
+        model = self._load(source, revision, variant)
+        self._held = _Held(model, source, revision)
         return model
 
     def _load(self, source: str | None, revision: str | None, variant: str | None) -> AudioDEAR:

@@ -35,7 +35,8 @@ set up on this page.</p>
 <p>To start one, put a folder of sounds for each system, with the same file names, beside a <code>prompts.csv</code>
 (columns <code>file</code> and <code>prompt</code>) and run
 <code>python&nbsp;-m&nbsp;dear&nbsp;listen&nbsp;FOLDER&nbsp;--ratings&nbsp;ratings.db</code>, or set
-<code>{STUDY}</code> and <code>{RATINGS}</code> where this page is hosted.</p></div>
+<code>{STUDY}</code> and <code>{RATINGS}</code> where this page is hosted, the latter to a file that outlives it. With
+<code>{KEY}</code>, a phrase of yours, results and their table are there for whoever knows it.</p></div>
 """
 CSS = """
 .gradio-container { width: 100%; }  /* else as narrow as a short sentence */

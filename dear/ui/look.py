@@ -168,7 +168,7 @@ CSS = """
 .dear-film { float: right; border: 0; background: none; padding: 0; font: inherit; font-size: 13.5px; cursor: pointer;
   font-weight: 400; color: var(--primary-600); text-decoration: underline; text-underline-offset: 3px; }
 .dark .dear-film { color: var(--primary-400); }
-.dear-cover { position: absolute; top: 3.4%; bottom: 10.5%; left: LEFT%; width: SPAN%; display: grid;
+.dear-cover { position: absolute; top: var(--top); bottom: var(--bottom); left: LEFT%; width: SPAN%; display: grid;
   pointer-events: none; }
 .dear-cover i { background: #24292c; box-shadow: inset 0 0 0 .5px #3a4145; transition: opacity .15s; }
 
@@ -181,6 +181,7 @@ CSS = """
 .dear-grid { display: grid !important; gap: 20px !important;
   grid-template-columns: repeat(auto-fill, minmax(230px, 1fr)); }
 .dear-grid > * { min-width: 0 !important; }
+.dear-grid > :has(.dear-first) { grid-column-start: 1; }
 .dear-cell h3 { font-size: 14.5px; font-weight: 600; margin: 0 0 6px; }
 .dear-cell h3 span { font-weight: 400; color: var(--body-text-color-subdued); margin-left: 6px; }
 .dear-strip { border-radius: 6px; overflow: hidden; line-height: 0; }
@@ -273,7 +274,8 @@ HEAD = (
   };
   document.addEventListener("pointerdown", (e) => {
     const plot = e.target.closest?.('.dear-map .dear-plot[data-region="shown"]');
-    if (!plot) return;
+    if (!plot || e.button) return;
+    const drag = new AbortController(), region = plot.style.cssText;
     const from = Math.min(Math.max(at(plot, e), 0), 1);
     const span = (event) => [from, Math.min(Math.max(at(plot, event), 0), 1)].sort((a, b) => a - b);
     const move = (event) => {
@@ -281,18 +283,24 @@ HEAD = (
       plot.style.setProperty("--from", first);
       plot.style.setProperty("--to", last);
     };
-    document.addEventListener("pointermove", move);
+    document.addEventListener("pointermove", move, { signal: drag.signal });
+    document.addEventListener("pointercancel", () => {  // the finger scrolls the page
+      drag.abort();
+      plot.style.cssText = region;
+    }, { signal: drag.signal });
     document.addEventListener("pointerup", (event) => {
-      document.removeEventListener("pointermove", move);
+      drag.abort();
       const [first, last] = span(event).map((share) => share * Number(plot.dataset.seconds));
       if (last - first < 0.02) return;
       set("edit-start", first);
       set("edit-end", last);
-    }, { once: true });
+    }, { signal: drag.signal });
   });
   document.addEventListener("click", (e) => {
-    const plot = e.target.closest?.("button.dear-film")?.closest("figure").querySelector(".dear-plot");
-    if (!plot) return;
+    const button = e.target.closest?.("button.dear-film");
+    if (button) results(button).querySelectorAll(".dear-plot[data-order]").forEach(show);
+  });
+  const show = (plot) => {
     plot.querySelector(".dear-cover")?.remove();
     const [rows, iterations] = [Number(plot.dataset.rows), Number(plot.dataset.iterations)];
     const order = plot.dataset.order.split(",").map(Number);
@@ -313,7 +321,7 @@ HEAD = (
       if (done < iterations + 1) requestAnimationFrame(uncover); else cover.remove();
     };
     requestAnimationFrame(uncover);
-  });
+  };
   document.addEventListener("click", (e) => {
     const plot = e.target.closest?.(".dear-plot");
     if (plot?.closest(".dear-map")) return;

@@ -29,11 +29,14 @@ def is_fixed() -> bool:
     return is_zero() or os.environ.get(FIXED, "1" if os.environ.get("SPACE_ID") else "0") != "0"
 
 
-def models_tab(holder: Holder, updates: dict[Any, Update]) -> None:
-    """Lay out the tab inside the current Blocks. ``updates``: what follows from the model in all other tabs."""
+def models_tab(holder: Holder, updates: dict[Any, Update]) -> dict[Any, Update]:
+    """Lay out the tab inside the current Blocks. ``updates``: what follows from the model in all other tabs.
+
+    Returns what follows from it in this one.
+    """
     if is_fixed():
         gr.HTML(f'<div class="dear-model">{_facts(holder)}<p class="dear-note">{CLOSED}</p></div>')
-        return
+        return {}
     with gr.Row(equal_height=False, elem_classes="dear-tab"):
         with gr.Column(scale=4, min_width=320, elem_classes="dear-controls"):
             kind = gr.Radio(
@@ -81,6 +84,7 @@ def models_tab(holder: Holder, updates: dict[Any, Update]) -> None:
         [status, facts], show_progress_on=[status], concurrency_limit=1, api_visibility="private",
     )  # fmt: skip
     loaded.success(lambda: [update(holder.model) for update in updates.values()], None, list(updates), **QUIET)
+    return {facts: lambda model: _facts(holder)}
 
 
 def _facts(holder: Holder) -> str:

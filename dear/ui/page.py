@@ -54,7 +54,7 @@ def build(holder: Holder, folder: Path) -> gr.Blocks:
             with gr.Tab("Under the hood", id="hood") as hood:
                 hood_tab(hood, holder)
             with gr.Tab("Model", id="model"):
-                models_tab(holder, generate.updates | updates)
+                updates |= models_tab(holder, generate.updates | updates)
         # Visitors who come after an exchange of the model.
         page.load(lambda: [update(holder.model) for update in updates.values()], None, list(updates), **QUIET)
         endpoints(holder, folder)

@@ -60,12 +60,12 @@ def runs(starts: list[tuple[list[Any], Callable[..., Any], list[Any]]], outputs:
     """Let triggers begin a run, and ``stop`` end it for that one visitor, in the queue already.
 
     starts: (triggers, run, inputs) each. A run says when there is nothing to stop any more. From when on there is, the
-        browser says by itself: what an event of the server says of that could come after the end.
+        browser says by itself, and the run with its first report: it may have waited for the end of another one.
     queue: whose turn it waits for.
     """
     events = []
     for triggers, each, inputs in starts:
-        run = _tidied(each, status)
+        run = _tidied(each, stop, status)
         gr.on(triggers, None, None, stop, js=CAN_STOP, api_visibility="private")
         # "multiple": the browser may take a run that was stopped for a pending one, and would ignore the next press.
         event = gr.on(
@@ -79,11 +79,13 @@ def runs(starts: list[tuple[list[Any], Callable[..., Any], list[Any]]], outputs:
         lambda: (gr.Button(interactive=False), STOPPED), None, [stop, status], cancels=events, queue=False, **QUIET
     )
     # Once more: a report of the run may have been on its way when it was cancelled.
-    stopped.then(lambda: STOPPED, None, status, queue=False, **QUIET)
+    stopped.then(lambda: (gr.Button(interactive=False), STOPPED), None, [stop, status], queue=False, **QUIET)
 
 
-def _tidied(run: Callable[..., Iterator[dict[Any, Any]]], status: gr.HTML) -> Callable[..., Iterator[dict[Any, Any]]]:
-    """``run``, after whose failure its progress doesn't stand there for good."""
+def _tidied(
+    run: Callable[..., Iterator[dict[Any, Any]]], stop: gr.Button, status: gr.HTML
+) -> Callable[..., Iterator[dict[Any, Any]]]:
+    """``run``, which can be stopped from its first report on, and whose progress doesn't outlive its failure."""
 
     @functools.wraps(run)
     def tidied(*inputs: Any) -> Iterator[dict[Any, Any]]:
@@ -91,8 +93,8 @@ def _tidied(run: Callable[..., Iterator[dict[Any, Any]]], status: gr.HTML) -> Ca
         with closing(run(*inputs)) as steps:
             try:
                 for changes in steps:
+                    yield changes if began else {stop: gr.Button(interactive=True)} | changes
                     began = True
-                    yield changes
             except Exception:
                 if began:
                     yield {status: ""}
@@ -217,25 +219,35 @@ def seconds_text(seconds: float) -> str:
 
 
 def figure(
-    title: str, note: str, drawn: plots.Figure, alt: str, seconds: float, smooth: bool = False, film: str = ""
+    title: str,
+    note: str,
+    drawn: plots.Figure,
+    alt: str,
+    seconds: float,
+    smooth: bool = False,
+    more: str = "",
+    action: str = "",
 ) -> str:
     """One picture with its title, over the time axis that the line of its player runs on.
 
-    film: of a finished result's mel, from :func:`film`; a button then shows it being drawn.
+    more: attributes of the picture, such as those of :func:`film`; action: HTML at the end of the title.
     """
-    button = '<button type="button" class="dear-film">Watch it being drawn</button>' if film else ""
     return (
-        f'<figure><figcaption>{title} <span>{note}</span>{button}</figcaption><div class="dear-plot'
-        f'{" dear-smooth" if smooth else ""}" data-seconds="{seconds}"{film}>{plots.to_svg(drawn, alt)}</div></figure>'
+        f'<figure><figcaption>{title} <span>{note}</span>{action}</figcaption><div class="dear-plot'
+        f'{" dear-smooth" if smooth else ""}" data-seconds="{seconds}"{more}>{plots.to_svg(drawn, alt)}</div></figure>'
     )
 
 
-def film(out: Output, rows: int) -> str:
+WATCH = '<button type="button" class="dear-film">Watch it being drawn</button>'  # plays all films beside it
+
+
+def film(out: Output, rows: int, drawn: plots.Figure) -> str:
     """Attributes of a picture that the browser covers and then uncovers, token by token in their order.
 
-    rows: tokens along frequency."""
-    order = ",".join(map(str, out.order[0].tolist()))
-    return f' data-order="{order}" data-rows="{rows}" data-iterations="{out.iterations}"'
+    rows: tokens along frequency; drawn: the picture, all of whose axes are covered."""
+    order, axes = ",".join(map(str, out.order[0].tolist())), drawn.axes[0].get_position()
+    style = f"--top:{1 - axes.y1:.2%};--bottom:{axes.y0:.2%}"
+    return f' data-order="{order}" data-rows="{rows}" data-iterations="{out.iterations}" style="{style}"'
 
 
 def strip(out: Output, config: MelConfig, alt: str) -> str:
