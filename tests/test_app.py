@@ -405,7 +405,10 @@ def test_the_tabs_in_a_browser(browser, page, tmp_path):
     hand.all("#variation input")[1].click()
     until(lambda: "seed\n78\n" in find("#facts").text)
     assert not find("#generate-stop").is_enabled()
-    assert "seed=77&variations=2" in find(".dear-link").get_attribute("href")
+    link = find(".dear-link").get_attribute("href")
+    assert "seed=77&variations=2" in link
+    press(".dear-link")
+    until(lambda: browser.current_url == link)
 
     # Another head brings its steps, and its own defaults.
     assert not hand.all("#steps")
@@ -439,6 +442,22 @@ def test_the_tabs_in_a_browser(browser, page, tmp_path):
     drag.move_by_offset(int(0.3 * plot.rect["width"]), 0).release().perform()
     until(lambda: 3.2 < float(value("#edit-start input[type=number]")) < 4.2)
     until(lambda: 6.6 < float(value("#edit-end input[type=number]")) < 7.6)
+    # A finger that scrolls the page over the picture changes nothing, and neither does its next tap elsewhere.
+    chosen = value("#edit-start input[type=number]"), value("#edit-end input[type=number]")
+    region = plot.get_attribute("style")
+    hand.run(
+        """
+        const plot = document.querySelector('#edit-map .dear-plot'), box = plot.getBoundingClientRect();
+        const tell = (name, share, target = plot) => target.dispatchEvent(new PointerEvent(name,
+          { bubbles: true, clientX: box.left + share * box.width, clientY: box.top + 0.5 * box.height }));
+        tell('pointerdown', 0.2);
+        tell('pointermove', 0.25);
+        tell('pointercancel', 0.25);
+        tell('pointerup', 0.9, document.body);
+        """
+    )
+    assert plot.get_attribute("style") == region
+    assert (value("#edit-start input[type=number]"), value("#edit-end input[type=number]")) == chosen
     write("#edit-prompt textarea", "a dog")
     press("#edit")
     until(lambda: "s anew in" in find("#edit-status").text)
