@@ -217,6 +217,7 @@ class TextToAudio:
             request.sampling,
             given=request.given,
             given_mask=request.given_mask,
+            left_out=request.left_out,
         )
         for iteration in range(1, request.sampling.iterations + 1):
             done = iteration == request.sampling.iterations
@@ -240,13 +241,18 @@ class TextToAudio:
                 f"{self.config.name}/{self.variant} drew values that are not finite: its weights are damaged, or "
                 f"cfg_scale {request.sampling.cfg_scale:g} is too strong for {state.tokens.dtype}"
             )
+        known = state.known
+        if request.left_out is not None:  # part of the sound all the same
+            left_out = request.left_out.to(known.device)
+            tokens = torch.where(left_out[..., None], request.given.to(tokens), tokens)
+            known = known | left_out
         waveform = None
         with torch.inference_mode():
             with clock.stage("codec"):
                 mel = self.vae.decode(tokens).clamp(max=self.loudest)
                 latents = self.vae.latents(tokens)
                 if not done:
-                    mel = torch.where(self._spread(state.known), mel, math.log(self.config.mel.floor))
+                    mel = torch.where(self._spread(known), mel, math.log(self.config.mel.floor))
             if done:
                 with clock.stage("vocoder"):
                     waveform = self.vocoder(mel)[:, : self.config.mel.samples].float()
@@ -285,7 +291,8 @@ class Request:
     settings: dict[str, Any]
     progress: Progress | None
     given: Tensor | None = None  # [B, L, D]
-    given_mask: Tensor | None = None  # [B, L] bool
+    given_mask: Tensor | None = None  # [B, L] bool, which of them the model is shown
+    left_out: Tensor | None = None  # [B, L] bool, which of them it isn't, and doesn't draw either
 
 
 class _Clock:

@@ -34,6 +34,7 @@ class Inpainter(TextToAudio):
         end: float,
         prompt: str | Sequence[str],
         *,
+        context: float = 0.0,
         cfg_scale: float | None = None,
         iterations: int | None = None,
         temperature: float | None = None,
@@ -48,6 +49,8 @@ class Inpainter(TextToAudio):
         audio: [S] or [C, S], floating in [-1, 1] or int16, at ``sample_rate`` Hz; it is mixed to mono, resampled, and
             cropped or padded with silence to one clip. Outside the region the result is that clip, sample for sample;
             inside it the sounds cross-fade over 20 ms at each edge.
+        context: seconds of the surroundings on either side that the model hears, up to a whole clip. The more it hears,
+            the better the region fits in, and the less it follows a prompt that asks for something else.
         iterations: at most the tokens that touch the region; the checkpoint's default is lowered to that.
         The other arguments, and the errors, are those of :meth:`generate`.
         """
@@ -56,6 +59,7 @@ class Inpainter(TextToAudio):
         sample_rate = check_whole("sample_rate", sample_rate, 1000, 384_000)
         seconds = mel.samples / mel.sample_rate
         start, end = check_number("start", start, 0, seconds), check_number("end", end, 0, seconds)
+        context = check_number("context", context, 0, seconds)
         first, last = round(start * mel.sample_rate), round(end * mel.sample_rate)
         if first >= last:
             raise ValueError(f"end must be at least one sample later than start {start!r}, got {end!r}")
@@ -74,12 +78,14 @@ class Inpainter(TextToAudio):
         gain = peak / loudest if peak and loudest > SILENCE else 1.0
         with torch.inference_mode():
             tokens = self.vae.encode(MelSpectrogram(mel)(gain * clip[None]).to(self.device)).cpu()
-        count = len(request.seeds)
+        count, reach = len(request.seeds), round(context * mel.sample_rate)
+        far = self.outside(first - reach, last + reach)
         request = dataclasses.replace(
             request,
             given=tokens.clone().expand(count, -1, -1),
-            given_mask=keep.expand(count, -1),
-            settings=request.settings | {"start": start, "end": end},
+            given_mask=(keep & ~far).expand(count, -1),
+            left_out=far.expand(count, -1),
+            settings=request.settings | {"start": start, "end": end, "context": context},
         )
         (out,) = self._run(request)
         weight = region(mel.samples, first, last, round(CROSSFADE * mel.sample_rate))
@@ -142,6 +148,7 @@ class Inpainter(TextToAudio):
                 first / rate,
                 clip / rate,
                 request.prompts[0],
+                context=clip / rate,
                 cfg_scale=request.sampling.cfg_scale,
                 iterations=counts[i],
                 temperature=request.sampling.temperature,

@@ -103,6 +103,14 @@ def guidance_scale(sampling: SamplingConfig, known_share: float) -> float:
     return sampling.cfg_scale
 
 
+def _equal(chosen: Tensor) -> int:
+    """How many tokens of each item are chosen [B, L]."""
+    counts = chosen.sum(dim=1).tolist()
+    if len(set(counts)) != 1:
+        raise ValueError(f"given_mask and left_out must hold equally many tokens of each item, got {counts}")
+    return counts[0]
+
+
 @torch.no_grad()
 def generate(
     model: MaskedModel,
@@ -112,6 +120,7 @@ def generate(
     *,
     given: Tensor | None = None,
     given_mask: Tensor | None = None,
+    left_out: Tensor | None = None,
 ) -> Iterator[State]:
     """Fill L tokens for each of B items and yield the state after each of ``sampling.iterations`` iterations.
 
@@ -119,6 +128,7 @@ def generate(
     seeds: B seeds; an item's order and noise come from its own CPU generator, so it does not depend on its batch.
     given, given_mask: tokens [B, L, D] to keep where the mask [B, L] is True, equally many in each item; the loop
         draws the others.
+    left_out: [B, L] bool, of the others those that are neither drawn nor shown, equally many in each item.
     Raises ValueError where ``iterations`` exceeds the number of tokens to draw, shapes do not match, or the backbone
     can't honour ``sampling.savings``.
     """
@@ -135,18 +145,19 @@ def generate(
             f"given and given_mask must be {[batch, length, dim]} and {[batch, length]}, "
             f"got {list(given.shape)} and {list(given_mask.shape)}"
         )
-    kept = given_mask.sum(dim=1).tolist()
-    if len(set(kept)) != 1:
-        raise ValueError(f"given_mask must keep equally many tokens in each item, got {kept}")
-    start = kept[0]
-    counts = token_schedule(length - start, sampling.iterations, sampling.savings.schedule)
+    role = (~given_mask.cpu()).long()  # 0: given, 1: to draw, 2: left out
+    if left_out is not None:
+        if left_out.shape != role.shape or (left_out.cpu() & (role == 0)).any():
+            raise ValueError(f"left_out must be {list(role.shape)} and nowhere given, got {list(left_out.shape)}")
+        role += left_out.cpu()
+    start, wanted = (_equal(role == each) for each in (0, 1))
+    counts = token_schedule(wanted, sampling.iterations, sampling.savings.schedule)
 
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     draw_order = spread_order if sampling.savings.order == "spread" else random_order
     order = torch.stack([draw_order(length, generator) for generator in generators])
     # Positions in decoding order [B, L], with the given ones first: a stable sort keeps their order otherwise.
-    shown_first = (~given_mask.cpu()).gather(1, order).long().argsort(dim=1, stable=True)
-    order = order.gather(1, shown_first).to(device)
+    order = order.gather(1, role.gather(1, order).argsort(dim=1, stable=True)).to(device)
 
     given_mask = given_mask.to(device)
     tokens = torch.where(given_mask[..., None], given.to(device, dtype), 0)

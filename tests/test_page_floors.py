@@ -94,7 +94,8 @@ def test_a_sound_is_continued_without_a_seam(student, begin):
 def test_the_seam_of_a_continuation_is_a_cross_fade(student):
     audio = np.full(8_000, 0.5, dtype=np.float32)
     sound = student.extend(audio, RATE, 0.3, "rain", seed=5).waveform[0].numpy()
-    new = student.inpaint(audio[-4000:], RATE, 3680 / RATE, CLIP / RATE, "rain", seed=5).waveform[0].numpy()
+    clip, start = CLIP / RATE, 3680 / RATE
+    new = student.inpaint(audio[-4000:], RATE, start, clip, "rain", context=clip, seed=5).waveform[0].numpy()
     np.testing.assert_allclose(sound[4000:], new[: len(sound) - 4000], atol=1e-6)
     seam = sound[7680:8000]
     assert abs(seam[0] - 0.5) < 0.01  # the old sound still, less and less of it

@@ -105,7 +105,9 @@ def test_what_computes_runs_on_the_gpu_and_nothing_else(spaces, student, tiny_fo
     assert len(list(run_of(page, "dear.ui.compare")("a dog", "1, 2", "4", False, 5, True))) >= 3
     *_, last = run_of(page, "dear.ui.duel")("a dog", "With clocks", 5, True)
     assert "The student took 1/" in next(iter(last.values()))
-    *_, result, _ = run_of(page, "dear.ui.edit")(str(path), "Redraw a region", "rain", 0.1, 0.3, 1, 2, 4, 1, 1, 5, True)
+    *_, result, _ = run_of(page, "dear.ui.edit")(
+        str(path), "Redraw a region", "rain", 0.1, 0.3, 0, 1, 2, 4, 1, 1, 5, True
+    )
     file, facts = run_of(page, "dear.ui.api", "generate")("rain", seed=1)
     assert facts["seed"] == 1 and soundfile.info(file.path).frames == 10_000
     assert len(spaces.processes) == 5

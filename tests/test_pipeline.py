@@ -319,6 +319,20 @@ def test_inpaint_keeps_what_lies_outside_sample_for_sample(student):
     assert not torch.equal(student.inpaint(audio, 16_000, 0.2, 0.4, "a dog", seed=2).waveform, out.waveform)
 
 
+def test_inpaint_hears_as_much_of_the_surroundings_as_is_asked(student):
+    audio = tone(16_000, 1.0)
+    other = np.where(np.arange(len(audio)) < 1000, 0.1, audio)  # far from the region, which begins at 6400
+    drawn = slice(6400 + 320, 8000 - 320)
+    for context, heard in ((0, False), (0.1, False), (0.4, True)):
+        one, two = (
+            student.inpaint(sound, 16_000, 0.4, 0.5, "a dog", context=context, seed=1).waveform[0, drawn]
+            for sound in (audio, other)
+        )
+        assert torch.allclose(one, two, atol=1e-5) is not heard
+    with pytest.raises(ValueError, match=r"context must be a number from 0 to 0.625, got -1"):
+        student.inpaint(audio, 16_000, 0.4, 0.5, "a dog", context=-1)
+
+
 def test_inpaint_cross_fades_inside_the_region_only(student):
     audio = np.zeros(10_240, dtype=np.float32)
     out = student.inpaint(audio, 16_000, 0.2, 0.4, "a dog", seed=1)

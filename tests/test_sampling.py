@@ -172,8 +172,32 @@ def test_given_tokens_are_kept_and_the_others_drawn():
     with pytest.raises(ValueError, match="iterations must be a whole number from 1 to 3, got 4"):
         run(model, condition(model, 2), [0, 1], SamplingConfig(iterations=4), given=given, given_mask=keep)
     keep[0, 0] = False
-    with pytest.raises(ValueError, match="given_mask must keep equally many"):
+    with pytest.raises(ValueError, match=r"must hold equally many tokens of each item, got \[4, 5\]"):
         run(model, condition(model, 2), [0, 1], SamplingConfig(iterations=3), given=given, given_mask=keep)
+
+
+@pytest.mark.parametrize("attention", ["visible", "full"])
+def test_what_is_left_out_is_neither_drawn_nor_listened_to(attention):
+    model = build(masked_attention=attention)
+    given = torch.randn(2, model.length, model.token_dim, dtype=torch.float64)
+    keep, left_out = (torch.zeros(2, model.length, dtype=torch.bool) for _ in range(2))
+    keep[:, 1], left_out[:, 4:] = True, True
+    drawn = ~(keep | left_out)
+
+    def last(tokens, left_out):
+        sampling, prompts = SamplingConfig(iterations=2), condition(model, 2)
+        return run(model, prompts, [0, 1], sampling, given=tokens, given_mask=keep, left_out=left_out)[-1]
+
+    state = last(given, left_out)
+    assert torch.equal(state.known, ~left_out)
+    assert state.order[left_out].eq(-1).all() and state.order[drawn].ge(0).all()
+    assert torch.equal(last(given + left_out[..., None], left_out).tokens, state.tokens)
+    assert not torch.allclose(last(given + keep[..., None], left_out).tokens[drawn], state.tokens[drawn])
+    with pytest.raises(ValueError, match=r"left_out must be .* and nowhere given"):
+        last(given, ~drawn)
+    left_out[0, 4] = False
+    with pytest.raises(ValueError, match="must hold equally many tokens of each item"):
+        last(given, left_out)
 
 
 def test_what_is_given_is_listened_to():

@@ -65,9 +65,12 @@ def test_given_tokens_are_filled_up_around(monkeypatch):
     model = longer(monkeypatch)
     mask = torch.rand(2, 16, generator=torch.Generator().manual_seed(0)).argsort(dim=1) < 11
     given = {"given": torch.randn(2, 16, 16, dtype=torch.float64), "given_mask": mask}
-    wanted = tokens_of(model, **given)
-    model.static = StaticShapes(model.backbone, Tape())
-    torch.testing.assert_close(tokens_of(model, **given), wanted, rtol=0, atol=1e-9)
+    sampling = dataclasses.replace(SAMPLING, iterations=2)
+    for more in ({}, {"left_out": ~mask & ((~mask).cumsum(dim=1) > 3)}):
+        model.static = None
+        wanted = tokens_of(model, sampling, **given, **more)
+        model.static = StaticShapes(model.backbone, Tape())
+        torch.testing.assert_close(tokens_of(model, sampling, **given, **more), wanted, rtol=0, atol=1e-9)
 
 
 def test_shapes_are_few_whatever_the_iterations(monkeypatch):

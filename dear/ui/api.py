@@ -107,6 +107,7 @@ def endpoints(holder: Holder, folder: Path) -> None:
         seed: int | None = None,
         steps: int | None = None,
         variant: str | None = None,
+        context: float = 0,
     ) -> tuple[gr.FileData, dict[str, Any]]:
         """Draw a region of a sound anew and keep the rest sample for sample. Returns the WAV file and its facts.
 
@@ -121,12 +122,13 @@ def endpoints(holder: Holder, folder: Path) -> None:
             seed: a whole number from 0; null for a random one
             steps: of the head for each token; 1 for a one-step model
             variant: of the checkpoint, such as student or teacher; null for the one that the page uses
+            context: seconds on either side that are heard, up to a clip; the more, the less the prompt counts
         """
         with _told():
             check_prompt(prompt)
             samples, rate = _read(audio)
             out = redraw(
-                model_of(variant), samples, rate, start, end, prompt,
+                model_of(variant), samples, rate, start, end, prompt, context=context,
                 cfg_scale=cfg_scale, iterations=iterations, temperature=temperature, seed=seed, steps=steps,
             )  # fmt: skip
         return _file(out), _facts(out)

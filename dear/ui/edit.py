@@ -65,6 +65,10 @@ def edit_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Tabs)
             with gr.Group(elem_classes="dear-settings"):
                 start = gr.Slider(0, 10, 3, step=0.05, label="Start", info="Seconds.", elem_id="edit-start")
                 end = gr.Slider(0, 10, 6, step=0.05, label="End", info="At most one clip after it.", elem_id="edit-end")
+                around = gr.Slider(
+                    0, 10, 0, step=0.1, label="Surroundings", elem_id="edit-around",
+                    info="Seconds on either side that are heard: more fits in better, and the prompt counts less.",
+                )  # fmt: skip
                 more = gr.Slider(
                     1, 30, 5, step=1, label="Length", info="Seconds to add after the end.", visible=False,
                     elem_id="edit-more",
@@ -112,8 +116,9 @@ def edit_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Tabs)
 
     @on_gpu(GPU_SECONDS)
     def draw(
-        file: str | None, what: str, text: str, first: float, last: float, added: float, options: dict[str, Any]
-    ) -> Iterator[Any]:
+        file: str | None, what: str, text: str, first: float, last: float, reach: float, added: float,
+        options: dict[str, Any],
+    ) -> Iterator[Any]:  # fmt: skip
         """The mel's configuration, then reports of progress, and last the result."""
         model = holder.model
         with parts.told():
@@ -125,22 +130,22 @@ def edit_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Tabs)
 
             def call(progress: Any) -> Output:
                 if what == REDRAW:
-                    return redraw(model, samples, rate, first, last, text, progress=progress, **options)
+                    return redraw(model, samples, rate, first, last, text, context=reach, progress=progress, **options)
                 return model.extend(samples, rate, added, text, progress=progress, **options)
 
             yield model.config.mel
             yield from parts.watch(call)
 
     def run(
-        file: str | None, what: str, text: str, first: float, last: float, added: float, scale: float, passes: float,
-        heat: float, steps: float, number: float | None, keep: bool,
+        file: str | None, what: str, text: str, first: float, last: float, reach: float, added: float, scale: float,
+        passes: float, heat: float, steps: float, number: float | None, keep: bool,
     ) -> Iterator[dict[Any, Any]]:  # fmt: skip
         options: dict[str, Any] = {
             "cfg_scale": scale, "iterations": passes, "temperature": heat, "steps": steps,
             "seed": number if keep else None,
         }  # fmt: skip
         began = time.perf_counter()
-        with closing(draw(file, what, text, first, last, added, options)) as reports:
+        with closing(draw(file, what, text, first, last, reach, added, options)) as reports:
             config = next(reports)
             for report in reports:
                 if isinstance(report, tuple):
@@ -165,9 +170,9 @@ def edit_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Tabs)
     for slider in (start, end):
         slider.change(None, [start, end], None, js=MOVE, api_visibility="private")
     mode.change(
-        lambda what: [gr.Slider(visible=what == REDRAW)] * 2
+        lambda what: [gr.Slider(visible=what == REDRAW)] * 3
         + [gr.Slider(visible=what == EXTEND), gr.Button("Redraw" if what == REDRAW else "Continue")],
-        mode, [start, end, more, button], queue=False, **QUIET,
+        mode, [start, end, around, more, button], queue=False, **QUIET,
     )  # fmt: skip
     hide = f"""(what) => {{
       const plot = document.querySelector('#edit-map .dear-plot');
@@ -176,7 +181,7 @@ def edit_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Tabs)
     mode.change(None, mode, None, js=hide, api_visibility="private")
     triggers = [button.click, prompt.submit]
     parts.runs(
-        [(triggers, run, [source, mode, prompt, start, end, more, *controls.values(), seed, lock])],
+        [(triggers, run, [source, mode, prompt, start, end, around, more, *controls.values(), seed, lock])],
         [stop, status, sound, path, wav, flac, tools, seed, after], stop, status,
     )  # fmt: skip
     again.click(lambda file: _kept(file, "Redraw"), path, source, **QUIET)
