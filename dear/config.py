@@ -426,8 +426,8 @@ def preset(name: str) -> Config:
             backbone=BackboneConfig(positions="both"),
             variants={
                 "student": VariantConfig(
-                    head=HeadConfig(kind="energy", width=320, samples=4),
-                    sampling=SamplingConfig(cfg_scale=2.0, iterations=32, temperature=0.7),
+                    head=HeadConfig(kind="energy", width=320, samples=4, groups=(4, 12, 48, 64)),
+                    sampling=SamplingConfig(cfg_scale=2.0, iterations=32, temperature=0.9),
                 ),
                 "teacher": VariantConfig(
                     head=HeadConfig(kind="diffusion", prediction="velocity"),
