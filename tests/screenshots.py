@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 WIDTHS = (1400, 390)
 TALLEST = {1400: 1500, 390: 2000}  # pixels; what lies below is cut off
 LARGEST = 120_000  # bytes of a picture
-TRAINED = 400  # seconds of training that the toys of one tab get at most
+TRAINED = 300  # seconds of training that the toys of one tab get at most
 PROMPT, SEED = "a dog barks, then rain falls", 7
 
 
