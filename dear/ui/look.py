@@ -166,7 +166,8 @@ CSS = """
   pointer-events: none; background: #fff; box-shadow: 0 0 0 1px #10151799; left: calc(LEFT% + var(--played) * SPAN%); }
 
 button.dear-film { float: right; border: 0; background: none; padding: 0; font: inherit; font-size: 13.5px;
-  cursor: pointer; font-weight: 400; color: var(--primary-600); text-decoration: underline; text-underline-offset: 3px; }
+  cursor: pointer; font-weight: 400; color: var(--primary-600); text-decoration: underline;
+  text-underline-offset: 3px; }
 .dark button.dear-film { color: var(--primary-400); }
 .dear-cover { position: absolute; top: var(--top); bottom: var(--bottom); left: LEFT%; width: SPAN%; display: grid;
   pointer-events: none; }
