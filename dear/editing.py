@@ -25,7 +25,7 @@ def redraw(
     prompt: str,
     **options: Any,
 ) -> Output:
-    """Draw the seconds [start, end) of a sound anew, at most one clip of it, with all that lies around as context.
+    """Draw the seconds [start, end) of a sound anew, at most one clip of it.
 
     audio, sample_rate, options: as for :meth:`AudioDEAR.inpaint`, which is given the clip around the region;
         ``iterations`` beyond the region's tokens, up to those of a clip, are lowered to them.
