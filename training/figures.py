@@ -13,6 +13,7 @@ from dear import plots
 from dear.mel import MelSpectrogram
 from dear.pipeline import AudioDEAR
 from training.captions import prompts
+from training.commands import guarded
 from training.data import CLASSES, DataError, read_clips
 from training.measure import recordings
 
@@ -48,14 +49,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--fold", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    try:
+
+    def run() -> None:
         if not options.out.parent.is_dir():
             raise ValueError(f"--out must lie in an existing directory, got {str(options.out)!r}")
         draw(options.clips, options.out, options.model, options.fold, options.seed)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return guarded(run)
 
 
 if __name__ == "__main__":
