@@ -1,7 +1,9 @@
 """Serve the page with the bundled weights: ``python app.py``, then http://127.0.0.1:7860.
 
-``PORT`` sets another port and ``GRADIO_SERVER_NAME`` another address; in a Hugging Face Space it is open to all, and
-visitors can't exchange the model (``AUDIODEAR_FIXED_MODEL``: 1 for that anywhere, 0 for the contrary).
+``AUDIODEAR_MODEL`` names another checkpoint, as a folder or owner/name on the Hub, and ``AUDIODEAR_REVISION`` its
+branch, tag or commit. ``PORT`` sets another port and ``GRADIO_SERVER_NAME`` another address; in a Hugging Face Space it
+is open to all, and visitors can't load models of their own (``AUDIODEAR_FIXED_MODEL``: 1 for that anywhere, 0 for the
+contrary).
 ``GRADIO_MCP_SERVER=true`` offers the endpoints as tools of the Model Context Protocol, with the extra ``gradio[mcp]``.
 """
 
@@ -15,6 +17,7 @@ import sys
 def main() -> int:
     host = os.environ.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if os.environ.get("SPACE_ID") else "127.0.0.1")
     port = os.environ.get("PORT") or "7860"
+    source, revision = (os.environ.get(f"AUDIODEAR_{name}") or None for name in ("MODEL", "REVISION"))
     try:
         if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
             raise ValueError(f"PORT must be a whole number from 1 to 65535, got {port!r}")
@@ -26,7 +29,7 @@ def main() -> int:
         if is_zero():
             import spaces  # noqa: F401 - has to know of a GPU before the weights are put there
 
-        page = serve(AudioDEAR.from_pretrained(), host, int(port))
+        page = serve(AudioDEAR.from_pretrained(source, revision=revision), host, int(port), source, revision)
     except (ValueError, OSError, ImportError) as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -142,7 +143,7 @@ def run_of(page, *arguments):
     """What the page's own Generate yields, by the elements' ids."""
     run = next(function.fn for function in page.fns.values() if function.fn and function.fn.__module__ == tab.__name__)
     assert run.__name__ == "run"
-    for step in run(*arguments):
+    for step in run(None, *arguments):
         yield {component.elem_id or type(component).__name__: value for component, value in step.items()}
 
 
@@ -196,6 +197,21 @@ def test_a_bad_port_is_told_in_one_sentence():
     assert done.stderr == "app.py: PORT must be a whole number from 1 to 65535, got '70000'\n"
 
 
+def test_another_model_for_the_whole_page_that_is_not_there_is_told(tmp_path):
+    for names, told in [
+        (
+            {"AUDIODEAR_MODEL": str(tmp_path / "no")},
+            "model must be a checkpoint's folder or owner/name on the Hub, got ",
+        ),
+        ({"AUDIODEAR_REVISION": "v1"}, "revision applies to a Hub repository only, got 'v1' for the folder "),
+    ]:
+        done = subprocess.run(
+            [sys.executable, "app.py"], cwd=ROOT, env=os.environ | names, capture_output=True, text=True
+        )
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"app.py: {told}") and done.stderr.count("\n") == 1
+
+
 def test_a_taken_port_is_told(page, model):
     with pytest.raises(OSError, match=f"port {page.server_port} of 127.0.0.1 can't be served"):
         serve(model, "127.0.0.1", page.server_port)
@@ -217,7 +233,8 @@ class Visitor:
             return json.load(answer)
 
     def begin(self, *arguments):
-        self.event = self.post(f"{self.url}/join", data=list(arguments))["event_id"]
+        # None: what the visitor chose, which the server knows.
+        self.event = self.post(f"{self.url}/join", data=[None, *arguments])["event_id"]
         self.messages = urllib.request.urlopen(f"{self.url}/data?session_hash={self.session}", timeout=120)
 
     def hear(self):
@@ -481,6 +498,35 @@ def test_the_tabs_in_a_browser(browser, page, tmp_path):
     press("#model-load")
     until(lambda: "model must be a checkpoint's folder" in find(".toast-wrap, .toast-body").text)
     assert find("#model-facts").text == before
+
+
+def test_a_visitor_loads_another_model_and_keeps_it_and_nobody_else_gets_it(browser, page, model, client, tmp_path):
+    config = dataclasses.replace(tiny_config(), name="other", mel=MelConfig())
+    other = AudioDEAR.from_pretrained(tiny_checkpoint(tmp_path / "other", config, seed=1), device="cpu")
+    hand = Hand(browser, page)
+    hand.open("?prompt=rain&seed=5")
+
+    def expect(model):
+        hand.go("generate")
+        hand.press("#generate")
+        hand.until(lambda: f"weights={model.digest}" in hand.find(".dear-link").get_attribute("href"))
+
+    hand.go("model")
+    hand.all("#model-kind input")[1].click()
+    hand.write("#model-place input, #model-place textarea", str(tmp_path / "other"))
+    hand.press("#model-load")
+    hand.until(lambda: other.digest in hand.find("#model-facts").text)
+    expect(other)
+    _, facts = client.predict("rain", seed=5, api_name="/generate")
+    assert facts["settings"]["digest"] == model.digest
+    hand.open("?prompt=rain&seed=5")  # the browser remembers
+    hand.go("model")
+    hand.until(lambda: other.digest in hand.find("#model-facts").text)
+    expect(other)
+    shutil.rmtree(tmp_path / "other")
+    hand.run("localStorage.clear()")
+    hand.open("?prompt=rain&seed=5")  # as a newcomer
+    expect(model)
 
 
 def test_one_who_waits_can_stop_too(browser, page, monkeypatch):

@@ -23,7 +23,7 @@ from dear.checkpoint import BUNDLED, CheckpointError, load_config, resolve
 from dear.conditioning import EncoderError
 from dear.conditioning.files import fetch, fetch_weights
 from dear.pipeline import AudioDEAR
-from dear.ui.holder import Holder
+from dear.ui.shelf import Shelf
 
 NAME = "someone/sounds"
 ROOT = Path(dear.__file__).parents[1]
@@ -126,7 +126,7 @@ def test_a_page_takes_all_variants_from_one_commit(hub, published, load, tmp_pat
     teacher = load(variant="teacher").digest
     hub.add(NAME, tiny_checkpoint(tmp_path / "other", seed=1))
     assert load(variant="teacher").digest != teacher
-    assert Holder(model, NAME).variant("teacher").digest == teacher
+    assert Shelf(model, NAME).get(None, "teacher").digest == teacher
 
 
 def test_a_branch_that_moves_between_two_downloads_does_not_mix_commits(hub, published, tmp_path, monkeypatch):

@@ -98,7 +98,7 @@ def test_the_page_says_why_a_sound_can_not_be_edited(page, tmp_path):
         "empty.wav": "empty.wav must hold a sound, got an empty file of 0 bytes.",
         "<b>paper.wav": "&lt;b&gt;paper.wav must be a sound as WAV, FLAC, MP3, OGG or AIFF, and can't be read",
     }.items():
-        answer = look(str(tmp_path / name), "Redraw a region", 3, 6)
+        answer = look(None, str(tmp_path / name), "Redraw a region", 3, 6)
         shown = {component.elem_id: value for component, value in answer.items()}["edit-map"]
         assert "dear-refused" in shown and told in shown
 

@@ -8,8 +8,8 @@ import pytest
 import soundfile
 
 from dear.ui import build, gpu
-from dear.ui.holder import Holder
 from dear.ui.models import is_fixed
+from dear.ui.shelf import Shelf
 
 # Arguments and results go through pickle, and nothing that the process changes comes back.
 STAND_IN = """
@@ -85,35 +85,35 @@ def run_of(page, module, name="run"):
 
 
 def test_what_computes_runs_on_the_gpu_and_nothing_else(spaces, student, tiny_folder, tmp_path):
-    holder, folder = Holder(student, str(tiny_folder)), tmp_path / "results"
+    shelf, folder = Shelf(student, str(tiny_folder)), tmp_path / "results"
     folder.mkdir()
-    page = build(holder, folder)
+    page = build(shelf, folder)
     expected = {
         "dear.ui.generate.draw": 30, "dear.ui.compare.draw": 60, "dear.ui.duel.draw": 60, "dear.ui.edit.draw": 60,
         "dear.ui.api.generate": 30, "dear.ui.api.compare": 60, "dear.ui.api.inpaint": 30, "dear.ui.api.extend": 60,
     }  # fmt: skip
     assert expected.items() <= spaces.decorated.items()
     assert is_fixed()
-    assert holder.variant("teacher") is holder.variant("teacher")
+    assert shelf.get(None, "teacher") is shelf.get(None, "teacher")
 
-    *_, result, _ = run_of(page, "dear.ui.generate")("a dog", "student", 2, 4, 1, 1, 2, 5, True)
+    *_, result, _ = run_of(page, "dear.ui.generate")(None, "a dog", "student", 2, 4, 1, 1, 2, 5, True)
     shown = {component.elem_id: value for component, value in result.items()}
     path = Path(shown["sound"].value["path"])
     expected = student.generate("a dog", cfg_scale=2, iterations=4, temperature=1, seed=5, num_samples=2)
     np.testing.assert_allclose(soundfile.read(path)[0], expected[0].waveform[0].numpy(), atol=1e-3)
 
-    assert len(list(run_of(page, "dear.ui.compare")("a dog", "1, 2", "4", False, 5, True))) >= 3
-    *_, last = run_of(page, "dear.ui.duel")("a dog", "With clocks", 5, True)
+    assert len(list(run_of(page, "dear.ui.compare")(None, "a dog", "1, 2", "4", False, 5, True))) >= 3
+    *_, last = run_of(page, "dear.ui.duel")(None, "a dog", "With clocks", 5, True)
     assert "The student took 1/" in next(iter(last.values()))
     *_, result, _ = run_of(page, "dear.ui.edit")(
-        str(path), "Redraw a region", "rain", 0.1, 0.3, 0, 1, 2, 4, 1, 1, 5, True
+        None, str(path), "Redraw a region", "rain", 0.1, 0.3, 0, 1, 2, 4, 1, 1, 5, True
     )
     file, facts = run_of(page, "dear.ui.api", "generate")("rain", seed=1)
     assert facts["seed"] == 1 and soundfile.info(file.path).frames == 10_000
     assert len(spaces.processes) == 5
 
     with pytest.raises(Exception, match="^'?cfg_scale must be a number from 0 to 20, got 99"):
-        list(run_of(page, "dear.ui.generate")("a dog", "student", 99, 4, 1, 1, 1, 5, True))
+        list(run_of(page, "dear.ui.generate")(None, "a dog", "student", 99, 4, 1, 1, 1, 5, True))
 
 
 def test_elsewhere_nothing_is_decorated(spaces, monkeypatch):

@@ -1,6 +1,7 @@
 """What the tabs are made of, without a browser."""
 
 import inspect
+import json
 import os
 import shutil
 import threading
@@ -22,29 +23,29 @@ from dear.plots import mel_strip
 from dear.ui import compare, examples, generate, models, parts
 from dear.ui.compare import Cell, pairs, read_numbers
 from dear.ui.duel import Tally, wilson
-from dear.ui.holder import Holder
 from dear.ui.link import read_link, read_variant, write_link
+from dear.ui.shelf import MOST, Choice, Shelf
 
 
 def test_a_link_restores_all_that_a_sound_follows_from(student):
     from urllib.parse import parse_qsl
 
-    out = student.generate("a <b>dog</b> & 🐶 نباح?", seed=2**62, num_samples=3, cfg_scale=2.5, temperature=0.3)
+    out = student.generate("a <b>dog</b> & 🐶 نباح?", seed=2**53 - 1, num_samples=3, cfg_scale=2.5, temperature=0.3)
     query = dict(parse_qsl(write_link(out)[1:]))
     settings, notices = read_link(query, student)
     assert notices == []
     again = student.generate(num_samples=settings.pop("variations"), **settings)
     assert (again.tokens == out.tokens).all()
-    assert read_variant(query, Holder(student)) == (student, [])
+    assert read_variant(query, Shelf(student), None) == (student, [])
 
 
 def test_a_link_names_its_variant(student, tiny_folder):
-    holder = Holder(student, str(tiny_folder))
-    teacher = holder.variant("teacher")
-    assert read_variant({"variant": "teacher"}, holder) == (teacher, [])
+    shelf = Shelf(student, str(tiny_folder))
+    teacher = shelf.get(None, "teacher")
+    assert read_variant({"variant": "teacher"}, shelf, None) == (teacher, [])
     assert "variant=teacher" in write_link(teacher.generate("rain", seed=1, steps=1))
-    assert read_variant({}, holder) == (student, [])
-    own, notices = read_variant({"variant": "<x>"}, holder)
+    assert read_variant({}, shelf, None) == (student, [])
+    own, notices = read_variant({"variant": "<x>"}, shelf, None)
     assert own is student
     assert notices == ["The link's variant must be one of student, teacher, got '<x>'; it is ignored."]
 
@@ -58,6 +59,17 @@ def test_a_bad_value_in_a_link_is_ignored_with_a_notice(student):
         assert notice.startswith(f"The link's {name} must ")
         assert notice.endswith("; it is ignored.")
     assert "made with other weights" in notices[-1]
+
+
+def test_a_seed_that_a_browser_rounds_is_refused():
+    assert parts.seed_of(5.0, True) == 5
+    assert parts.seed_of(2**53 - 1, True) == 2**53 - 1
+    assert parts.seed_of(5, False) != parts.seed_of(5, False)
+    assert 0 <= parts.seed_of(None, True) < 2**32
+    with pytest.raises(
+        ValueError, match="seed must be a whole number from 0 to 9007199254740991, got 9007199254740992"
+    ):
+        parts.seed_of(2**53, True)
 
 
 def test_a_watched_call_tells_its_progress_and_stops_when_closed(student):
@@ -83,64 +95,100 @@ def test_a_watched_call_tells_its_progress_and_stops_when_closed(student):
         list(parts.watch(lambda progress: student.generate("", progress=progress)))
 
 
-def test_a_failed_exchange_leaves_the_old_model(tiny_folder, tmp_path, student):
-    holder = Holder(student, str(tiny_folder))
+def test_visitors_choose_their_models_and_a_failed_load_changes_nothing(tiny_folder, tmp_path, student):
+    shelf = Shelf(student, str(tiny_folder))
     with pytest.raises(CheckpointError):
-        holder.exchange(str(tmp_path / "nothing"), None, None)
-    assert holder.model is student
-    teacher = holder.variant("teacher")
+        shelf.load(str(tmp_path / "nothing"), None, None)
+    assert shelf.get(None) is shelf.get(shelf.own) is shelf.get(None, "student") is student
+    teacher = shelf.get(None, "teacher")
     assert teacher.variant == "teacher"
-    assert holder.variant("teacher") is teacher
-    assert holder.variant("student") is student
+    assert shelf.get(None, "teacher") is teacher
     other = tiny_checkpoint(tmp_path / "other", tiny_config(), seed=1)
-    assert holder.exchange(str(other), None, "teacher") is holder.model is not teacher
-    assert holder.source == str(other)
-    assert holder.variant("teacher").digest != teacher.digest
-    for name in ("x", ["teacher"], None):
+    chosen = shelf.load(str(other), None, "teacher")
+    assert chosen.words == str(other)
+    assert shelf.get(chosen).digest == chosen.digest != teacher.digest
+    assert shelf.get(chosen, "student").digest != student.digest
+    assert shelf.get(None) is student and shelf.get(None, "teacher") is teacher  # other visitors keep theirs
+    for name in ("x", ["teacher"]):
         with pytest.raises(CheckpointError, match="variant must be one of student, teacher, got "):
-            holder.variant(name)
+            shelf.get(chosen, name)
 
 
-def test_what_is_loaded_waits_for_no_exchange(tiny_folder, student, monkeypatch):
-    holder, begun, go_on = Holder(student, str(tiny_folder)), threading.Event(), threading.Event()
-    teacher = holder.variant("teacher")
+def test_models_that_nobody_used_for_long_are_dropped_and_come_back_if_they_are_the_same(
+    tiny_folder, tmp_path, student
+):
+    shelf = Shelf(student, str(tiny_folder))
+    folders = [tiny_checkpoint(tmp_path / f"other-{seed}", tiny_config(), seed=seed) for seed in (1, 2, 3)]
+    first, second, _ = (shelf.load(str(folder), None, None) for folder in folders)
+    assert len(shelf._models) == 1 + MOST and first not in shelf._models
+    back = shelf.get(first)  # loaded anew
+    assert back.digest == first.digest and shelf.get(first) is back and second not in shelf._models
+    shutil.copytree(folders[0], folders[1], dirs_exist_ok=True)
+    with pytest.raises(CheckpointError, match="other-2 holds other weights than when it was loaded: load it again"):
+        shelf.get(second)
+    assert shelf.get(shelf.load(str(folders[1]), None, None)).digest == first.digest
+    assert shelf.get(None) is student  # the page's own stays
+
+
+def test_who_has_a_model_waits_for_nobodys_download(tiny_folder, student, monkeypatch):
+    shelf, begun, go_on = Shelf(student, str(tiny_folder)), threading.Event(), threading.Event()
+    teacher = shelf.get(None, "teacher")
 
     def load(*_):
         begun.set()
         go_on.wait(60)
         return teacher
 
-    monkeypatch.setattr(holder, "_load", load)
-    exchange = threading.Thread(target=holder.exchange, args=("elsewhere", None, None))
-    exchange.start()
+    monkeypatch.setattr(shelf, "_load", load)
+    loading = threading.Thread(target=shelf.load, args=("elsewhere", None, None))
+    loading.start()
     assert begun.wait(60)
-    assert holder.variants("student", "teacher") == [student, teacher]
+    assert [shelf.get(None, name) for name in ("student", "teacher")] == [student, teacher]
     go_on.set()
-    exchange.join()
-    assert holder.model is teacher
+    loading.join()
+    assert shelf.get(None) is student
 
 
-def test_an_exchange_waits_for_no_variant_and_is_told_to_later_visitors(tiny_folder, tmp_path, student, monkeypatch):
-    holder, begun, go_on = Holder(student, str(tiny_folder)), threading.Event(), threading.Event()
-    other, load = tiny_checkpoint(tmp_path / "other", tiny_config(), seed=1), holder._load
+def test_one_variant_is_loaded_once_for_all_who_ask_at_the_same_time(tiny_folder, student, monkeypatch):
+    shelf, loads = Shelf(student, str(tiny_folder)), []
+    load = shelf._load
 
-    def slowly(source, *rest):
-        if source == str(tiny_folder):
-            begun.set()
-            go_on.wait(60)
-        return load(source, *rest)
+    def slowly(*given):
+        loads.append(given)
+        time.sleep(0.2)
+        return load(*given)
 
-    monkeypatch.setattr(holder, "_load", slowly)
-    with gr.Blocks():
-        updates = models.models_tab(holder, {})
-    variant = threading.Thread(target=holder.variant, args=("teacher",))
-    variant.start()
-    assert begun.wait(60)
-    holder.exchange(str(other), None, None)
-    go_on.set()
-    variant.join()
-    assert [component.elem_id for component in updates] == ["model-facts"]
-    assert all(holder.model.digest in update(holder.model) for update in updates.values())
+    monkeypatch.setattr(shelf, "_load", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        models = list(pool.map(lambda _: shelf.get(None, "teacher"), range(4)))
+    assert len(loads) == 1 and len(set(map(id, models))) == 1
+
+
+def test_a_page_recalls_the_model_that_its_browser_chose(tiny_folder, tmp_path, student, monkeypatch):
+    monkeypatch.delenv(models.FIXED, raising=False)
+    monkeypatch.delenv("SPACE_ID", raising=False)
+    shelf, other = Shelf(student, str(tiny_folder)), tiny_checkpoint(tmp_path / "other", tiny_config(), seed=1)
+    with gr.Blocks() as page:
+        models.models_tab(page, shelf, gr.State(None), {})
+    load, recall, follow = (
+        next(each.fn for each in page.fns.values() if each.name == name) for name in ("load", "recall", "follow")
+    )
+    *_, choice, kept = load(models.FOLDER, str(other), "", "", lambda *_, **__: None)
+    assert choice == Choice(str(other), None, "student", shelf.get(choice).digest)
+    again = recall(kept)
+    assert again == choice
+    (facts,) = follow(again)
+    assert choice.digest in facts and str(other) in facts
+    assert recall("") is None and follow(None) == [gr.skip()]
+    *_, choice, kept = load(models.FOLDER, str(tiny_folder), "", "", lambda *_, **__: None)
+    assert choice == shelf.own and kept == ""  # the page's own needs no memory
+    told = []
+    monkeypatch.setattr(gr, "Warning", told.append)
+    gone = {"source": str(tmp_path / "gone"), "revision": None, "variant": "student", "digest": "0" * 12}
+    for data in (gone, {"source": 5, "revision": None, "variant": "student", "digest": ""}, {"x": 1}):
+        assert recall(json.dumps(data)) is None
+    assert recall("no JSON") is None
+    assert len(told) == 4 and all("The model that was loaded here before is not in use: " in each for each in told)
 
 
 def test_the_model_is_fixed_in_a_space(monkeypatch):
@@ -296,9 +344,9 @@ def test_the_cache_of_examples_forgets_the_oldest(monkeypatch):
 
 
 def test_an_example_is_made_once_and_then_heard_at_once(student, tiny_folder, tmp_path, monkeypatch):
-    holder = Holder(student, str(tiny_folder))
+    shelf = Shelf(student, str(tiny_folder))
     with gr.Blocks() as page:
-        generate.generate_tab(page, holder, tmp_path)
+        generate.generate_tab(shelf, gr.State(None), tmp_path)
     run = next(each.fn for each in page.fns.values() if each.fn and each.name == "run_example")
     made = []
     stream = student.stream
@@ -307,7 +355,9 @@ def test_an_example_is_made_once_and_then_heard_at_once(student, tiny_folder, tm
     def click(text, count=1, seed=5, keep=False, scale=2.0, variant="student"):
         """The output that the click leaves, and whether it was made anew."""
         before = len(made)
-        kept = [value for step in run([text], variant, scale, 2, 1.0, 1, count, seed, keep) for value in step.values()]
+        kept = [
+            value for step in run(None, [text], variant, scale, 2, 1.0, 1, count, seed, keep) for value in step.values()
+        ]
         (result,) = [value for value in kept if isinstance(value, tuple)]
         return result[1], len(made) > before
 

@@ -16,6 +16,7 @@ from factory import tiny_config
 from processes import end, start, wait_until
 
 from dear.config import ConfigError, VAEConfig
+from dear.heads import HEADS
 from dear.model import MaskedModel
 from dear.pipeline import AudioDEAR
 from training import heads
@@ -143,8 +144,25 @@ def test_attribution_names_what_is_known_of_each_recording():
     assert told.endswith('- "bark", CC-BY-NC, my garden')
 
 
-def test_heads_are_compared_on_one_cache_and_a_second_call_times_alone(finished, clips, recipe, capsys, monkeypatch):
-    arguments = ["--clips", str(clips), "--out", str(finished), "--recipe", str(recipe), "--heads", "energy", "flow"]
+def test_heads_are_compared_on_one_cache_and_a_second_call_times_alone(
+    finished, clips, recipe, tmp_path, capsys, monkeypatch
+):
+    compared = {
+        "train": {"steps": 6, "batch_size": 4, "lr": 1e-3, "warmup": 1, "save_every": 2, "log_every": 2},
+        "measure": {
+            "cfg_scales": [2.0], "temperatures": {"student": [0.7, 1.0]}, "tuning_clips": 1, "scored_clips": 2,
+        },
+        "rows": {
+            "energy": {"head": {"kind": "energy", "width": 8, "depth": 1}, "masking": {"ratio": [0.3, 1.0]}},
+            "shortcut": {"head": {"kind": "shortcut", "width": 8, "depth": 1}, "masking": {}},
+            "flow": {"head": {"kind": "flow", "width": 8, "depth": 1}, "masking": {}, "steps": [4, 100]},
+        },
+    }  # fmt: skip
+    (tmp_path / "heads.yaml").write_text(yaml.safe_dump(compared, sort_keys=False))
+    arguments = ["--clips", str(clips), "--out", str(finished), "--recipe", str(recipe)]
+    arguments += ["--compare", str(tmp_path / "heads.yaml"), "--rows", "energy", "flow"]
+    assert heads.main([*arguments, "x"]) == 2
+    assert capsys.readouterr().err.endswith("--rows must be among energy, shortcut, flow, got 'x'\n")
     assert heads.main(arguments) == 0
     first = capsys.readouterr().out
     rows = [line.split(" | ") for line in first.splitlines()[2:]]
@@ -153,7 +171,7 @@ def test_heads_are_compared_on_one_cache_and_a_second_call_times_alone(finished,
     log = (finished / "heads" / "flow" / "log.jsonl").read_text()
     assert json.loads(log.splitlines()[-1])["step"] == 6
     assert all(float(row[-1].strip("| ")) > 0 for row in rows)
-    monkeypatch.setattr(heads, "measure_head", None)  # nothing is measured again
+    monkeypatch.setattr(heads.Comparison, "measure", None)  # nothing is measured again
     assert heads.main(arguments) == 0
     again = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
     assert [row[:-1] for row in again] == [row[:-1] for row in rows]
@@ -260,9 +278,12 @@ def test_what_would_fail_after_hours_is_refused_at_once(recipe, tmp_path, old, n
 
 
 def test_the_recipe_of_the_heads_is_sound():
-    recipe = load_recipe(heads.RECIPES / "heads.yaml")
-    assert recipe.finish is None
-    assert last_phase(recipe) == ""
+    recipe = load_recipe(heads.RECIPES / "heads.yaml", heads.HeadsRecipe)
+    assert {row.head.kind for row in recipe.rows.values()} == set(HEADS)
+    energy, narrow = recipe.rows["energy"], recipe.rows["energy-narrow"]
+    assert energy.head == narrow.head  # they differ in what is hidden alone
+    assert dataclasses.replace(energy.masking, ratio=narrow.masking.ratio) == narrow.masking
+    assert narrow.masking.ratio == (0.7, 1.0)  # the paper's
 
 
 def test_the_bundled_recipe_is_sound_and_within_its_bounds():
@@ -270,5 +291,7 @@ def test_the_bundled_recipe_is_sound_and_within_its_bounds():
     assert recipe.scenes.held_out_fold == 4
     assert recipe.model.length == 128
     assert set(recipe.model.variants) == {"student", "teacher"}
+    assert last_phase(recipe)
+    assert last_phase(dataclasses.replace(recipe, finish=None)) == ""
     with pytest.raises(ConfigError, match="cannot read the recipe"):
         load_recipe(ROOT / "training" / "configs" / "none.yaml")

@@ -2,8 +2,9 @@
 
     python -m training.heads --clips DIR --out DIR
 
-Each head is trained from new weights for the recipe's teacher steps and scored on held-back wordings; guidance and
-temperature are chosen for each on wordings of the training. Killed and started again, it goes on.
+Cache, codec, judge and backbone are those of a reproduction, whose ``--out`` may be shared. Each head is trained from
+new weights and scored on held-back wordings; guidance and temperature are chosen for each on wordings of the training.
+Killed and started again, it goes on.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ import json
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dear.conditioning import build_text_encoder
-from dear.config import Config, SamplingConfig, VariantConfig
+from dear.config import Config, ConfigError, HeadConfig, SamplingConfig, VariantConfig
 from dear.evaluation.score import generate_for_scoring, score_waveforms
 from dear.model import MaskedModel
 from dear.pipeline import AudioDEAR
@@ -30,94 +31,110 @@ from training.captions import prompts
 from training.commands import guarded
 from training.data import CLASSES
 from training.measure import choose_sampling, embed_training, sampling_grid
-from training.recipe import load_recipe
+from training.recipe import MaskingConfig, MeasureConfig, load_recipe
 from training.reproduce import RECIPES, Reproduction
+from training.schedule import TrainConfig
 from training.teacher import MaskedModelling
 from training.trainer import train
 
-# Sampling steps for one token: few and many where a head needs many, one where it was made for one.
-STEPS = {"energy": (1,), "diffusion": (4, 100), "flow": (4, 100), "meanflow": (1,), "shortcut": (1,)}
-TUNING_CLIPS = 3  # a class, for each pair of guidance and temperature
 Wordings = Mapping[str, Sequence[str]]  # by label
 TIMED = 5  # generations of one sound, of which the median counts
 
 
-def head_config(model: Config, kind: str, steps: int) -> Config:
-    """The recipe's model with one variant: its student's head of another kind."""
-    student = model.variants[model.default_variant]
-    sampling = SamplingConfig(iterations=student.sampling.iterations, steps=steps)
-    return replace(model, variants={kind: VariantConfig(replace(student.head, kind=kind), sampling)})
+@dataclass(frozen=True)
+class Row:
+    """One head, trained once and measured at each of its numbers of sampling steps."""
+
+    head: HeadConfig
+    masking: MaskingConfig
+    steps: tuple[int, ...] = (1,)
 
 
-def train_head(run: Reproduction, kind: str) -> MaskedModel:
-    """The averaged weights of a model with this head; the teacher itself where that is its head."""
-    settings, config, shape = run.recipe, run.recipe.teacher, head_config(run.recipe.model, kind, 1)
-    if shape.variants[kind].head == settings.model.variants["teacher"].head:
-        return run.teacher
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.scenes.seed)  # the backbone is drawn first, so all heads start from the same one
-        model = MaskedModel(shape, kind)
-    task = MaskedModelling(model, *run.caches, settings.masking, config.batch_size, config.seed)
-    return train(task, config, run.out / "heads" / kind, kind)
+@dataclass(frozen=True)
+class HeadsRecipe:
+    """What is compared, beside the recipe of the reproduction."""
+
+    train: TrainConfig  # of every row
+    measure: MeasureConfig  # its temperatures are those of the student's head, whatever the row's
+    rows: Mapping[str, Row]
+
+    def __post_init__(self) -> None:
+        if not self.measure.temperatures.get("student"):
+            raise ConfigError("measure.temperatures must name some for student, got none")
 
 
-def head_pipeline(run: Reproduction, kind: str, steps: int) -> AudioDEAR:
-    """A head, trained now or before, as it makes sound in so many steps."""
-    shape, averaged = head_config(run.recipe.model, kind, steps), copy.deepcopy(train_head(run, kind)).cpu().eval()
-    return AudioDEAR(shape, kind, averaged, *run.sound, build_text_encoder(shape.conditioning))
+class Comparison:
+    """The rows of a recipe, on the stages of a reproduction."""
 
+    def __init__(self, recipe: HeadsRecipe, run: Reproduction):
+        self.recipe = recipe
+        self.run = run
 
-def report_head(run: Reproduction, kind: str) -> list[dict[str, Any]]:
-    """Train one head, or go on with it, and measure it at each of its numbers of steps, once."""
-    known, unseen = ({label: prompts(label)[part] for label in CLASSES} for part in (0, 1))
-    stamp = {
-        "model": weights_digest(train_head(run, kind)),
-        "sound": [weights_digest(part) for part in run.sound],
-        "iterations": head_config(run.recipe.model, kind, 1).variants[kind].sampling.iterations,
-        "steps": STEPS[kind],
-        "measure": run.recipe.measure,
-        "tuning_clips": TUNING_CLIPS,
-        "asked": [known, unseen],
-    }
-    return run.report(f"head-{kind}", stamp, lambda: measure_head(run, kind, known, unseen))
+    def config(self, name: str, steps: int) -> Config:
+        """The reproduction's model with the row's head as its one variant."""
+        model = self.run.recipe.model
+        sampling = SamplingConfig(iterations=model.variants[model.default_variant].sampling.iterations, steps=steps)
+        return replace(model, variants={name: VariantConfig(self.recipe.rows[name].head, sampling)})
 
+    def trained(self, name: str) -> MaskedModel:
+        """The averaged weights of a row's model."""
+        shape, config = self.config(name, 1), self.recipe.train
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)  # the backbone is drawn first, so all heads start from the same one
+            model = MaskedModel(shape, name)
+        masking = self.recipe.rows[name].masking
+        task = MaskedModelling(model, *self.run.caches, masking, config.batch_size, config.seed)
+        return train(task, config, self.run.out / "heads" / name, name)
 
-def measure_head(run: Reproduction, kind: str, known: Wordings, unseen: Wordings) -> list[dict[str, Any]]:
-    """Choose guidance and temperature on ``known`` wordings and score on ``unseen`` ones, by number of steps."""
-    settings = run.recipe
-    reference = embed_training(run.split(held_out=False), run.classifier)
-    rows = []
-    for steps in STEPS[kind]:
-        pipeline = head_pipeline(run, kind, steps)
-        measured = replace(
-            settings.measure,
-            temperatures={kind: settings.measure.temperatures["student"]},
-            tuning_clips=TUNING_CLIPS,
-        )
-        chosen = choose_sampling(sampling_grid(pipeline, known, run.classifier, reference, measured))
-        waveforms, labels = generate_for_scoring(pipeline, unseen, settings.measure.scored_clips, **chosen)
-        score = score_waveforms(waveforms, labels, run.classifier, run.reference)
-        parameters = sum(parameter.numel() for parameter in pipeline.model.parameters())
-        rows.append(
-            {"head": kind, "steps": steps, "parameters": parameters, **chosen}
-            | {name: score[name] for name in ("accuracy", "fd", "kl", "is")}
-        )
-    return rows
+    def pipeline(self, name: str, steps: int) -> AudioDEAR:
+        """A row's head, trained now or before, as it makes sound in so many steps."""
+        shape, averaged = self.config(name, steps), copy.deepcopy(self.trained(name)).cpu().eval()
+        return AudioDEAR(shape, name, averaged, *self.run.sound, build_text_encoder(shape.conditioning))
 
+    def report(self, name: str) -> list[dict[str, Any]]:
+        """Train a row's head, or go on with it, and measure it at each of its numbers of steps, once."""
+        known, unseen = ({label: prompts(label)[part] for label in CLASSES} for part in (0, 1))
+        stamp = {
+            "model": weights_digest(self.trained(name)),
+            "sound": [weights_digest(part) for part in self.run.sound],
+            "iterations": self.config(name, 1).variants[name].sampling.iterations,
+            "steps": self.recipe.rows[name].steps,
+            "measure": self.recipe.measure,
+            "asked": [known, unseen],
+        }
+        return self.run.report(f"head-{name}", stamp, lambda: self.measure(name, known, unseen))
 
-def time_heads(run: Reproduction, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """``rows`` with the seconds of decoding one sound, all in turn."""
-    pipelines = [head_pipeline(run, row["head"], row["steps"]) for row in rows]
-    seconds: list[list[float]] = [[] for _ in rows]
-    for seed in range(TIMED):
-        for pipeline, taken in zip(pipelines, seconds, strict=True):
-            taken.append(pipeline.generate("a dog barking", seed=seed).timings["decode"])
-    return [row | {"seconds": round(statistics.median(taken), 3)} for row, taken in zip(rows, seconds, strict=True)]
+    def measure(self, name: str, known: Wordings, unseen: Wordings) -> list[dict[str, Any]]:
+        """Choose guidance and temperature on ``known`` wordings and score on ``unseen`` ones, by number of steps."""
+        run, settings = self.run, self.recipe.measure
+        reference = embed_training(run.split(held_out=False), run.classifier)
+        settings = replace(settings, temperatures={name: settings.temperatures["student"]})
+        rows = []
+        for steps in self.recipe.rows[name].steps:
+            pipeline = self.pipeline(name, steps)
+            chosen = choose_sampling(sampling_grid(pipeline, known, run.classifier, reference, settings))
+            waveforms, labels = generate_for_scoring(pipeline, unseen, settings.scored_clips, **chosen)
+            score = score_waveforms(waveforms, labels, run.classifier, run.reference)
+            parameters = sum(parameter.numel() for parameter in pipeline.model.parameters())
+            rows.append(
+                {"row": name, "steps": steps, "parameters": parameters, **chosen}
+                | {figure: score[figure] for figure in ("accuracy", "fd", "kl", "is")}
+            )
+        return rows
+
+    def timed(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """``rows`` with the seconds of decoding one sound, all in turn."""
+        pipelines = [self.pipeline(row["row"], row["steps"]) for row in rows]
+        seconds: list[list[float]] = [[] for _ in rows]
+        for seed in range(TIMED):
+            for pipeline, taken in zip(pipelines, seconds, strict=True):
+                taken.append(pipeline.generate("a dog barking", seed=seed).timings["decode"])
+        return [row | {"seconds": round(statistics.median(taken), 3)} for row, taken in zip(rows, seconds, strict=True)]
 
 
 def table(rows: list[Mapping[str, Any]]) -> str:
     """Markdown; ``seconds`` are those of decoding one sound."""
-    names = ("head", "steps", "parameters", "cfg_scale", "temperature", "accuracy", "fd", "kl", "is", "seconds")
+    names = ("row", "steps", "parameters", "cfg_scale", "temperature", "accuracy", "fd", "kl", "is", "seconds")
     lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
     return "\n".join(lines + [f"| {' | '.join(str(row[name]) for name in names)} |" for row in rows])
 
@@ -128,14 +145,20 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--clips", type=Path, required=True, help="recordings with clips.csv or meta/esc50.csv")
     parser.add_argument("--out", type=Path, required=True, help="where the stages write")
-    parser.add_argument("--recipe", type=Path, default=RECIPES / "heads.yaml")
-    parser.add_argument("--heads", nargs="+", choices=STEPS, default=list(STEPS), help="all by default")
+    parser.add_argument("--recipe", type=Path, default=RECIPES / "mini.yaml", help="of the reproduction")
+    parser.add_argument("--compare", type=Path, default=RECIPES / "heads.yaml", help="the rows, and their training")
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help="some of them; all by default")
     parser.add_argument("--workers", type=int, default=2, help="processes that encode the cache")
     options = parser.parse_args(arguments)
 
     def run() -> None:
+        recipe = load_recipe(options.compare, HeadsRecipe)
+        chosen = options.rows or list(recipe.rows)
+        if unknown := [name for name in chosen if name not in recipe.rows]:
+            raise ConfigError(f"--rows must be among {', '.join(recipe.rows)}, got {unknown[0]!r}")
         reproduction = Reproduction(load_recipe(options.recipe), options.clips, options.out, options.workers)
-        rows = time_heads(reproduction, [row for kind in options.heads for row in report_head(reproduction, kind)])
+        comparison = Comparison(recipe, reproduction)
+        rows = comparison.timed([row for name in chosen for row in comparison.report(name)])
         print(table(rows))
         print(json.dumps(rows), file=sys.stderr)
 

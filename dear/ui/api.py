@@ -21,15 +21,15 @@ from dear.sampling import check_number
 from dear.ui.compare import pairs
 from dear.ui.edit import LONGEST
 from dear.ui.gpu import on_gpu
-from dear.ui.holder import Holder
 from dear.ui.parts import QUEUE, store
+from dear.ui.shelf import Shelf
 
 
-def endpoints(holder: Holder, folder: Path) -> None:
+def endpoints(shelf: Shelf, folder: Path) -> None:
     """Add the endpoints to the current Blocks. Files of results go into ``folder``."""
 
     def model_of(variant: str | None) -> AudioDEAR:
-        return holder.model if variant is None else holder.variant(variant)
+        return shelf.get(None, variant)
 
     @on_gpu(30)
     def generate(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import random
 import re
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ from dear.ui import parts
 from dear.ui.controls import cfg_slider, steps_slider, temperature_slider
 from dear.ui.generate import GenerateTab
 from dear.ui.gpu import on_gpu
-from dear.ui.holder import Holder
 from dear.ui.parts import KEEP, QUIET, Update
+from dear.ui.shelf import Choice, Shelf
 
 MOST_SOUNDS = 12
 GPU_SECONDS = 60  # that one comparison is allowed under ZeroGPU
@@ -76,8 +75,10 @@ def pairs(cfg_scales: list[float], iterations: list[float]) -> list[tuple[float,
     return [(scale, count) for count in passes for scale in scales]
 
 
-def compare_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Tabs) -> dict[Any, Update]:
-    """Lay out the tab inside the current Blocks. The chosen settings go to ``generate``, a tab of ``tabs``."""
+def compare_tab(
+    shelf: Shelf, chosen: gr.State, folder: Path, generate: GenerateTab, tabs: gr.Tabs
+) -> dict[Any, Update]:
+    """Lay out the tab inside the current Blocks. The best settings go to ``generate``, a tab of ``tabs``."""
     with gr.Row(equal_height=False, elem_classes="dear-tab"):
         with gr.Column(scale=4, min_width=320, elem_classes="dear-controls"):
             prompt = parts.prompt_box("compare-prompt")
@@ -88,7 +89,7 @@ def compare_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Ta
                     elem_id="compare-scales",
                 )  # fmt: skip
                 passes = gr.Textbox(
-                    str(holder.model.sampling.iterations), label="Iterations",
+                    str(shelf.get(None).sampling.iterations), label="Iterations",
                     info=f"Whole numbers, with commas; at most {MOST_SOUNDS} sounds in all.",
                     elem_id="compare-iterations",
                 )  # fmt: skip
@@ -108,10 +109,12 @@ def compare_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Ta
     state = gr.State(None, time_to_live=KEEP)
 
     @on_gpu(GPU_SECONDS)
-    def draw(text: str, settings: list[tuple[float, float]], number: float | None) -> Iterator[Any]:
+    def draw(
+        which: Choice | None, text: str, settings: list[tuple[float, float]], number: float | None
+    ) -> Iterator[Any]:
         """The mel's configuration, once all settings are checked; then reports of progress and results, in order."""
-        model = holder.model
         with parts.told():
+            model = shelf.get(which)
             for scale, count in settings:
                 model.stream(text, cfg_scale=scale, iterations=count, seed=number)
             yield model.config.mel
@@ -122,14 +125,16 @@ def compare_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Ta
 
                 yield from parts.watch(call)
 
-    def run(text: str, scale_text: str, pass_text: str, hide: bool, number: float | None, keep: bool) -> Iterator[Any]:
+    def run(
+        which: Choice | None, text: str, scale_text: str, pass_text: str, hide: bool, number: float | None, keep: bool
+    ) -> Iterator[Any]:
         with parts.told():
             settings = pairs(read_numbers("CFG scales", scale_text), read_numbers("iterations", pass_text))
+            first = parts.seed_of(number, keep)
         if hide:
             random.shuffle(settings)
-        first = secrets.randbelow(2**32) if number is None or not keep else number
         done: list[Cell] = []
-        with closing(draw(text, settings, first)) as reports:
+        with closing(draw(which, text, settings, first)) as reports:
             config = next(reports)
             yield {
                 best: gr.Radio(visible=False),
@@ -168,10 +173,11 @@ def compare_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Ta
             **(shown if found.blind else {}),
         }
 
-    def take(found: Comparison | None, index: int | None) -> dict[Any, Any]:
+    def take(which: Choice | None, found: Comparison | None, index: int | None) -> dict[Any, Any]:
         if found is None or index is None:
             raise parts.forgotten("Compare")
-        cell, model = found.cells[index], holder.model
+        with parts.told():
+            cell, model = found.cells[index], shelf.get(which)
         return {
             generate.prompt: found.prompt,
             generate.variant: model.variant,
@@ -186,12 +192,12 @@ def compare_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Ta
 
     triggers = [button.click, prompt.submit]
     shown = [*cells, stop, state, status, best, send, scale_bar, seed]
-    parts.runs([(triggers, run, [prompt, scales, passes, blind, seed, lock])], shown, stop, status)
+    parts.runs([(triggers, run, [chosen, prompt, scales, passes, blind, seed, lock])], shown, stop, status)
     best.input(choose, [state, best], [*cells, send, status, best], **QUIET)
     taken = [generate.prompt, generate.variant, generate.cfg_scale, generate.iterations, generate.temperature]
     taken += [generate.steps, generate.seed, generate.lock, tabs]
-    send.click(take, [state, best], taken, **QUIET)
-    return {passes: lambda model: str(model.sampling.iterations)}
+    send.click(take, [chosen, state, best], taken, **QUIET)
+    return {passes: lambda model, _: str(model.sampling.iterations)}
 
 
 def _cell(found: Sequence[Cell], index: int, hidden: bool) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import math
 import random
-import secrets
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -18,8 +17,8 @@ import gradio as gr
 from dear.output import Output
 from dear.ui import parts
 from dear.ui.gpu import on_gpu
-from dear.ui.holder import Holder
 from dear.ui.parts import KEEP, QUIET
+from dear.ui.shelf import Choice, Shelf
 
 STUDENT, TEACHER = "student", "teacher"
 SIDES = ("A", "B")
@@ -76,7 +75,7 @@ class Trial:
     voted: bool
 
 
-def duel_tab(holder: Holder, folder: Path) -> None:
+def duel_tab(shelf: Shelf, chosen: gr.State, folder: Path) -> None:
     """Lay out the tab inside the current Blocks."""
     with gr.Row(equal_height=False, elem_classes="dear-tab"):
         with gr.Column(scale=4, min_width=320, elem_classes="dear-controls"):
@@ -100,10 +99,10 @@ def duel_tab(holder: Holder, folder: Path) -> None:
     tally = gr.State(Tally())
 
     @on_gpu(GPU_SECONDS)
-    def draw(text: str, number: float) -> Iterator[Any]:
+    def draw(which: Choice | None, text: str, number: float) -> Iterator[Any]:
         """The title and the mel's configuration of each; then each result as it comes, as (name, output)."""
         with parts.told():
-            models = dict(zip((STUDENT, TEACHER), holder.variants(STUDENT, TEACHER), strict=True))
+            models = {name: shelf.get(which, name) for name in (STUDENT, TEACHER)}
             streams = {name: model.stream(text, seed=number) for name, model in models.items()}
             yield {name: (_title(name, model), model.config.mel) for name, model in models.items()}
             spent = dict.fromkeys(streams, 0.0)
@@ -115,16 +114,17 @@ def duel_tab(holder: Holder, folder: Path) -> None:
                     del streams[name]
                 yield name, out
 
-    def run(text: str, how: str, number: float | None, keep: bool) -> Iterator[dict[Any, Any]]:
+    def run(which: Choice | None, text: str, how: str, number: float | None, keep: bool) -> Iterator[dict[Any, Any]]:
         blind = how == BLIND
         with parts.told():
-            named = holder.model.config.variants
+            named = shelf.get(which).config.variants
             if not {STUDENT, TEACHER} <= set(named):
                 raise ValueError(f"model must have a teacher and a student, got {', '.join(named)}")
-            first = secrets.randbelow(2**32) if number is None or not keep else number
-            holder.model.stream(text, seed=first)  # checks the input before anything is loaded
+            first = parts.seed_of(number, keep)
+            shelf.get(which).stream(text, seed=first)  # checks the input before anything is loaded
             yield {status: parts.progress_bar("Loading", 0), votes: gr.Row(visible=False), seed: first, trial: None}
-            holder.variants(STUDENT, TEACHER)
+            for name in (STUDENT, TEACHER):
+                shelf.get(which, name)
         order = (STUDENT, TEACHER)
         if blind and random.getrandbits(1):
             order = (TEACHER, STUDENT)
@@ -133,7 +133,7 @@ def duel_tab(holder: Holder, folder: Path) -> None:
         told_at = dict.fromkeys(order, 0.0)
         seconds: dict[str, float] = {}
         bodies: dict[str, str] = {}
-        with closing(draw(text, first)) as reports:
+        with closing(draw(which, text, first)) as reports:
             known = next(reports)
             titles = {name: title for name, (title, _) in known.items()}
             names = {name: SIDES[order.index(name)] for name in order} if blind else titles
@@ -185,7 +185,9 @@ def duel_tab(holder: Holder, folder: Path) -> None:
         }
 
     triggers = [button.click, prompt.submit]
-    parts.runs([(triggers, run, [prompt, mode, seed, lock])], [*sides, stop, status, votes, seed, trial], stop, status)
+    parts.runs(
+        [(triggers, run, [chosen, prompt, mode, seed, lock])], [*sides, stop, status, votes, seed, trial], stop, status
+    )
     for i, each in enumerate(vote):
         each.click(
             lambda found, counted, which=i: choose(found, counted, which), [trial, tally],

@@ -22,8 +22,8 @@ from dear.ui import parts
 from dear.ui.controls import cfg_slider, iterations_slider, steps_slider, temperature_slider
 from dear.ui.generate import GenerateTab
 from dear.ui.gpu import on_gpu
-from dear.ui.holder import Holder
 from dear.ui.parts import QUIET, Update
+from dear.ui.shelf import Choice, Shelf
 
 LONGEST = 60.0  # seconds of a sound that comes in
 GPU_SECONDS = 60  # that one edit is allowed under ZeroGPU
@@ -48,7 +48,7 @@ MOVE = """(start, end) => {
 }"""
 
 
-def edit_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Tabs) -> dict[Any, Update]:
+def edit_tab(shelf: Shelf, chosen: gr.State, folder: Path, generate: GenerateTab, tabs: gr.Tabs) -> dict[Any, Update]:
     """Lay out the tab inside the current Blocks. Files of results go into ``folder``."""
     with gr.Row(equal_height=False, elem_classes="dear-tab"):
         with gr.Column(scale=4, min_width=320, elem_classes="dear-controls"):
@@ -73,7 +73,7 @@ def edit_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Tabs)
                     1, 30, 5, step=1, label="Length", info="Seconds to add after the end.", visible=False,
                     elem_id="edit-more",
                 )  # fmt: skip
-                controls = {name: make(holder.model, name=f"edit-{name}") for name, make in CONTROLS.items()}
+                controls = {name: make(shelf.get(None), name=f"edit-{name}") for name, make in CONTROLS.items()}
                 seed, lock = parts.seed_row("edit-")
         with gr.Column(scale=7, min_width=320, elem_classes="dear-results"):
             before = gr.HTML(EMPTY, elem_id="edit-map", elem_classes="dear-map")
@@ -90,13 +90,13 @@ def edit_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Tabs)
             after = gr.HTML("", elem_id="edit-after")
     path = gr.State(None)
 
-    def look(file: str | None, what: str, first: float, last: float) -> dict[Any, Any]:
+    def look(which: Choice | None, file: str | None, what: str, first: float, last: float) -> dict[Any, Any]:
         """Show what came in, and fit the sliders to it; or say why it can't be taken. Earlier results go."""
         cleared = {status: "", sound: gr.Audio(None, visible=False), tools: gr.Row(visible=False), after: ""}
         if file is None:
             return {before: EMPTY, **cleared}
-        model = holder.model
         try:
+            model = shelf.get(which)
             samples, rate = read_channels(file, LONGEST)
             mel = model.log_mel(samples, rate).numpy()
         except ValueError as error:
@@ -116,12 +116,12 @@ def edit_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Tabs)
 
     @on_gpu(GPU_SECONDS)
     def draw(
-        file: str | None, what: str, text: str, first: float, last: float, reach: float, added: float,
-        options: dict[str, Any],
+        which: Choice | None, file: str | None, what: str, text: str, first: float, last: float, reach: float,
+        added: float, options: dict[str, Any],
     ) -> Iterator[Any]:  # fmt: skip
         """The mel's configuration, then reports of progress, and last the result."""
-        model = holder.model
         with parts.told():
+            model = shelf.get(which)
             if file is None:
                 raise AudioError("sound must be uploaded, recorded, or sent from Generate first")
             if not Path(file).is_file():
@@ -137,15 +137,16 @@ def edit_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Tabs)
             yield from parts.watch(call)
 
     def run(
-        file: str | None, what: str, text: str, first: float, last: float, reach: float, added: float, scale: float,
-        passes: float, heat: float, steps: float, number: float | None, keep: bool,
+        which: Choice | None, file: str | None, what: str, text: str, first: float, last: float, reach: float,
+        added: float, scale: float, passes: float, heat: float, steps: float, number: float | None, keep: bool,
     ) -> Iterator[dict[Any, Any]]:  # fmt: skip
         options: dict[str, Any] = {
             "cfg_scale": scale, "iterations": passes, "temperature": heat, "steps": steps,
-            "seed": number if keep else None,
         }  # fmt: skip
+        with parts.told():
+            options["seed"] = parts.seed_of(number, keep)
         began = time.perf_counter()
-        with closing(draw(file, what, text, first, last, reach, added, options)) as reports:
+        with closing(draw(which, file, what, text, first, last, reach, added, options)) as reports:
             config = next(reports)
             for report in reports:
                 if isinstance(report, tuple):
@@ -166,7 +167,7 @@ def edit_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Tabs)
         yield {after: _pictures(config, report)}
 
     seen = [before, start, end, status, sound, tools, after]
-    source.change(look, [source, mode, start, end], seen, **QUIET)
+    source.change(look, [chosen, source, mode, start, end], seen, **QUIET)
     for slider in (start, end):
         slider.change(None, [start, end], None, js=MOVE, api_visibility="private")
     mode.change(
@@ -181,7 +182,7 @@ def edit_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Tabs)
     mode.change(None, mode, None, js=hide, api_visibility="private")
     triggers = [button.click, prompt.submit]
     parts.runs(
-        [(triggers, run, [source, mode, prompt, start, end, around, more, *controls.values(), seed, lock])],
+        [(triggers, run, [chosen, source, mode, prompt, start, end, around, more, *controls.values(), seed, lock])],
         [stop, status, sound, path, wav, flac, tools, seed, after], stop, status,
     )  # fmt: skip
     again.click(lambda file: _kept(file, "Redraw"), path, source, **QUIET)
@@ -189,7 +190,7 @@ def edit_tab(holder: Holder, folder: Path, generate: GenerateTab, tabs: gr.Tabs)
         lambda file: (_kept(file, "Generate"), gr.Tabs(selected="edit")), generate.path, [source, tabs], **QUIET
     )
     return {
-        controls[name]: lambda model, name=name, make=make: make(model, name=f"edit-{name}")
+        controls[name]: lambda model, _, name=name, make=make: make(model, name=f"edit-{name}")
         for name, make in CONTROLS.items()
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +27,9 @@ from dear.ui.controls import (
 )
 from dear.ui.examples import EXAMPLES, SEED, ExampleCache
 from dear.ui.gpu import on_gpu
-from dear.ui.holder import Holder
 from dear.ui.link import OPTIONS, read_link, read_variant, write_link
 from dear.ui.parts import KEEP, QUIET, Update, store
+from dear.ui.shelf import Choice, Shelf
 
 KNOWN = (
     "The bundled model has heard ten kinds of sound: dogs, roosters, rain, sea waves, crackling fires, crying babies, "
@@ -90,10 +90,12 @@ class GenerateTab:
     use: gr.Button  # "use as start"
     path: gr.State  # of the sound that is shown
     updates: dict[Any, Update]
+    restore: Callable[[Choice | None, gr.Request], list[Any]]  # what becomes of ``restored`` when the page is opened
+    restored: list[Any]
 
 
-def generate_tab(page: gr.Blocks, holder: Holder, folder: Path) -> GenerateTab:
-    """Lay out the tab inside the current Blocks, which is ``page``. Files of results go into ``folder``."""
+def generate_tab(shelf: Shelf, chosen: gr.State, folder: Path) -> GenerateTab:
+    """Lay out the tab inside the current Blocks. Files of results go into ``folder``."""
     pace, cache = Pace(), ExampleCache()
     with gr.Row(equal_height=False, elem_classes="dear-tab"):
         with gr.Column(scale=4, min_width=320, elem_classes="dear-controls"):
@@ -106,9 +108,9 @@ def generate_tab(page: gr.Blocks, holder: Holder, folder: Path) -> GenerateTab:
                 )
                 for label, texts in EXAMPLES.items()
             ]  # fmt: skip
-            note = gr.HTML(_note(holder))
+            note = gr.HTML(_note(shelf.own))
             with gr.Group(elem_classes="dear-settings"):
-                controls = {name: make(holder.model) for name, make in CONTROLS.items()}
+                controls = {name: make(shelf.get(None)) for name, make in CONTROLS.items()}
                 seed, lock = parts.seed_row()
         with gr.Column(scale=7, min_width=320, elem_classes="dear-results"):
             choice = gr.Radio([], label="Variations", visible=False, elem_id="variation", elem_classes="dear-pick")
@@ -128,11 +130,11 @@ def generate_tab(page: gr.Blocks, holder: Holder, folder: Path) -> GenerateTab:
 
     @on_gpu(GPU_SECONDS)
     def draw(
-        text: str, variant: str, count: float, known: Pace, options: dict[str, Any]
+        which: Choice | None, text: str, variant: str, count: float, known: Pace, options: dict[str, Any]
     ) -> Iterator[tuple[Config, Output]]:
         """The results of one generation as they come, and perhaps a draft among them: it has a sound before the end."""
         with parts.told():
-            model = holder.variant(variant)
+            model = shelf.get(which, variant)
             model.stream(text, num_samples=count, **options)  # checks the input
             every = round(TOLD_EVERY / (known.one_pass(options["steps"]) * count))
             every = min(max(every, 1), options["iterations"])
@@ -145,35 +147,38 @@ def generate_tab(page: gr.Blocks, holder: Holder, folder: Path) -> GenerateTab:
                         yield model.config, model.draft(out[0])
 
     def run(
-        text: str, variant: str, scale: float, passes: float, heat: float, steps: float, count: float,
-        number: float | None, keep: bool, example: bool = False,
+        which: Choice | None, text: str, variant: str, scale: float, passes: float, heat: float, steps: float,
+        count: float, number: float | None, keep: bool, example: bool = False,
     ) -> Iterator[dict[Any, Any]]:  # fmt: skip
         """One generation for the page; of an example, what was made before is heard at once."""
         options = {"cfg_scale": scale, "iterations": passes, "temperature": heat, "steps": steps}
-        options["seed"] = number if keep else SEED if example else None
-        if not example or count != 1 or options["seed"] is None:
-            yield from produce(text, variant, count, options)
+        with parts.told():
+            options["seed"] = SEED if example and not keep else parts.seed_of(number, keep)
+        if not example or count != 1:
+            yield from produce(which, text, variant, count, options)
             return
         with parts.told():
-            key = (holder.variant(variant).digest, text, *options.values())
+            key = (shelf.get(which, variant).digest, text, *options.values())
         made = cache.get(key)
         if made is not None:
             yield from finish(*made)
             return
-        for changes in produce(text, variant, count, options):
-            if kept in changes and changes[kept][1].settings["digest"] == key[0]:  # no other model has come meanwhile
+        for changes in produce(which, text, variant, count, options):
+            if kept in changes:
                 cache.put(key, changes[kept])
             yield changes
 
-    def run_example(sample: list[str], *settings: Any) -> Iterator[dict[Any, Any]]:
-        yield from run(sample[0], *settings, example=True)
+    def run_example(which: Choice | None, sample: list[str], *settings: Any) -> Iterator[dict[Any, Any]]:
+        yield from run(which, sample[0], *settings, example=True)
 
-    def produce(text: str, variant: str, count: float, options: dict[str, Any]) -> Iterator[dict[Any, Any]]:
+    def produce(
+        which: Choice | None, text: str, variant: str, count: float, options: dict[str, Any]
+    ) -> Iterator[dict[Any, Any]]:
         """One generation for the page: pictures as it goes, perhaps a draft, and last the sound."""
         nonlocal pace
         began = time.perf_counter()
         told_at, drawn_at, drawing, drafted = began, began, 0.0, False
-        with closing(draw(text, variant, count, pace, options)) as results:
+        with closing(draw(which, text, variant, count, pace, options)) as results:
             for config, out in results:
                 now = time.perf_counter()
                 if out.iteration == out.iterations:
@@ -230,44 +235,48 @@ def generate_tab(page: gr.Blocks, holder: Holder, folder: Path) -> GenerateTab:
         yield show(out, index)
         yield {pictures: _pictures(config, out[index])}
 
-    def restore(request: gr.Request) -> list[Any]:
-        """The settings that the page's address holds, in the bounds of the model that the page now has."""
+    def restore(which: Choice | None, request: gr.Request) -> list[Any]:
+        """The settings that the page's address holds, in the bounds of the visitor's model."""
         with parts.told():
-            model, notice = read_variant(request.query_params, holder)
+            model, notice = read_variant(request.query_params, shelf, which)
         settings, notices = read_link(request.query_params, model)
         for each in notice + notices:
             gr.Warning(html.escape(each, quote=False))
         values = [make(model, settings.get(name)) for name, make in CONTROLS.items()]
-        return [settings.get("prompt", gr.skip()), settings.get("seed", 0), "seed" in settings, *values, _note(holder)]
+        return [settings.get("prompt", gr.skip()), settings.get("seed", 0), "seed" in settings, *values]
 
-    def switch(variant: str) -> list[Any]:
+    def switch(which: Choice | None, variant: str) -> list[Any]:
         """The other controls, as this variant has them by default."""
         with parts.told():
-            model = holder.variant(variant)
+            model = shelf.get(which, variant)
         return [CONTROLS[name](model) for name in OPTIONS]
 
     triggers = [button.click, prompt.submit]
     shown = [stop, choice, sound, tools, wav, flac, facts, pictures, seed, kept, path]
     settings = [*controls.values(), seed, lock]
-    starts = [(triggers, run, [prompt, *settings])]
+    starts = [(triggers, run, [chosen, prompt, *settings])]
     for each, texts in zip(examples, EXAMPLES.values(), strict=True):
         # In the browser itself: what is pressed next finds the prompt there. A Dataset's value is an index in it.
         each.click(None, each, prompt, js=f"(index) => {json.dumps(texts)}[index]", api_visibility="private")
-        starts.append(([each.click], run_example, [each, *settings]))
+        starts.append(([each.click], run_example, [chosen, each, *settings]))
     parts.runs(starts, shown, stop, facts)
     choice.input(pick, [kept, choice], [sound, path, wav, flac, tools, facts, pictures], **QUIET)
-    page.load(restore, None, [prompt, seed, lock, *controls.values(), note], **QUIET)
     controls["variant"].input(
-        switch, controls["variant"], [controls[name] for name in OPTIONS], show_progress="minimal",
+        switch, [chosen, controls["variant"]], [controls[name] for name in OPTIONS], show_progress="minimal",
         api_visibility="private",
     )  # fmt: skip
-    updates: dict[Any, Update] = {controls[name]: make for name, make in CONTROLS.items()}
-    updates[note] = lambda model: _note(holder)
-    return GenerateTab(prompt=prompt, seed=seed, lock=lock, use=use, path=path, updates=updates, **controls)
+    updates: dict[Any, Update] = {
+        controls[name]: lambda model, _, make=make: make(model) for name, make in CONTROLS.items()
+    }
+    updates[note] = lambda _, choice: _note(choice)
+    return GenerateTab(
+        prompt=prompt, seed=seed, lock=lock, use=use, path=path, updates=updates, restore=restore,
+        restored=[prompt, seed, lock, *controls.values()], **controls,
+    )  # fmt: skip
 
 
-def _note(holder: Holder) -> str:
-    text = KNOWN if holder.bundled else f"This page now uses {html.escape(holder.source)}."
+def _note(chosen: Choice) -> str:
+    text = KNOWN if chosen.source is None else f"The model is that of {html.escape(chosen.words)}."
     return f'<p class="dear-note">{text}</p>'
 
 

@@ -18,7 +18,7 @@ def on_gpu(seconds: int) -> Callable[[F], F]:
     """``spaces.GPU(duration=seconds)`` in a Space with ZeroGPU, nothing at all elsewhere.
 
     The decorated function's arguments and what it returns or yields are pickled there, so the model comes from the
-    holder that it closes over; what it changes elsewhere is lost, and of its errors only a ``gr.Error`` keeps its
+    shelf that it closes over; what it changes elsewhere is lost, and of its errors only a ``gr.Error`` keeps its
     sentence. Where a visitor stops a generator, it ends at its next ``yield``.
     """
     if not is_zero():

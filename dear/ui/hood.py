@@ -1,10 +1,9 @@
-"""The tab that shows how it works: five samplers learning a toy, and the method with pictures of the page's model."""
+"""The tab that shows how it works: five samplers learning a toy, and the method with pictures of a model."""
 
 from __future__ import annotations
 
 import functools
 import html
-import secrets
 import threading
 import time
 from collections.abc import Iterator
@@ -21,8 +20,8 @@ from dear.pipeline import AudioDEAR
 from dear.toy import MOST_STEPS, POINTS, TOYS, ToyTraining, mmd, reference, wasserstein
 from dear.ui import parts
 from dear.ui.gpu import on_gpu
-from dear.ui.holder import Holder
 from dear.ui.parts import KEEP, QUIET
+from dear.ui.shelf import Choice, Shelf
 
 # One playground trains at a time, on one core, beside the one generation that may run.
 QUEUE = {"concurrency_id": "toy", "concurrency_limit": 1}
@@ -100,7 +99,7 @@ class Playground:
     steps: int
 
 
-def hood_tab(tab: gr.Tab, holder: Holder) -> None:
+def hood_tab(tab: gr.Tab, shelf: Shelf, chosen: gr.State) -> None:
     """Lay out the tab inside the current Blocks. Its pictures of the model are drawn when ``tab`` is first seen."""
     with gr.Row(equal_height=False, elem_classes="dear-tab"):
         with gr.Column(scale=4, min_width=320, elem_classes="dear-controls"):
@@ -120,14 +119,14 @@ def hood_tab(tab: gr.Tab, holder: Holder) -> None:
         with gr.Column(scale=8, min_width=320, elem_classes="dear-results"):
             status = gr.HTML("", elem_id="toy-status", elem_classes="dear-status")
             panels = gr.HTML(EMPTY, elem_id="toy-panels")
-    article = gr.HTML(_article(holder.model, None), elem_id="method")
+    article = gr.HTML(_article(shelf.get(None), None), elem_id="method")
     kept = gr.State(None, time_to_live=KEEP)
     seen = gr.State("")  # digest of the model whose pictures this visitor has
 
     def run(chosen: str, count: float, name: str, number: float | None, keep: bool) -> Iterator[dict[Any, Any]]:
-        first = secrets.randbelow(2**32) if number is None or not keep else number
         kinds = list(HEADS) if chosen == ALL else [kind for kind in HEADS if HEADS[kind] == chosen]
         with parts.told():
+            first = parts.seed_of(number, keep)
             play = Playground([ToyTraining(kind, name, first) for kind in kinds], int(count))
             yield {seed: first, kept: play, panels: _panels(play), status: parts.progress_bar("Training", 0)}
         began, drawing = time.perf_counter(), 0.0
@@ -157,24 +156,20 @@ def hood_tab(tab: gr.Tab, holder: Holder) -> None:
         return _panels(play)
 
     @on_gpu(30)
-    def film() -> list[Output]:
-        model = holder.model
+    def film(which: Choice | None) -> list[Output]:
+        model = shelf.get(which)
         every = -(-model.sampling.iterations // 4)
         return list(model.stream(PROMPT, seed=SEED, every=every))
 
     drawn: dict[str, str] = {}  # digest of a model -> the article with its pictures
     one_at_a_time = threading.Lock()
 
-    def explain(had: str) -> tuple[Any, str]:
-        with one_at_a_time:
-            model = holder.model
+    def explain(which: Choice | None, had: str) -> tuple[Any, str]:
+        with one_at_a_time, parts.told():
+            model = shelf.get(which)
             if model.digest not in drawn:
-                with parts.told():
-                    outs = film()
-                if outs[-1].settings["digest"] != model.digest:  # another one has taken its place
-                    return gr.skip(), had
                 drawn.clear()
-                drawn[model.digest] = _article(model, outs)
+                drawn[model.digest] = _article(model, film(which))
             return (gr.skip() if had == model.digest else drawn[model.digest]), model.digest
 
     parts.runs(
@@ -185,7 +180,7 @@ def hood_tab(tab: gr.Tab, holder: Holder) -> None:
         QUEUE,
     )
     steps.change(redraw, [kept, steps], panels, trigger_mode="always_last", **QUIET)
-    tab.select(explain, seen, [article, seen], **QUIET, **parts.QUEUE)
+    tab.select(explain, [chosen, seen], [article, seen], **QUIET, **parts.QUEUE)
 
 
 def _share(training: ToyTraining) -> float:

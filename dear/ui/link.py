@@ -9,8 +9,9 @@ from urllib.parse import urlencode
 from dear.conditioning import check_prompt
 from dear.output import Output
 from dear.pipeline import AudioDEAR
-from dear.sampling import MAX_SEED, check_options, check_whole
-from dear.ui.holder import Holder
+from dear.sampling import check_options, check_whole
+from dear.ui import parts
+from dear.ui.shelf import Choice, Shelf
 
 OPTIONS = ("cfg_scale", "iterations", "temperature", "steps")
 MAX_VARIATIONS = 8
@@ -23,14 +24,14 @@ def write_link(out: Output) -> str:
     return "?" + urlencode(settings | {"variations": len(out), "weights": out.settings["digest"]})
 
 
-def read_variant(query: Mapping[str, str], holder: Holder) -> tuple[AudioDEAR, list[str]]:
-    """The variant that an address names, else the page's own, and a sentence where there is none of that name.
+def read_variant(query: Mapping[str, str], shelf: Shelf, chosen: Choice | None) -> tuple[AudioDEAR, list[str]]:
+    """The variant that an address names, else the visitor's own, and a sentence where there is none of that name.
 
     Raises CheckpointError where it can't be loaded.
     """
-    own, wanted = holder.model, query.get("variant")
+    own, wanted = shelf.get(chosen), query.get("variant")
     if wanted is None or wanted in own.config.variants:
-        return holder.variant(wanted or own.variant), []
+        return shelf.get(chosen, wanted), []
     told = f"The link's variant must be one of {', '.join(own.config.variants)}, got {wanted!r}; it is ignored."
     return own, [told]
 
@@ -40,7 +41,7 @@ def read_link(query: Mapping[str, str], model: AudioDEAR) -> tuple[dict[str, Any
     checks = {
         "prompt": check_prompt,
         **{name: _option(name, model) for name in OPTIONS},
-        "seed": lambda text: check_whole("seed", _number(text), 0, MAX_SEED),
+        "seed": lambda text: check_whole("seed", _number(text), 0, parts.LARGEST_SEED),
         "variations": lambda text: check_whole("variations", _number(text), 1, MAX_VARIATIONS),
     }
     settings, notices = {}, []

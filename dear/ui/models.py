@@ -1,42 +1,49 @@
-"""The tab that exchanges the model: the bundled one, a local folder, or a repository of the Hub."""
+"""The tab where a visitor chooses a model: the bundled one, a local folder, or a repository of the Hub."""
 
 from __future__ import annotations
 
 import html
+import json
 import os
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import gradio as gr
 
+from dear.pipeline import AudioDEAR
 from dear.ui import parts
 from dear.ui.gpu import is_zero
-from dear.ui.holder import Holder
 from dear.ui.parts import QUIET, Update
+from dear.ui.shelf import Choice, Shelf
 
-FIXED = "AUDIODEAR_FIXED_MODEL"  # set to 1: visitors can't exchange the model
+FIXED = "AUDIODEAR_FIXED_MODEL"  # set to 1: visitors can't choose another model
 BUNDLED, FOLDER, HUB = "Bundled", "Local folder", "Hugging Face Hub"
-SHARED = "One model serves this whole page: all its visitors get what is loaded here. Sounds in the making keep theirs."
+YOURS = "What you load is yours alone, in this browser: other visitors keep what they have, and so do programs."
+STORE = "localStorage.audiodearModel"  # where a browser keeps its choice
 CLOSED = (
     "The model of this page is fixed. Run it on a machine of your own (<code>python app.py</code>) to load another one."
 )
 
 
 def is_fixed() -> bool:
-    """Whether visitors are kept from exchanging the model: in a Space unless the variable says 0.
+    """Whether all visitors have the page's own model: in a Space unless the variable says 0.
 
-    Under ZeroGPU always: the processes that compute would keep the model that they began with.
+    Under ZeroGPU always: what is loaded after the launch doesn't reach the processes that compute.
     """
     return is_zero() or os.environ.get(FIXED, "1" if os.environ.get("SPACE_ID") else "0") != "0"
 
 
-def models_tab(holder: Holder, updates: dict[Any, Update]) -> dict[Any, Update]:
-    """Lay out the tab inside the current Blocks. ``updates``: what follows from the model in all other tabs.
+def models_tab(page: gr.Blocks, shelf: Shelf, chosen: gr.State, updates: dict[Any, Update]) -> Callable[..., Any]:
+    """Lay out the tab inside the current Blocks, which is ``page``. ``chosen`` becomes what is loaded here.
 
-    Returns what follows from it in this one.
+    updates: what follows from the model in all other tabs. Returns how to add what happens next, once a page that was
+    opened has the model that its browser remembers.
     """
+    own = _facts(shelf.get(None), shelf.own)
     if is_fixed():
-        gr.HTML(f'<div class="dear-model">{_facts(holder)}<p class="dear-note">{CLOSED}</p></div>')
-        return {}
+        gr.HTML(f'<div class="dear-model">{own}<p class="dear-note">{CLOSED}</p></div>')
+        return page.load
     with gr.Row(equal_height=False, elem_classes="dear-tab"):
         with gr.Column(scale=4, min_width=320, elem_classes="dear-controls"):
             kind = gr.Radio(
@@ -57,22 +64,28 @@ def models_tab(holder: Holder, updates: dict[Any, Update]) -> dict[Any, Update]:
                     elem_id="model-variant",
                 )  # fmt: skip
             button = gr.Button("Load", variant="primary", elem_id="model-load")
-            gr.HTML(f'<p class="dear-note">{SHARED}</p>')
+            gr.HTML(f'<p class="dear-note">{YOURS}</p>')
         with gr.Column(scale=7, min_width=320, elem_classes="dear-results"):
-            facts = gr.HTML(_facts(holder), elem_id="model-facts")
+            facts = gr.HTML(own, elem_id="model-facts")
             status = gr.HTML("", elem_id="model-status", elem_classes="dear-status")
+    # Not a BrowserState: that of Gradio 6.31 loses what it held when the page is opened again.
+    kept = gr.Textbox("", visible=False)
 
-    def load(where: str, name: str, commit: str, which: str, progress: Any = gr.Progress(track_tqdm=True)) -> list[str]:  # noqa: B008 - how Gradio is asked for it
+    def load(where: str, name: str, commit: str, which: str, progress: Any = gr.Progress(track_tqdm=True)) -> list[Any]:  # noqa: B008 - how Gradio is asked for it
         progress(0, desc="Loading")
         with parts.told():
             if where != BUNDLED and not name.strip():
                 raise ValueError(f"model must be a checkpoint's folder or owner/name on the Hub, got {name!r}")
-            holder.exchange(
+            choice = shelf.load(
                 None if where == BUNDLED else name.strip(),
                 commit.strip() or None if where == HUB else None,
                 which.strip() or None,
             )
-        return ['<p class="dear-headline" role="status">Loaded.</p>', _facts(holder)]
+        return [
+            '<p class="dear-headline" role="status">Loaded.</p>',
+            choice,
+            "" if choice == shelf.own else json.dumps(asdict(choice)),
+        ]
 
     def ask(where: str) -> list[Any]:
         label = "Folder" if where == FOLDER else "Repository, as owner/name"
@@ -81,18 +94,40 @@ def models_tab(holder: Holder, updates: dict[Any, Update]) -> dict[Any, Update]:
     kind.change(ask, kind, [place, revision], queue=False, **QUIET)
     loaded = gr.on(
         [button.click, place.submit, revision.submit, variant.submit], load, [kind, place, revision, variant],
-        [status, facts], show_progress_on=[status], concurrency_limit=1, api_visibility="private",
+        [status, chosen, kept], show_progress_on=[status], concurrency_limit=1, api_visibility="private",
     )  # fmt: skip
-    loaded.success(lambda: [update(holder.model) for update in updates.values()], None, list(updates), **QUIET)
-    return {facts: lambda model: _facts(holder)}
+    updates = updates | {facts: _facts}
+
+    def follow(choice: Choice | None) -> list[Any]:
+        """What all tabs become for a visitor who has chosen a model; for others they are as they should be."""
+        if choice is None:
+            return [gr.skip() for _ in updates]
+        model = shelf.get(choice)
+        return [update(model, choice) for update in updates.values()]
+
+    def recall(text: str) -> Choice | None:
+        """What this browser chose before, where it can still be had."""
+        if not text:
+            return None
+        try:
+            choice = Choice(**json.loads(text))
+            shelf.get(choice)
+        except (TypeError, ValueError) as error:
+            gr.Warning(html.escape(f"The model that was loaded here before is not in use: {error}", quote=False))
+            return None
+        return choice
+
+    loaded.success(follow, chosen, list(updates), **QUIET)
+    loaded.success(None, kept, None, js=f"(text) => {{ {STORE} = text; }}", api_visibility="private")
+    opened = page.load(recall, kept, chosen, js=f"() => {STORE} ?? ''", **QUIET)
+    return opened.then(follow, chosen, list(updates), **QUIET).then
 
 
-def _facts(holder: Holder) -> str:
-    model = holder.model
+def _facts(model: AudioDEAR, chosen: Choice) -> str:
     head = model.config.variants[model.variant].head.kind
     count = sum(parameter.numel() for parameter in model.model.parameters())
     rows = {
-        "from": holder.source,
+        "from": chosen.words,
         "model": model.config.name,
         "variant": f"{model.variant} of {', '.join(model.config.variants)}",
         "head": f"{head}, {model.sampling.steps} step" + ("s" if model.sampling.steps > 1 else ""),

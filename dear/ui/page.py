@@ -18,7 +18,6 @@ from dear.ui.duel import duel_tab
 from dear.ui.edit import edit_tab
 from dear.ui.generate import generate_tab
 from dear.ui.gpu import is_zero
-from dear.ui.holder import Holder
 from dear.ui.hood import CSS as HOOD_CSS
 from dear.ui.hood import hood_tab
 from dear.ui.listening import CSS as LISTENING_CSS
@@ -26,38 +25,39 @@ from dear.ui.listening import listening_tab, test_from
 from dear.ui.look import CSS, HEAD, THEME
 from dear.ui.models import models_tab
 from dear.ui.parts import QUIET, forget_old
+from dear.ui.shelf import Shelf
 
 TITLE = "AudioDEAR"
 SENTENCE = "Describe a sound and hear ten seconds of it, drawn from noise in a few passes that you can watch."
 UPLOADS = "250mb"  # two hours as MP3, a minute as 96 kHz WAV of eight channels; what lasts too long is told so
 
 
-def build(holder: Holder, folder: Path) -> gr.Blocks:
-    """The page around the model of ``holder``. Files of results go into ``folder``, which must exist."""
+def build(shelf: Shelf, folder: Path) -> gr.Blocks:
+    """The page around the models of ``shelf``. Files of results go into ``folder``, which must exist."""
     test = test_from(os.environ)
     if is_zero():  # what is loaded before the launch is kept ready for the GPU
-        for name in holder.model.config.variants:
-            holder.variant(name)
+        for name in shelf.get(None).config.variants:
+            shelf.get(None, name)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.HTML(f'<header class="dear-header"><h1>Audio<em>DEAR</em></h1><p>{SENTENCE}</p></header>')
+        chosen = gr.State(None)  # the visitor's model, as a Choice; None: the page's own
         with gr.Tabs(selected="generate", elem_classes="dear-tabs") as tabs:
             with gr.Tab("Generate", id="generate"):
-                generate = generate_tab(page, holder, folder)
+                generate = generate_tab(shelf, chosen, folder)
             with gr.Tab("Compare", id="compare"):
-                updates = compare_tab(holder, folder, generate, tabs)
+                updates = compare_tab(shelf, chosen, folder, generate, tabs)
             with gr.Tab("Teacher and student", id="duel"):
-                duel_tab(holder, folder)
+                duel_tab(shelf, chosen, folder)
             with gr.Tab("Edit", id="edit"):
-                updates |= edit_tab(holder, folder, generate, tabs)
+                updates |= edit_tab(shelf, chosen, folder, generate, tabs)
             with gr.Tab("Listening test", id="listening"):
                 listening_tab(page, test, folder)
             with gr.Tab("Under the hood", id="hood") as hood:
-                hood_tab(hood, holder)
+                hood_tab(hood, shelf, chosen)
             with gr.Tab("Model", id="model"):
-                updates |= models_tab(holder, generate.updates | updates)
-        # Visitors who come after an exchange of the model.
-        page.load(lambda: [update(holder.model) for update in updates.values()], None, list(updates), **QUIET)
-        endpoints(holder, folder)
+                then = models_tab(page, shelf, chosen, generate.updates | updates)
+        then(generate.restore, chosen, generate.restored, **QUIET)
+        endpoints(shelf, folder)
     return page.queue(max_size=32, default_concurrency_limit=4)
 
 
@@ -70,7 +70,7 @@ def serve(model: AudioDEAR, host: str, port: int, source: str | None = None, rev
     folder = Path(tempfile.mkdtemp(prefix="audiodear-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     threading.Thread(target=forget_old, args=(folder,), daemon=True).start()
-    page = build(Holder(model, source, revision), folder)
+    page = build(Shelf(model, source, revision), folder)
     try:
         page.launch(
             server_name=host,

@@ -6,6 +6,7 @@ import functools
 import html
 import queue
 import re
+import secrets
 import shutil
 import tempfile
 import threading
@@ -24,11 +25,14 @@ from dear.generation import Progress
 from dear.heads import Head
 from dear.output import Output
 from dear.pipeline import AudioDEAR
+from dear.sampling import check_whole
+from dear.ui.shelf import Choice
 
 KEEP = 3600  # seconds for which a result's file is kept for the page and the endpoints to fetch
 LOOK_EVERY = 60  # seconds between looks for files that are older
 # No caller waits for more than this many others; one generation runs at a time, for it uses all cores.
 QUEUE = {"concurrency_id": "generation", "concurrency_limit": 1}
+LARGEST_SEED = 2**53 - 1  # beyond it a browser rounds whole numbers
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 SHOW_RESULTS = """() => { if (window.innerWidth < 820)
   [...document.querySelectorAll('.dear-results')].find((each) => each.offsetParent)
@@ -37,7 +41,7 @@ SHOW_RESULTS = """() => { if (window.innerWidth < 820)
 STOPPED = '<p class="dear-headline" role="status">Stopped.</p>'
 CAN_STOP = "() => ({ __type__: 'update', interactive: true })"
 
-Update = Callable[[AudioDEAR], Any]  # what a component becomes when the page has got another model
+Update = Callable[[AudioDEAR, Choice], Any]  # what a component becomes when its visitor has chosen a model
 
 
 def prompt_box(name: str, placeholder: str = "What should be heard?", **options: Any) -> gr.Textbox:
@@ -113,6 +117,13 @@ def seed_row(prefix: str = "") -> tuple[gr.Number, gr.Checkbox]:
     dice.click(None, None, [seed, lock], js=roll, api_visibility="private")
     seed.input(None, None, lock, js="() => true", api_visibility="private")
     return seed, lock
+
+
+def seed_of(number: float | None, keep: bool) -> int:
+    """The seed that a visitor keeps, else a new one. Raises ValueError where a browser would have rounded it."""
+    if number is None or not keep:
+        return secrets.randbelow(2**32)
+    return check_whole("seed", number, 0, LARGEST_SEED)
 
 
 def most_steps(head: Head) -> int:
