@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from dear import audioldm
 from dear.card import model_card
 from dear.config import Config, ConfigError, VAEConfig, VocoderConfig
-from dear.hub import REPOSITORY, CheckpointError, fetch, upload
+from dear.hub import REPOSITORY, CheckpointError, Progress, fetch, upload
 from dear.model import MaskedModel
 from dear.vae import build_vae
 from dear.vocoder import build_vocoder
@@ -37,12 +37,14 @@ def resolve(
     variants: Sequence[str] | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """The local folder of a checkpoint.
 
     source: None for the bundled one; a folder; or "owner/name", downloaded from the Hub (or taken from its cache).
     variants: those whose weights are needed; None: the configuration's default one; empty: none, and no codec.
     revision, token: branch, tag or commit, and access token, of a Hub repository.
+    progress: is called with the bytes of a download so far, and all of them.
     Raises CheckpointError.
     """
     if revision is not None and not (isinstance(revision, str) and revision):
@@ -68,7 +70,7 @@ def resolve(
     if not names:
         return downloaded
     # The commit that the configuration came from, wherever a branch has moved since.
-    return fetch(source, ["config.json", *names, "codec/*", CARD], downloaded.name, token)
+    return fetch(source, ["config.json", *names, "codec/*", CARD], downloaded.name, token, progress=progress)
 
 
 def load_config(folder: str | Path) -> Config:

@@ -7,12 +7,15 @@ Whatever fails is told as one sentence: which files, from where, what to do.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 REPOSITORY = r"\w[\w.-]*/\w[\w.-]*"  # owner/name
+Progress = Callable[[int, int], None]  # called with the bytes that have arrived, and those of all files known so far
 
 
 class CheckpointError(ValueError):
@@ -25,11 +28,12 @@ def fetch(
     revision: str | None = None,
     token: str | bool | None = None,
     instead: str = "name a local folder",
+    progress: Progress | None = None,
 ) -> Path:
     """The folder of the cache with those files of a repository that match ``names``, all of one commit.
 
     names: patterns, the first a plain name that the repository must hold. revision: a branch, tag or commit.
-    instead: what else a user can do, for the sentence of an error.
+    instead: what else a user can do, for the sentence of an error. progress: is told of downloads in place of stderr.
     Where the Hub cannot be reached, or fails, the cache alone counts. Weights are compared with the sha256 that the
     Hub announced, each time: huggingface_hub compares their size alone. Raises CheckpointError.
     """
@@ -55,6 +59,7 @@ def fetch(
                 token=token,
                 allow_patterns=list(names),
                 local_files_only=unreachable is not None,
+                tqdm_class=None if progress is None else _bar(progress),
             )
         )
         announced = {}
@@ -79,6 +84,26 @@ def fetch(
                 f"or {instead}"
             )
     return folder
+
+
+def _bar(progress: Progress) -> type:
+    """A class of progress bars that show nothing and tell the bytes of a snapshot's files as they arrive."""
+    from tqdm.std import tqdm
+
+    most = 0
+
+    class Told(tqdm):
+        def __init__(self, *arguments: Any, **options: Any):
+            super().__init__(*arguments, **options | {"file": io.StringIO()})
+
+        def display(self, *arguments: Any, **options: Any) -> None:
+            nonlocal most
+            # One bar counts files; of those that count bytes, the one that is ahead is told.
+            if self.unit == "B" and self.total and self.n >= most:
+                most = self.n
+                progress(int(self.n), int(self.total))
+
+    return Told
 
 
 def _remove(path: Path) -> None:

@@ -173,14 +173,21 @@ def test_a_page_recalls_the_model_that_its_browser_chose(tiny_folder, tmp_path, 
     load, recall, follow = (
         next(each.fn for each in page.fns.values() if each.name == name) for name in ("load", "recall", "follow")
     )
-    *_, choice, kept = load(models.FOLDER, str(other), "", "", lambda *_, **__: None)
+
+    def loaded(folder):
+        *_, last = load(models.FOLDER, str(folder), "", "")
+        status, *rest = last.values()
+        assert "Loaded." in status
+        return rest
+
+    choice, kept = loaded(other)
     assert choice == Choice(str(other), None, "student", shelf.get(choice).digest)
     again = recall(kept)
     assert again == choice
     (facts,) = follow(again)
     assert choice.digest in facts and str(other) in facts
     assert recall("") is None and follow(None) == [gr.skip()]
-    *_, choice, kept = load(models.FOLDER, str(tiny_folder), "", "", lambda *_, **__: None)
+    choice, kept = loaded(tiny_folder)
     assert choice == shelf.own and kept == ""  # the page's own needs no memory
     told = []
     monkeypatch.setattr(gr, "Warning", told.append)

@@ -280,10 +280,10 @@ def test_what_would_fail_after_hours_is_refused_at_once(recipe, tmp_path, old, n
 def test_the_recipe_of_the_heads_is_sound():
     recipe = load_recipe(heads.RECIPES / "heads.yaml", heads.HeadsRecipe)
     assert {row.head.kind for row in recipe.rows.values()} == set(HEADS)
-    energy, narrow = recipe.rows["energy"], recipe.rows["energy-narrow"]
-    assert energy.head == narrow.head  # they differ in what is hidden alone
-    assert dataclasses.replace(energy.masking, ratio=narrow.masking.ratio) == narrow.masking
-    assert narrow.masking.ratio == (0.7, 1.0)  # the paper's
+    energy, wide, whole = (recipe.rows[name] for name in ("energy", "energy-wide", "energy-whole"))
+    assert wide == dataclasses.replace(energy, masking=dataclasses.replace(energy.masking, ratio=(0.3, 1.0)))
+    assert whole == dataclasses.replace(energy, head=dataclasses.replace(energy.head, groups=()))
+    assert {row.masking for name, row in recipe.rows.items() if name != "energy-wide"} == {energy.masking}
 
 
 def test_the_bundled_recipe_is_sound_and_within_its_bounds():

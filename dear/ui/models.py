@@ -5,7 +5,8 @@ from __future__ import annotations
 import html
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
@@ -71,21 +72,23 @@ def models_tab(page: gr.Blocks, shelf: Shelf, chosen: gr.State, updates: dict[An
     # Not a BrowserState: that of Gradio 6.31 loses what it held when the page is opened again.
     kept = gr.Textbox("", visible=False)
 
-    def load(where: str, name: str, commit: str, which: str, progress: Any = gr.Progress(track_tqdm=True)) -> list[Any]:  # noqa: B008 - how Gradio is asked for it
-        progress(0, desc="Loading")
-        with parts.told():
-            if where != BUNDLED and not name.strip():
-                raise ValueError(f"model must be a checkpoint's folder or owner/name on the Hub, got {name!r}")
-            choice = shelf.load(
-                None if where == BUNDLED else name.strip(),
-                commit.strip() or None if where == HUB else None,
-                which.strip() or None,
-            )
-        return [
-            '<p class="dear-headline" role="status">Loaded.</p>',
-            choice,
-            "" if choice == shelf.own else json.dumps(asdict(choice)),
-        ]
+    def load(where: str, name: str, commit: str, which: str) -> Iterator[dict[Any, Any]]:
+        yield {status: parts.progress_bar("Loading", 0)}
+        source = None if where == BUNDLED else name.strip()
+        revision = commit.strip() or None if where == HUB else None
+        with (
+            parts.told(),
+            closing(parts.watch(lambda told: shelf.load(source, revision, which.strip() or None, told))) as reports,
+        ):
+            for report in reports:
+                if isinstance(report, tuple):
+                    done, total = (count / 1e6 for count in report)
+                    yield {status: parts.progress_bar(f"Downloaded {done:.1f} of {total:.1f} MB", done / total)}
+        yield {
+            status: '<p class="dear-headline" role="status">Loaded.</p>',
+            chosen: report,
+            kept: "" if report == shelf.own else json.dumps(asdict(report)),
+        }
 
     def ask(where: str) -> list[Any]:
         label = "Folder" if where == FOLDER else "Repository, as owner/name"
@@ -94,8 +97,9 @@ def models_tab(page: gr.Blocks, shelf: Shelf, chosen: gr.State, updates: dict[An
     kind.change(ask, kind, [place, revision], queue=False, **QUIET)
     loaded = gr.on(
         [button.click, place.submit, revision.submit, variant.submit], load, [kind, place, revision, variant],
-        [status, chosen, kept], show_progress_on=[status], concurrency_limit=1, api_visibility="private",
+        [status, chosen, kept], concurrency_limit=1, **QUIET,
     )  # fmt: skip
+    loaded.failure(lambda: "", None, status, **QUIET)
     updates = updates | {facts: _facts}
 
     def follow(choice: Choice | None) -> list[Any]:

@@ -157,18 +157,18 @@ class _Stopped(Exception):
     pass
 
 
-def watch(call: Callable[[Progress], Output]) -> Iterator[tuple[int, int] | Output]:
-    """Yield (iteration, iterations) while ``call(progress)`` runs, then its result.
+def watch(call: Callable[[Progress], Any]) -> Iterator[Any]:
+    """Yield (done, of how many) while ``call(progress)`` runs, then its result, which is no tuple.
 
-    Whoever closes this iterator ends the call after its present iteration, and waits for that.
+    Whoever closes this iterator ends the call at its next report, and waits for that.
     """
     reports: queue.SimpleQueue[Any] = queue.SimpleQueue()
     stopped = threading.Event()
 
-    def progress(iteration: int, iterations: int) -> None:
+    def progress(done: int, total: int) -> None:
         if stopped.is_set():
             raise _Stopped
-        reports.put((iteration, iterations))
+        reports.put((done, total))
 
     def work() -> None:
         try:

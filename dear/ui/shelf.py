@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-from dear.checkpoint import CheckpointError
+from dear.hub import CheckpointError, Progress
 from dear.pipeline import AudioDEAR
 
 MOST = 2  # checkpoints that are kept in memory beside the page's own; who comes back to an older one has it loaded anew
@@ -56,9 +56,11 @@ class Shelf:
             raise CheckpointError(f"variant must be one of {', '.join(model.config.variants)}, got {variant!r:.60}")
         return self._get(chosen, variant)
 
-    def load(self, source: str | None, revision: str | None, variant: str | None) -> Choice:
-        """Load a model for one visitor. Raises ValueError as :meth:`AudioDEAR.from_pretrained` does."""
-        model = self._load(source, revision, variant)
+    def load(
+        self, source: str | None, revision: str | None, variant: str | None, progress: Progress | None = None
+    ) -> Choice:
+        """Load a model for one visitor. Arguments and errors are those of :meth:`AudioDEAR.from_pretrained`."""
+        model = self._load(source, revision, variant, progress)
         chosen = Choice(source, model.commit or revision, model.variant, model.digest)
         self._keep(chosen, model)
         return chosen
@@ -90,5 +92,9 @@ class Shelf:
             for each in others[:-MOST]:
                 del self._models[each]
 
-    def _load(self, source: str | None, revision: str | None, variant: str | None) -> AudioDEAR:
-        return AudioDEAR.from_pretrained(source, revision=revision, variant=variant, device=self.device)
+    def _load(
+        self, source: str | None, revision: str | None, variant: str | None, progress: Progress | None = None
+    ) -> AudioDEAR:
+        return AudioDEAR.from_pretrained(
+            source, revision=revision, variant=variant, device=self.device, progress=progress
+        )
