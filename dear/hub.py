@@ -87,7 +87,7 @@ def fetch(
 
 
 def _bar(progress: Progress) -> type:
-    """A class of progress bars that show nothing and tell the bytes of a snapshot's files as they arrive."""
+    """A class of progress bars that nobody sees, and that tell the bytes of a snapshot's files as they arrive."""
     from tqdm.std import tqdm
 
     most = 0
@@ -96,12 +96,15 @@ def _bar(progress: Progress) -> type:
         def __init__(self, *arguments: Any, **options: Any):
             super().__init__(*arguments, **options | {"file": io.StringIO()})
 
-        def display(self, *arguments: Any, **options: Any) -> None:
+        def update(self, n: float | None = 1) -> bool | None:
             nonlocal most
-            # One bar counts files; of those that count bytes, the one that is ahead is told.
+            shown = super().update(n)
+            # One bar counts files; of those that count bytes, the one that is ahead is told. Not from display(): what
+            # is raised there leaves tqdm's lock behind.
             if self.unit == "B" and self.total and self.n >= most:
                 most = self.n
                 progress(int(self.n), int(self.total))
+            return shown
 
     return Told
 

@@ -3,10 +3,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import gradio as gr
 import huggingface_hub
 import pytest
 import torch
@@ -23,6 +25,7 @@ from dear.checkpoint import BUNDLED, CheckpointError, load_config, resolve
 from dear.conditioning import EncoderError
 from dear.conditioning.files import fetch, fetch_weights
 from dear.pipeline import AudioDEAR
+from dear.ui import models
 from dear.ui.shelf import Shelf
 
 NAME = "someone/sounds"
@@ -127,6 +130,47 @@ def test_a_page_takes_all_variants_from_one_commit(hub, published, load, tmp_pat
     hub.add(NAME, tiny_checkpoint(tmp_path / "other", seed=1))
     assert load(variant="teacher").digest != teacher
     assert Shelf(model, NAME).get(None, "teacher").digest == teacher
+
+
+def test_a_download_tells_its_bytes_and_can_be_ended(hub, published, load, tiny_folder):
+    told = []
+    load(progress=lambda done, total: told.append((done, total)))
+    assert told == sorted(told)  # never backwards
+    names = [
+        "config.json",
+        "student.safetensors",
+        *(f"codec/{path.name}" for path in (tiny_folder / "codec").iterdir()),
+    ]
+    done, total = told[-1]
+    assert done == total >= sum((tiny_folder / name).stat().st_size for name in names if name != "config.json")
+    told.clear()
+    load(progress=lambda done, total: told.append((done, total)))
+    assert not told or told[-1][0] == told[-1][1]  # all of it was there
+
+    def end(done, total):
+        raise RuntimeError("enough")
+
+    with pytest.raises(CheckpointError, match="RuntimeError: enough"):
+        load(variant="teacher", progress=end)
+    assert load(variant="teacher").variant == "teacher"
+
+
+def test_the_page_loads_from_the_hub_and_shows_the_bytes(hub, published, load, student, tiny_folder, monkeypatch):
+    monkeypatch.delenv(models.FIXED, raising=False)
+    monkeypatch.delenv("SPACE_ID", raising=False)
+    shelf = Shelf(student, str(tiny_folder))
+    with gr.Blocks() as page:
+        models.models_tab(page, shelf, gr.State(None), {})
+    run = next(each.fn for each in page.fns.values() if each.name == "load")
+    first, *between, last = (list(changes.values()) for changes in run(models.HUB, NAME, "", "teacher"))
+    assert "Loading" in first[0]
+    assert between and all(re.search(r"Downloaded [\d.]+ of [\d.]+ MB", step[0]) for step in between)
+    status, choice, kept = last
+    assert "Loaded." in status and json.loads(kept)["source"] == NAME
+    assert (choice.revision, choice.variant) == (published, "teacher")
+    assert shelf.get(choice).commit == published
+    with pytest.raises(gr.Error, match="could not download config.json"):
+        list(run(models.HUB, "someone/else", "", ""))
 
 
 def test_a_branch_that_moves_between_two_downloads_does_not_mix_commits(hub, published, tmp_path, monkeypatch):
