@@ -2,8 +2,10 @@
 
 import ast
 import asyncio
+import base64
 import dataclasses
 import socket
+import urllib.request
 
 import pytest
 from factory import tiny_checkpoint, tiny_config
@@ -35,10 +37,17 @@ def test_programs_find_the_tools_and_use_them(tmp_path, monkeypatch):
             tools = (await session.list_tools()).tools
             heard = await session.call_tool("generate", {"prompt": "a dog", "seed": 3})
             refused = await session.call_tool("generate", {"prompt": "a dog", "cfg_scale": 99})
-            return tools, heard, refused
+            compared = await session.call_tool("compare", {"prompt": "a dog", "cfg_scales": [1, 2], "seed": 3})
+            with urllib.request.urlopen(ast.literal_eval(heard.content[0].text)[0]["url"]) as answer:
+                sound = "data:audio/wav;base64," + base64.b64encode(answer.read()).decode()
+            region = {"audio": sound, "start": 0.1, "end": 0.3, "prompt": "rain", "seed": 4}
+            changed = await session.call_tool("inpaint", region)
+            longer = await session.call_tool("extend", {"audio": sound, "seconds": 0.5, "prompt": "rain", "seed": 4})
+            local = await session.call_tool("inpaint", region | {"audio": "/etc/passwd"})
+            return tools, heard, refused, compared, changed, longer, local
 
     try:
-        tools, heard, refused = asyncio.run(talk())
+        tools, heard, refused, compared, changed, longer, local = asyncio.run(talk())
     finally:
         page.close(verbose=False)
     assert sorted(tool.name for tool in tools) == ["compare", "extend", "generate", "inpaint"]
@@ -48,4 +57,10 @@ def test_programs_find_the_tools_and_use_them(tmp_path, monkeypatch):
     assert not heard.isError
     file, facts = ast.literal_eval(heard.content[0].text)
     assert file["url"].endswith("a-dog-3.wav") and facts["seed"] == 3
+    assert not compared.isError and compared.content[0].text.count("a-dog-3.wav") >= 2
+    for answer in (changed, longer):
+        assert not answer.isError, answer.content[0].text
+        file, facts = ast.literal_eval(answer.content[0].text)
+        assert file["url"].endswith("rain-4.wav") and facts["settings"]["iterations"] > 0
+    assert local.isError and "root:" not in local.content[0].text
     assert refused.isError and "cfg_scale must be a number from 0 to 20, got 99" in refused.content[0].text

@@ -112,7 +112,7 @@ def endpoints(shelf: Shelf, folder: Path) -> None:
         """Draw a region of a sound anew and keep the rest sample for sample. Returns the WAV file and its facts.
 
         Parameters:
-            audio: a sound of at most a minute
+            audio: a sound of at most a minute; over MCP its public address, or data:audio/wav;base64,...
             start: seconds at which the region begins
             end: seconds at which it ends, at most one clip later
             prompt: what should be heard there, 1 to 1000 characters
@@ -148,7 +148,7 @@ def endpoints(shelf: Shelf, folder: Path) -> None:
         """Continue a sound past its end. Returns the WAV file of the whole, and its facts.
 
         Parameters:
-            audio: a sound of at most a minute
+            audio: a sound of at most a minute; over MCP its public address, or data:audio/wav;base64,...
             seconds: how much to add, at most a minute
             prompt: what should be heard there, 1 to 1000 characters
             cfg_scale: 0 to 20; null for the model's own default, as for all others
