@@ -128,6 +128,29 @@ def test_rows_take_turns_and_medians_leave_the_warm_up_out():
     assert figures([dataclasses.asdict(row) for row in rows]) == {"naive_student_over_ours": 3.0}
 
 
+def test_a_row_that_fails_is_told_and_takes_nothing_from_the_others():
+    def failing(after):
+        calls = iter(range(100))
+
+        def run(meter):
+            if next(calls) == after:
+                raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 9 GiB")
+            with meter.stage("decode"):
+                pass
+
+        return run
+
+    jobs = [job("at-once", failing(0)), job("sound", failing(-1)), job("later", failing(2))]
+    failed = []
+    (row,) = measure(jobs, CPU, 3, peak=1e9, failed=failed)
+    assert row.name == "sound" and len(row.seconds) == 3
+    told = [(each["name"], each["skipped"]) for each in failed]
+    assert told == [(name, "it failed: CUDA out of memory.") for name in ("at-once", "later")]
+    assert "| at-once |" in table([dataclasses.asdict(row), *failed])
+    with pytest.raises(torch.OutOfMemoryError):
+        measure([job("at-once", failing(0))], CPU, 1, peak=1e9)
+
+
 def base_jobs(names, setting):
     config = tiny_config()
     teacher = dataclasses.replace(config, name="tiny-teacher", variants={"teacher": config.variants["teacher"]})

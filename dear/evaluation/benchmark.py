@@ -204,9 +204,10 @@ def run(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     machine = describe(device) | {f"{args.dtype}_flops_per_second": matmul_peak(device, dtype)}
     result: dict[str, Any] = {"machine": machine}
     if args.rows:
-        jobs, rows = build_jobs(args, device)
-        measured = measure(jobs, device, args.repeats, machine[f"{args.dtype}_flops_per_second"])
-        rows = [dataclasses.asdict(each) for each in measured] + rows
+        jobs, skipped = build_jobs(args, device)
+        peak = machine[f"{args.dtype}_flops_per_second"]
+        measured = measure(jobs, device, args.repeats, peak, failed=skipped)
+        rows = [dataclasses.asdict(each) for each in measured] + skipped
         result |= figures(rows) | {"rows": rows}
     if args.soak is not None:
         result["soak"] = soak(_load(args, device), args.soak)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -131,35 +132,55 @@ def measure(
     repeats: int,
     peak: float,
     clock: Callable[[], float] = time.perf_counter,
+    failed: list[dict[str, Any]] | None = None,
 ) -> list[Row]:
     """Run every job once to warm up, counting operations and memory, then all in turn ``repeats`` times.
 
     Compiled code hides its operations, so all are counted before any is compiled, and then warms up once more.
-    In turn, so that a machine that gets slower or faster meanwhile does so for all alike. peak: operations per second
-    that the device reaches. Returns one row per job.
+    In turn, so that a machine that gets slower or faster meanwhile does so for all alike. Returns one row per job.
+    peak: operations per second that the device reaches. failed: gets a row with its reason for each job that fails, say
+    for want of memory, which then takes nothing from the others; None: what fails is raised.
     """
-    counted: list[tuple[float, int | None]] = []
-    bar = tqdm(total=len(jobs) * (repeats + 1), desc="timing", unit="run", disable=None)
-    for job in jobs:
+    left = list(jobs)
+
+    def attempt(job: Job, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except (RuntimeError, ValueError, MemoryError) as error:
+            if failed is None:
+                raise
+            left.remove(job)
+            reason = (str(error) or type(error).__name__).strip().partition("\n")[0]
+            failed.append({"name": job.name, "batch": job.batch, "skipped": f"it failed: {reason}"})
+
+    counted: dict[Job, tuple[float, int | None]] = {}
+    meters: dict[Job, list[Meter]] = {job: [] for job in jobs}
+
+    def count(job: Job) -> None:
         meter = Meter(device, count=True, clock=clock)
         with PeakMemory(device) as memory:
             job.run(meter)
-        counted.append((meter.flops, memory.bytes))
-        bar.update()
-    for index, job in enumerate(jobs):
-        if job.compile is not None:
-            with PeakMemory(device) as memory:
-                job.compile()
-                job.run(Meter(device, clock=clock))
-            counted[index] = counted[index][0], memory.bytes
-    meters: list[list[Meter]] = [[] for _ in jobs]
-    for _ in range(repeats):
-        for job, kept in zip(jobs, meters, strict=True):
-            kept.append(Meter(device, clock=clock))
-            job.run(kept[-1])
-            bar.update()
-    bar.close()
-    return [row(job, kept, *found, peak) for job, kept, found in zip(jobs, meters, counted, strict=True)]
+        counted[job] = meter.flops, memory.bytes
+
+    def compile_(job: Job) -> None:
+        with PeakMemory(device) as memory:
+            job.compile()
+            job.run(Meter(device, clock=clock))
+        counted[job] = counted[job][0], memory.bytes
+
+    def take(job: Job) -> None:
+        meter = Meter(device, clock=clock)
+        job.run(meter)
+        meters[job].append(meter)
+
+    stages = [(count, jobs), (compile_, [job for job in jobs if job.compile is not None]), *[(take, jobs)] * repeats]
+    with tqdm(total=sum(len(each) for _, each in stages), desc="timing", unit="run", disable=None) as bar:
+        for act, each in stages:
+            for job in each:
+                if job in left:
+                    attempt(job, partial(act, job))
+                bar.update()
+    return [row(job, meters[job], *counted[job], peak) for job in left]
 
 
 def row(job: Job, meters: Sequence[Meter], flops: float, working: int | None, peak: float) -> Row:
