@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import re
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -175,6 +177,18 @@ def test_heads_are_compared_on_one_cache_and_a_second_call_times_alone(
     assert heads.main(arguments) == 0
     again = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
     assert [row[:-1] for row in again] == [row[:-1] for row in rows]
+
+
+def test_a_damaged_codec_is_told(finished, clips, recipe, tmp_path, capsys):
+    shutil.copytree(finished / "codec", tmp_path / "codec")
+    arguments = ["--clips", str(clips), "--out", str(tmp_path), "--recipe", str(recipe), "--stages", "codec"]
+    os.truncate(tmp_path / "codec" / "patch.safetensors", 100)
+    assert main(arguments) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "patch.safetensors is lost or damaged (" in told and told.endswith("patch.json to make it anew")
+    (tmp_path / "codec" / "patch.json").unlink()
+    assert main(arguments) == 0
+    assert "mels: scene 8/8" in capsys.readouterr().err
 
 
 def test_students_start_from_the_teacher_and_differ_by_lambda(finished):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from itertools import product
 from typing import Any
 
@@ -17,6 +18,7 @@ from dear.mel import MelSpectrogram
 from dear.pipeline import AudioDEAR
 from training.codec import measure_codec, measure_vocoder
 from training.data import Clip, load_waveform
+from training.progress import Progress
 from training.recipe import MeasureConfig
 
 CLOSE = 0.02  # settings this near to the best accuracy count as equal; the lower FD decides among them
@@ -52,10 +54,12 @@ def compare_codecs(
     sounds |= {f"{name} + {usual}": (vae, vocoders[usual]) for name, vae in vaes.items()}
     table = {}
     for name, (vae, vocoder) in sounds.items():
-        started = time.perf_counter()
-        decoded = [mel[None] if vae is None else vae.decode(vae.encode(mel[None])) for mel in mels]
-        waveforms = torch.cat([vocoder(mel) for mel in decoded])
-        seconds = (time.perf_counter() - started) / len(mels)
+        found, started = [], time.perf_counter()
+        with closing(Progress(name, len(mels), unit="recording")) as progress:
+            for mel in mels:
+                found.append(vocoder(mel[None] if vae is None else vae.decode(vae.encode(mel[None]))))
+                progress.update()
+        waveforms, seconds = torch.cat(found), (time.perf_counter() - started) / len(mels)
         score = score_embedding(embed(waveforms, labels, classifier), classifier, reference)
         errors = measure_vocoder(vocoder, spectrogram, mels) if vae is None else measure_codec(vae, mels)
         table[name] = {

@@ -12,12 +12,14 @@ import argparse
 import copy
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
@@ -41,7 +43,7 @@ from training.codec import RefineCodec, TrainVocoder, fit_patch_vae
 from training.commands import guarded
 from training.data import CLASSES, Clip, SceneSource, clips_digest, read_clips
 from training.distill import DistilledModelling
-from training.files import once, write_atomically
+from training.files import StampError, once, write_atomically
 from training.measure import (
     choose_codec,
     choose_sampling,
@@ -50,6 +52,7 @@ from training.measure import (
     recordings,
     sampling_grid,
 )
+from training.progress import Progress
 from training.recipe import DistillConfig, Recipe, ScenesConfig, load_recipe
 from training.teacher import MaskedModelling
 from training.trainer import train
@@ -99,7 +102,12 @@ class Reproduction:
     @torch.no_grad()
     def mels(self, scenes: SceneSource, count: int) -> torch.Tensor:
         """Log-mels [count, F, M] of the first scenes."""
-        return torch.cat([self.mel(torch.from_numpy(scenes.scene(i).waveform)[None]) for i in range(count)])
+        found = []
+        with closing(Progress("mels", count, unit="scene")) as progress:
+            for i in range(count):
+                found.append(self.mel(torch.from_numpy(scenes.scene(i).waveform)[None]))
+                progress.update()
+        return torch.cat(found)
 
     @cached_property
     def codec(self) -> PatchVAE:
@@ -367,7 +375,13 @@ def save_module(module: nn.Module, path: Path) -> None:
 
 
 def load_module(module: nn.Module, path: Path) -> nn.Module:
-    module.load_state_dict(load_file(path))
+    """Raises StampError where the file that :func:`save_module` wrote is lost or damaged."""
+    try:
+        module.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise StampError(
+            f"{path} is lost or damaged ({error}); remove {path.with_suffix('.json')} to make it anew"
+        ) from None
     return module.eval().requires_grad_(False)
 
 
