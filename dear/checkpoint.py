@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from dear import audioldm
 from dear.card import model_card
 from dear.config import Config, ConfigError, VAEConfig, VocoderConfig
-from dear.hub import REPOSITORY, CheckpointError, Progress, fetch, upload
+from dear.hub import REPOSITORY, CheckpointError, fetch, upload
 from dear.model import MaskedModel
 from dear.vae import build_vae
 from dear.vocoder import build_vocoder
@@ -37,14 +37,12 @@ def resolve(
     variants: Sequence[str] | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
-    progress: Progress | None = None,
 ) -> Path:
     """The local folder of a checkpoint.
 
     source: None for the bundled one; a folder; or "owner/name", downloaded from the Hub (or taken from its cache).
     variants: those whose weights are needed; None: the configuration's default one; empty: none, and no codec.
     revision, token: branch, tag or commit, and access token, of a Hub repository.
-    progress: is called with the bytes of a download so far, and all of them.
     Raises CheckpointError.
     """
     if revision is not None and not (isinstance(revision, str) and revision):
@@ -70,7 +68,7 @@ def resolve(
     if not names:
         return downloaded
     # The commit that the configuration came from, wherever a branch has moved since.
-    return fetch(source, ["config.json", *names, "codec/*", CARD], downloaded.name, token, progress=progress)
+    return fetch(source, ["config.json", *names, "codec/*", CARD], downloaded.name, token)
 
 
 def load_config(folder: str | Path) -> Config:
@@ -160,6 +158,15 @@ def digest(folder: str | Path, variant: str) -> str:
     """First 12 hexadecimal digits of the sha256 of the variant's weight file: they identify its sounds."""
     with open(Path(folder) / f"{variant}.safetensors", "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def fingerprint(folder: str | Path) -> str:
+    """First 12 hexadecimal digits of a sha256 over all that a checkpoint's sounds follow from, in every variant."""
+    folder, digest = Path(folder), hashlib.sha256()
+    for path in sorted([folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("codec/*.safetensors")]):
+        with open(path, "rb") as file:
+            digest.update(f"{path.relative_to(folder)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()[:12]
 
 
 def save_checkpoint(

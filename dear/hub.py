@@ -10,16 +10,30 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 REPOSITORY = r"\w[\w.-]*/\w[\w.-]*"  # owner/name
-Progress = Callable[[int, int], None]  # called with the bytes that have arrived, and those of all files known so far
+# Called with the bytes of a download that have arrived, and those of all its files known so far. It must not raise.
+Progress = Callable[[int, int], None]
+_told: ContextVar[Progress | None] = ContextVar("told", default=None)
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be found, read, downloaded, written or published, or whose weights do not fit."""
+
+
+@contextmanager
+def telling(progress: Progress | None) -> Iterator[None]:
+    """Tell ``progress`` of each download within, in place of bars on stderr; None: leave the bars."""
+    token = _told.set(progress)
+    try:
+        yield
+    finally:
+        _told.reset(token)
 
 
 def fetch(
@@ -28,12 +42,11 @@ def fetch(
     revision: str | None = None,
     token: str | bool | None = None,
     instead: str = "name a local folder",
-    progress: Progress | None = None,
 ) -> Path:
     """The folder of the cache with those files of a repository that match ``names``, all of one commit.
 
     names: patterns, the first a plain name that the repository must hold. revision: a branch, tag or commit.
-    instead: what else a user can do, for the sentence of an error. progress: is told of downloads in place of stderr.
+    instead: what else a user can do, for the sentence of an error.
     Where the Hub cannot be reached, or fails, the cache alone counts. Weights are compared with the sha256 that the
     Hub announced, each time: huggingface_hub compares their size alone. Raises CheckpointError.
     """
@@ -59,7 +72,7 @@ def fetch(
                 token=token,
                 allow_patterns=list(names),
                 local_files_only=unreachable is not None,
-                tqdm_class=None if progress is None else _bar(progress),
+                tqdm_class=None if _told.get() is None else _bar(_told.get()),
             )
         )
         announced = {}
@@ -94,13 +107,12 @@ def _bar(progress: Progress) -> type:
 
     class Told(tqdm):
         def __init__(self, *arguments: Any, **options: Any):
-            super().__init__(*arguments, **options | {"file": io.StringIO()})
+            super().__init__(*arguments, **options | {"file": io.StringIO(), "disable": False})
 
         def update(self, n: float | None = 1) -> bool | None:
             nonlocal most
             shown = super().update(n)
-            # One bar counts files; of those that count bytes, the one that is ahead is told. Not from display(): what
-            # is raised there leaves tqdm's lock behind.
+            # One bar counts files; of those that count bytes, the one that is ahead is told.
             if self.unit == "B" and self.total and self.n >= most:
                 most = self.n
                 progress(int(self.n), int(self.total))

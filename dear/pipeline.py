@@ -22,7 +22,7 @@ from dear.checkpoint import (
 )
 from dear.checkpoint import digest as weights_digest
 from dear.conditioning import build_text_encoder
-from dear.hub import Progress
+from dear.hub import Progress, telling
 from dear.inpainting import Inpainter
 
 
@@ -48,19 +48,20 @@ class AudioDEAR(Inpainter):
         revision, token: of a Hub repository.
         device: None for CUDA, else MPS, else the CPU. dtype: of the masked model in memory; None for float16
             on CUDA, where it is several times as fast and loses nothing of the weights, and float32 elsewhere.
-        progress: is called with the bytes of a download so far, and all of them; None: bars on a terminal.
+        progress: is called with the bytes of a download so far and all of its bytes, one download after another; it
+            must not raise. None: bars on a terminal.
         Raises CheckpointError, ConfigError or EncoderError (all ValueError), before anything is built where possible.
         """
         device = check_device(device)
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise ValueError(f"dtype must be a floating torch.dtype such as torch.bfloat16, got {dtype!r}")
-        variants = None if variant is None else (variant,)
-        folder = resolve(source, variants=variants, revision=revision, token=token, progress=progress)
-        config = load_config(folder)
-        variant = config.default_variant if variant is None else variant
-        model = load_model(folder, config, variant, device, dtype or best_dtype(device))
-        vae, vocoder = load_codec(folder, config, device)
-        text_encoder = build_text_encoder(config.conditioning, device)
+        with telling(progress):
+            folder = resolve(source, variants=None if variant is None else (variant,), revision=revision, token=token)
+            config = load_config(folder)
+            variant = config.default_variant if variant is None else variant
+            model = load_model(folder, config, variant, device, dtype or best_dtype(device))
+            vae, vocoder = load_codec(folder, config, device)
+            text_encoder = build_text_encoder(config.conditioning, device)
         return cls(
             config,
             variant,

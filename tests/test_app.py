@@ -144,7 +144,7 @@ def run_of(page, *arguments):
     """What the page's own Generate yields, by the elements' ids."""
     run = next(function.fn for function in page.fns.values() if function.fn and function.fn.__module__ == tab.__name__)
     assert run.__name__ == "run"
-    for step in run(None, *arguments):
+    for step in run("", *arguments):
         yield {component.elem_id or type(component).__name__: value for component, value in step.items()}
 
 
@@ -234,8 +234,7 @@ class Visitor:
             return json.load(answer)
 
     def begin(self, *arguments):
-        # None: what the visitor chose, which the server knows.
-        self.event = self.post(f"{self.url}/join", data=[None, *arguments])["event_id"]
+        self.event = self.post(f"{self.url}/join", data=["", *arguments])["event_id"]  # "": the page's own model
         self.messages = urllib.request.urlopen(f"{self.url}/data?session_hash={self.session}", timeout=120)
 
     def hear(self):
@@ -493,7 +492,7 @@ def test_the_tabs_in_a_browser(browser, page, tmp_path):
     # What can't be loaded leaves the old model in place.
     go("model")
     until(lambda: find("#model-facts").is_displayed())
-    hand.all("#model-kind input")[1].click()
+    hand.all("#model-kind input")[2].click()  # a folder
     write("#model-place input, #model-place textarea", str(tmp_path / "nothing"))
     before = find("#model-facts").text
     press("#model-load")
@@ -513,7 +512,7 @@ def test_a_visitor_loads_another_model_and_keeps_it_and_nobody_else_gets_it(brow
         hand.until(lambda: f"weights={model.digest}" in hand.find(".dear-link").get_attribute("href"))
 
     hand.go("model")
-    hand.all("#model-kind input")[1].click()
+    hand.all("#model-kind input")[2].click()  # a folder
     hand.write("#model-place input, #model-place textarea", str(tmp_path / "other"))
     hand.press("#model-load")
     hand.until(lambda: other.digest in hand.find("#model-facts").text)

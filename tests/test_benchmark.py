@@ -147,6 +147,7 @@ def test_a_row_that_fails_is_told_and_takes_nothing_from_the_others():
     told = [(each["name"], each["skipped"]) for each in failed]
     assert told == [(name, "it failed: CUDA out of memory.") for name in ("at-once", "later")]
     assert "| at-once |" in table([dataclasses.asdict(row), *failed])
+    assert all(each["failed"] for each in failed)
     with pytest.raises(torch.OutOfMemoryError):
         measure([job("at-once", failing(0))], CPU, 1, peak=1e9)
 

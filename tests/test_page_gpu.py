@@ -85,7 +85,7 @@ def run_of(page, module, name="run"):
 
 
 def test_what_computes_runs_on_the_gpu_and_nothing_else(spaces, student, tiny_folder, tmp_path):
-    shelf, folder = Shelf(student, str(tiny_folder)), tmp_path / "results"
+    shelf, folder = Shelf(student, str(tiny_folder), fixed=True), tmp_path / "results"
     folder.mkdir()
     page = build(shelf, folder)
     expected = {
@@ -96,24 +96,24 @@ def test_what_computes_runs_on_the_gpu_and_nothing_else(spaces, student, tiny_fo
     assert is_fixed()
     assert shelf.get(None, "teacher") is shelf.get(None, "teacher")
 
-    *_, result, _ = run_of(page, "dear.ui.generate")(None, "a dog", "student", 2, 4, 1, 1, 2, 5, True)
+    *_, result, _ = run_of(page, "dear.ui.generate")("", "a dog", "student", 2, 4, 1, 1, 2, 5, True)
     shown = {component.elem_id: value for component, value in result.items()}
     path = Path(shown["sound"].value["path"])
     expected = student.generate("a dog", cfg_scale=2, iterations=4, temperature=1, seed=5, num_samples=2)
     np.testing.assert_allclose(soundfile.read(path)[0], expected[0].waveform[0].numpy(), atol=1e-3)
 
-    assert len(list(run_of(page, "dear.ui.compare")(None, "a dog", "1, 2", "4", False, 5, True))) >= 3
-    *_, last = run_of(page, "dear.ui.duel")(None, "a dog", "With clocks", 5, True)
+    assert len(list(run_of(page, "dear.ui.compare")("", "a dog", "1, 2", "4", False, 5, True))) >= 3
+    *_, last = run_of(page, "dear.ui.duel")("", "a dog", "With clocks", 5, True)
     assert "The student took 1/" in next(iter(last.values()))
     *_, result, _ = run_of(page, "dear.ui.edit")(
-        None, str(path), "Redraw a region", "rain", 0.1, 0.3, 0, 1, 2, 4, 1, 1, 5, True
+        "", str(path), "Redraw a region", "rain", 0.1, 0.3, 0, 1, 2, 4, 1, 1, 5, True
     )
     file, facts = run_of(page, "dear.ui.api", "generate")("rain", seed=1)
     assert facts["seed"] == 1 and soundfile.info(file.path).frames == 10_000
     assert len(spaces.processes) == 5
 
     with pytest.raises(Exception, match="^'?cfg_scale must be a number from 0 to 20, got 99"):
-        list(run_of(page, "dear.ui.generate")(None, "a dog", "student", 99, 4, 1, 1, 1, 5, True))
+        list(run_of(page, "dear.ui.generate")("", "a dog", "student", 99, 4, 1, 1, 1, 5, True))
 
 
 def test_elsewhere_nothing_is_decorated(spaces, monkeypatch):

@@ -1,7 +1,6 @@
 """What the tabs are made of, without a browser."""
 
 import inspect
-import json
 import os
 import shutil
 import threading
@@ -72,6 +71,23 @@ def test_a_seed_that_a_browser_rounds_is_refused():
         parts.seed_of(2**53, True)
 
 
+def test_a_call_that_need_not_end_is_left_alone():
+    go_on, ended = threading.Event(), threading.Event()
+
+    def call(progress):
+        progress(1, 2)
+        go_on.wait(60)
+        progress(2, 2)
+        ended.set()
+
+    watched = parts.watch(call, end=False)
+    assert next(watched) == (1, 2)
+    watched.close()  # at once
+    assert not ended.is_set()
+    go_on.set()
+    assert ended.wait(60)
+
+
 def test_a_watched_call_tells_its_progress_and_stops_when_closed(student):
     reports = list(parts.watch(lambda progress: student.generate("a dog", seed=1, progress=progress)))
     assert reports[-1].seed == 1
@@ -99,19 +115,26 @@ def test_visitors_choose_their_models_and_a_failed_load_changes_nothing(tiny_fol
     shelf = Shelf(student, str(tiny_folder))
     with pytest.raises(CheckpointError):
         shelf.load(str(tmp_path / "nothing"), None, None)
-    assert shelf.get(None) is shelf.get(shelf.own) is shelf.get(None, "student") is student
+    assert shelf.get(None) is shelf.get("") is shelf.get(shelf.own) is shelf.get(None, "student") is student
     teacher = shelf.get(None, "teacher")
     assert teacher.variant == "teacher"
     assert shelf.get(None, "teacher") is teacher
     other = tiny_checkpoint(tmp_path / "other", tiny_config(), seed=1)
     chosen = shelf.load(str(other), None, "teacher")
     assert chosen.words == str(other)
-    assert shelf.get(chosen).digest == chosen.digest != teacher.digest
-    assert shelf.get(chosen, "student").digest != student.digest
+    text = chosen.write()
+    assert shelf.choice(text) == chosen and shelf.get(text) is shelf.get(chosen)
+    assert shelf.get(text).variant == "teacher" and shelf.get(text).digest != teacher.digest
+    assert shelf.get(text, "student").digest != student.digest
     assert shelf.get(None) is student and shelf.get(None, "teacher") is teacher  # other visitors keep theirs
     for name in ("x", ["teacher"]):
         with pytest.raises(CheckpointError, match="variant must be one of student, teacher, got "):
-            shelf.get(chosen, name)
+            shelf.get(text, name)
+    for wrong in ("no JSON", "5", "[]", '{"x": 1}', "[" * 100_000, text.replace('"teacher"', "7")):
+        with pytest.raises(CheckpointError, match="the model must be one that was loaded on this page, got "):
+            shelf.get(wrong)
+    fixed = Shelf(student, str(tiny_folder), fixed=True)
+    assert fixed.get(text) is student  # whatever a browser asks for
 
 
 def test_models_that_nobody_used_for_long_are_dropped_and_come_back_if_they_are_the_same(
@@ -120,14 +143,29 @@ def test_models_that_nobody_used_for_long_are_dropped_and_come_back_if_they_are_
     shelf = Shelf(student, str(tiny_folder))
     folders = [tiny_checkpoint(tmp_path / f"other-{seed}", tiny_config(), seed=seed) for seed in (1, 2, 3)]
     first, second, _ = (shelf.load(str(folder), None, None) for folder in folders)
-    assert len(shelf._models) == 1 + MOST and first not in shelf._models
+    assert len(shelf._others) == MOST and first not in shelf._others
     back = shelf.get(first)  # loaded anew
-    assert back.digest == first.digest and shelf.get(first) is back and second not in shelf._models
-    shutil.copytree(folders[0], folders[1], dirs_exist_ok=True)
-    with pytest.raises(CheckpointError, match="other-2 holds other weights than when it was loaded: load it again"):
+    assert shelf.get(first) is back and second not in shelf._others
+    config = (folders[1] / "config.json").read_text()
+    (folders[1] / "config.json").write_text(config.replace('"tiny"', '"changed"'))
+    with pytest.raises(CheckpointError, match="other-2 has other files than when it was loaded: load it again"):
         shelf.get(second)
-    assert shelf.get(shelf.load(str(folders[1]), None, None)).digest == first.digest
+    again = shelf.load(str(folders[1]), None, None)
+    assert again != second and shelf.get(again).config.name == "changed"
     assert shelf.get(None) is student  # the page's own stays
+
+
+def test_the_pages_own_model_stays_when_its_folder_changes(own_folder):
+    shelf = Shelf(AudioDEAR.from_pretrained(own_folder, device="cpu"), str(own_folder))
+    own = shelf.get(None)
+    assert shelf.load(str(own_folder), None, None) == shelf.own and shelf.get(None) is own
+    config = (own_folder / "config.json").read_text()
+    (own_folder / "config.json").write_text(config.replace('"tiny"', '"changed"'))
+    changed = shelf.load(str(own_folder), None, None)
+    assert shelf.get(changed).digest == own.digest and shelf.get(changed).config.name == "changed"
+    assert shelf.get(None) is own
+    with pytest.raises(CheckpointError, match="has other files than when it was loaded"):
+        shelf.get(None, "teacher")  # no mixture of old and new
 
 
 def test_who_has_a_model_waits_for_nobodys_download(tiny_folder, student, monkeypatch):
@@ -165,37 +203,34 @@ def test_one_variant_is_loaded_once_for_all_who_ask_at_the_same_time(tiny_folder
 
 
 def test_a_page_recalls_the_model_that_its_browser_chose(tiny_folder, tmp_path, student, monkeypatch):
-    monkeypatch.delenv(models.FIXED, raising=False)
-    monkeypatch.delenv("SPACE_ID", raising=False)
     shelf, other = Shelf(student, str(tiny_folder)), tiny_checkpoint(tmp_path / "other", tiny_config(), seed=1)
     with gr.Blocks() as page:
-        models.models_tab(page, shelf, gr.State(None), {})
-    load, recall, follow = (
-        next(each.fn for each in page.fns.values() if each.name == name) for name in ("load", "recall", "follow")
-    )
+        chosen = gr.Textbox("")
+        models.models_tab(page, shelf, chosen, {})
+    load, recall = (next(each.fn for each in page.fns.values() if each.name == name) for name in ("load", "recall"))
 
-    def loaded(folder):
-        *_, last = load(models.FOLDER, str(folder), "", "")
-        status, *rest = last.values()
+    def loaded(*asked):
+        """What is written, and the facts."""
+        *_, last = load(*asked)
+        status, kept, facts = last.values()
         assert "Loaded." in status
-        return rest
+        return kept, facts
 
-    choice, kept = loaded(other)
-    assert choice == Choice(str(other), None, "student", shelf.get(choice).digest)
-    again = recall(kept)
-    assert again == choice
-    (facts,) = follow(again)
-    assert choice.digest in facts and str(other) in facts
-    assert recall("") is None and follow(None) == [gr.skip()]
-    choice, kept = loaded(tiny_folder)
-    assert choice == shelf.own and kept == ""  # the page's own needs no memory
+    kept, facts = loaded(models.FOLDER, str(other), "", "")
+    assert shelf.get(kept).digest in facts and str(other) in facts
+    assert list(recall(kept).values()) == [kept, facts]
+    assert recall("") == recall(None) == {chosen: ""}
+    assert loaded(models.FOLDER, str(tiny_folder), "", "")[0] == ""  # the page's own needs no memory
+    kept, facts = loaded(models.OWN, "anything", "", "")
+    assert kept == "" and student.digest in facts
+    for where in (models.FOLDER, models.HUB):
+        with pytest.raises(gr.Error, match="model must be a checkpoint's folder or owner/name on the Hub, got '  '"):
+            list(load(where, "  ", "", ""))
     told = []
     monkeypatch.setattr(gr, "Warning", told.append)
-    gone = {"source": str(tmp_path / "gone"), "revision": None, "variant": "student", "digest": "0" * 12}
-    for data in (gone, {"source": 5, "revision": None, "variant": "student", "digest": ""}, {"x": 1}):
-        assert recall(json.dumps(data)) is None
-    assert recall("no JSON") is None
-    assert len(told) == 4 and all("The model that was loaded here before is not in use: " in each for each in told)
+    for text in (Choice(str(tmp_path / "gone"), None, "student", "").write(), '{"x": 1}', "no JSON"):
+        assert recall(text) == {chosen: ""}
+    assert len(told) == 3 and all("The model that was loaded here before is not in use: " in each for each in told)
 
 
 def test_the_model_is_fixed_in_a_space(monkeypatch):
@@ -353,7 +388,7 @@ def test_the_cache_of_examples_forgets_the_oldest(monkeypatch):
 def test_an_example_is_made_once_and_then_heard_at_once(student, tiny_folder, tmp_path, monkeypatch):
     shelf = Shelf(student, str(tiny_folder))
     with gr.Blocks() as page:
-        generate.generate_tab(shelf, gr.State(None), tmp_path)
+        generate.generate_tab(shelf, gr.Textbox(""), tmp_path)
     run = next(each.fn for each in page.fns.values() if each.fn and each.name == "run_example")
     made = []
     stream = student.stream
@@ -363,7 +398,7 @@ def test_an_example_is_made_once_and_then_heard_at_once(student, tiny_folder, tm
         """The output that the click leaves, and whether it was made anew."""
         before = len(made)
         kept = [
-            value for step in run(None, [text], variant, scale, 2, 1.0, 1, count, seed, keep) for value in step.values()
+            value for step in run("", [text], variant, scale, 2, 1.0, 1, count, seed, keep) for value in step.values()
         ]
         (result,) = [value for value in kept if isinstance(value, tuple)]
         return result[1], len(made) > before

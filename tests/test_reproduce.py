@@ -163,6 +163,10 @@ def test_heads_are_compared_on_one_cache_and_a_second_call_times_alone(
     (tmp_path / "heads.yaml").write_text(yaml.safe_dump(compared, sort_keys=False))
     arguments = ["--clips", str(clips), "--out", str(finished), "--recipe", str(recipe)]
     arguments += ["--compare", str(tmp_path / "heads.yaml"), "--rows", "energy", "flow"]
+    wrong = compared | {"rows": {"energy": compared["rows"]["energy"] | {"steps": [4]}}}
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(wrong))
+    assert heads.main([*arguments[:-4], str(tmp_path / "wrong.yaml")]) == 2  # at once, and not after its training
+    assert "steps must be 1 for the energy head" in capsys.readouterr().err
     assert heads.main([*arguments, "x"]) == 2
     assert capsys.readouterr().err.endswith("--rows must be among energy, shortcut, flow, got 'x'\n")
     assert heads.main(arguments) == 0

@@ -67,8 +67,16 @@ class Comparison:
     """The rows of a recipe, on the stages of a reproduction."""
 
     def __init__(self, recipe: HeadsRecipe, run: Reproduction):
+        """Raises ValueError where a row's head can't be built or takes no such number of steps."""
         self.recipe = recipe
         self.run = run
+        for name, row in recipe.rows.items():
+            if not row.steps:
+                raise ConfigError(f"rows.{name}.steps must hold at least one number, got none")
+            with torch.device("meta"):
+                head = MaskedModel(self.config(name, 1), name).head
+            for steps in row.steps:
+                head.check_steps(steps)
 
     def config(self, name: str, steps: int) -> Config:
         """The reproduction's model with the row's head as its one variant."""

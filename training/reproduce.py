@@ -379,8 +379,9 @@ def load_module(module: nn.Module, path: Path) -> nn.Module:
     try:
         module.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
+        what = str(error).partition("\n")[0]
         raise StampError(
-            f"{path} is lost or damaged ({error}); remove {path.with_suffix('.json')} to make it anew"
+            f"{path} is lost or damaged ({what}); remove {path.with_suffix('.json')} to make it anew"
         ) from None
     return module.eval().requires_grad_(False)
 

@@ -236,7 +236,7 @@ def report(result: Mapping[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit status: 0, or 2 after one sentence about what was wrong."""
+    """The command line. Returns the exit status: 0; 1 where a row failed; 2 after one sentence about what was wrong."""
     try:
         args = _parser().parse_args(argv)
         result = run(args, _check(args))
@@ -245,7 +245,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         return 2
     print(report(result))
-    return 0
+    return int(any(each.get("failed") for each in result.get("rows", ())))
 
 
 if __name__ == "__main__":

@@ -139,7 +139,7 @@ def measure(
     Compiled code hides its operations, so all are counted before any is compiled, and then warms up once more.
     In turn, so that a machine that gets slower or faster meanwhile does so for all alike. Returns one row per job.
     peak: operations per second that the device reaches. failed: gets a row with its reason for each job that fails, say
-    for want of memory, which then takes nothing from the others; None: what fails is raised.
+    for want of memory; the others go on. None: what fails is raised.
     """
     left = list(jobs)
 
@@ -151,7 +151,7 @@ def measure(
                 raise
             left.remove(job)
             reason = (str(error) or type(error).__name__).strip().partition("\n")[0]
-            failed.append({"name": job.name, "batch": job.batch, "skipped": f"it failed: {reason}"})
+            failed.append({"name": job.name, "batch": job.batch, "skipped": f"it failed: {reason}", "failed": True})
 
     counted: dict[Job, tuple[float, int | None]] = {}
     meters: dict[Job, list[Meter]] = {job: [] for job in jobs}

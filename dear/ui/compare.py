@@ -19,7 +19,7 @@ from dear.ui.controls import cfg_slider, steps_slider, temperature_slider
 from dear.ui.generate import GenerateTab
 from dear.ui.gpu import on_gpu
 from dear.ui.parts import KEEP, QUIET, Update
-from dear.ui.shelf import Choice, Shelf
+from dear.ui.shelf import Shelf
 
 MOST_SOUNDS = 12
 GPU_SECONDS = 60  # that one comparison is allowed under ZeroGPU
@@ -51,6 +51,7 @@ class Comparison:
     seed: int
     cells: tuple[Cell, ...]
     blind: bool
+    which: str  # the model, as the visitor's browser names it
 
 
 def read_numbers(name: str, text: str) -> list[float]:
@@ -76,7 +77,7 @@ def pairs(cfg_scales: list[float], iterations: list[float]) -> list[tuple[float,
 
 
 def compare_tab(
-    shelf: Shelf, chosen: gr.State, folder: Path, generate: GenerateTab, tabs: gr.Tabs
+    shelf: Shelf, chosen: gr.Textbox, folder: Path, generate: GenerateTab, tabs: gr.Tabs
 ) -> dict[Any, Update]:
     """Lay out the tab inside the current Blocks. The best settings go to ``generate``, a tab of ``tabs``."""
     with gr.Row(equal_height=False, elem_classes="dear-tab"):
@@ -109,9 +110,7 @@ def compare_tab(
     state = gr.State(None, time_to_live=KEEP)
 
     @on_gpu(GPU_SECONDS)
-    def draw(
-        which: Choice | None, text: str, settings: list[tuple[float, float]], number: float | None
-    ) -> Iterator[Any]:
+    def draw(which: str, text: str, settings: list[tuple[float, float]], number: float | None) -> Iterator[Any]:
         """The mel's configuration, once all settings are checked; then reports of progress and results, in order."""
         with parts.told():
             model = shelf.get(which)
@@ -126,7 +125,7 @@ def compare_tab(
                 yield from parts.watch(call)
 
     def run(
-        which: Choice | None, text: str, scale_text: str, pass_text: str, hide: bool, number: float | None, keep: bool
+        which: str, text: str, scale_text: str, pass_text: str, hide: bool, number: float | None, keep: bool
     ) -> Iterator[Any]:
         with parts.told():
             settings = pairs(read_numbers("CFG scales", scale_text), read_numbers("iterations", pass_text))
@@ -154,7 +153,7 @@ def compare_tab(
                 settings_of = report.settings["cfg_scale"], report.settings["iterations"]
                 done.append(Cell(*settings_of, picture, parts.store(report, folder)))
                 yield {place: gr.HTML(_cell(done, len(done) - 1, hide), visible=True)}
-        found = Comparison(report.prompts[0], report.seed, tuple(done), hide)
+        found = Comparison(report.prompts[0], report.seed, tuple(done), hide, which)
         yield {
             stop: gr.Button(interactive=False),
             state: found,
@@ -173,10 +172,12 @@ def compare_tab(
             **(shown if found.blind else {}),
         }
 
-    def take(which: Choice | None, found: Comparison | None, index: int | None) -> dict[Any, Any]:
+    def take(which: str, found: Comparison | None, index: int | None) -> dict[Any, Any]:
         if found is None or index is None:
             raise parts.forgotten("Compare")
         with parts.told():
+            if found.which != which:
+                raise ValueError("the model must be the one that was compared: press Compare again")
             cell, model = found.cells[index], shelf.get(which)
         return {
             generate.prompt: found.prompt,

@@ -18,7 +18,7 @@ from dear.output import Output
 from dear.ui import parts
 from dear.ui.gpu import on_gpu
 from dear.ui.parts import KEEP, QUIET
-from dear.ui.shelf import Choice, Shelf
+from dear.ui.shelf import Shelf
 
 STUDENT, TEACHER = "student", "teacher"
 SIDES = ("A", "B")
@@ -75,7 +75,7 @@ class Trial:
     voted: bool
 
 
-def duel_tab(shelf: Shelf, chosen: gr.State, folder: Path) -> None:
+def duel_tab(shelf: Shelf, chosen: gr.Textbox, folder: Path) -> None:
     """Lay out the tab inside the current Blocks."""
     with gr.Row(equal_height=False, elem_classes="dear-tab"):
         with gr.Column(scale=4, min_width=320, elem_classes="dear-controls"):
@@ -99,7 +99,7 @@ def duel_tab(shelf: Shelf, chosen: gr.State, folder: Path) -> None:
     tally = gr.State(Tally())
 
     @on_gpu(GPU_SECONDS)
-    def draw(which: Choice | None, text: str, number: float) -> Iterator[Any]:
+    def draw(which: str, text: str, number: float) -> Iterator[Any]:
         """The title and the mel's configuration of each; then each result as it comes, as (name, output)."""
         with parts.told():
             models = {name: shelf.get(which, name) for name in (STUDENT, TEACHER)}
@@ -114,7 +114,7 @@ def duel_tab(shelf: Shelf, chosen: gr.State, folder: Path) -> None:
                     del streams[name]
                 yield name, out
 
-    def run(which: Choice | None, text: str, how: str, number: float | None, keep: bool) -> Iterator[dict[Any, Any]]:
+    def run(which: str, text: str, how: str, number: float | None, keep: bool) -> Iterator[dict[Any, Any]]:
         blind = how == BLIND
         with parts.told():
             named = shelf.get(which).config.variants

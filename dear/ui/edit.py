@@ -23,7 +23,7 @@ from dear.ui.controls import cfg_slider, iterations_slider, steps_slider, temper
 from dear.ui.generate import GenerateTab
 from dear.ui.gpu import on_gpu
 from dear.ui.parts import QUIET, Update
-from dear.ui.shelf import Choice, Shelf
+from dear.ui.shelf import Shelf
 
 LONGEST = 60.0  # seconds of a sound that comes in
 GPU_SECONDS = 60  # that one edit is allowed under ZeroGPU
@@ -48,7 +48,7 @@ MOVE = """(start, end) => {
 }"""
 
 
-def edit_tab(shelf: Shelf, chosen: gr.State, folder: Path, generate: GenerateTab, tabs: gr.Tabs) -> dict[Any, Update]:
+def edit_tab(shelf: Shelf, chosen: gr.Textbox, folder: Path, generate: GenerateTab, tabs: gr.Tabs) -> dict[Any, Update]:
     """Lay out the tab inside the current Blocks. Files of results go into ``folder``."""
     with gr.Row(equal_height=False, elem_classes="dear-tab"):
         with gr.Column(scale=4, min_width=320, elem_classes="dear-controls"):
@@ -90,7 +90,7 @@ def edit_tab(shelf: Shelf, chosen: gr.State, folder: Path, generate: GenerateTab
             after = gr.HTML("", elem_id="edit-after")
     path = gr.State(None)
 
-    def look(which: Choice | None, file: str | None, what: str, first: float, last: float) -> dict[Any, Any]:
+    def look(which: str, file: str | None, what: str, first: float, last: float) -> dict[Any, Any]:
         """Show what came in, and fit the sliders to it; or say why it can't be taken. Earlier results go."""
         cleared = {status: "", sound: gr.Audio(None, visible=False), tools: gr.Row(visible=False), after: ""}
         if file is None:
@@ -116,7 +116,7 @@ def edit_tab(shelf: Shelf, chosen: gr.State, folder: Path, generate: GenerateTab
 
     @on_gpu(GPU_SECONDS)
     def draw(
-        which: Choice | None, file: str | None, what: str, text: str, first: float, last: float, reach: float,
+        which: str, file: str | None, what: str, text: str, first: float, last: float, reach: float,
         added: float, options: dict[str, Any],
     ) -> Iterator[Any]:  # fmt: skip
         """The mel's configuration, then reports of progress, and last the result."""
@@ -137,7 +137,7 @@ def edit_tab(shelf: Shelf, chosen: gr.State, folder: Path, generate: GenerateTab
             yield from parts.watch(call)
 
     def run(
-        which: Choice | None, file: str | None, what: str, text: str, first: float, last: float, reach: float,
+        which: str, file: str | None, what: str, text: str, first: float, last: float, reach: float,
         added: float, scale: float, passes: float, heat: float, steps: float, number: float | None, keep: bool,
     ) -> Iterator[dict[Any, Any]]:  # fmt: skip
         options: dict[str, Any] = {

@@ -90,11 +90,11 @@ class GenerateTab:
     use: gr.Button  # "use as start"
     path: gr.State  # of the sound that is shown
     updates: dict[Any, Update]
-    restore: Callable[[Choice | None, gr.Request], list[Any]]  # what becomes of ``restored`` when the page is opened
+    restore: Callable[[str, gr.Request], list[Any]]  # what becomes of ``restored`` when the page is opened
     restored: list[Any]
 
 
-def generate_tab(shelf: Shelf, chosen: gr.State, folder: Path) -> GenerateTab:
+def generate_tab(shelf: Shelf, chosen: gr.Textbox, folder: Path) -> GenerateTab:
     """Lay out the tab inside the current Blocks. Files of results go into ``folder``."""
     pace, cache = Pace(), ExampleCache()
     with gr.Row(equal_height=False, elem_classes="dear-tab"):
@@ -130,7 +130,7 @@ def generate_tab(shelf: Shelf, chosen: gr.State, folder: Path) -> GenerateTab:
 
     @on_gpu(GPU_SECONDS)
     def draw(
-        which: Choice | None, text: str, variant: str, count: float, known: Pace, options: dict[str, Any]
+        which: str, text: str, variant: str, count: float, known: Pace, options: dict[str, Any]
     ) -> Iterator[tuple[Config, Output]]:
         """The results of one generation as they come, and perhaps a draft among them: it has a sound before the end."""
         with parts.told():
@@ -147,7 +147,7 @@ def generate_tab(shelf: Shelf, chosen: gr.State, folder: Path) -> GenerateTab:
                         yield model.config, model.draft(out[0])
 
     def run(
-        which: Choice | None, text: str, variant: str, scale: float, passes: float, heat: float, steps: float,
+        which: str, text: str, variant: str, scale: float, passes: float, heat: float, steps: float,
         count: float, number: float | None, keep: bool, example: bool = False,
     ) -> Iterator[dict[Any, Any]]:  # fmt: skip
         """One generation for the page; of an example, what was made before is heard at once."""
@@ -158,7 +158,7 @@ def generate_tab(shelf: Shelf, chosen: gr.State, folder: Path) -> GenerateTab:
             yield from produce(which, text, variant, count, options)
             return
         with parts.told():
-            key = (shelf.get(which, variant).digest, text, *options.values())
+            key = (shelf.choice(which), variant, text, *options.values())
         made = cache.get(key)
         if made is not None:
             yield from finish(*made)
@@ -168,12 +168,10 @@ def generate_tab(shelf: Shelf, chosen: gr.State, folder: Path) -> GenerateTab:
                 cache.put(key, changes[kept])
             yield changes
 
-    def run_example(which: Choice | None, sample: list[str], *settings: Any) -> Iterator[dict[Any, Any]]:
+    def run_example(which: str, sample: list[str], *settings: Any) -> Iterator[dict[Any, Any]]:
         yield from run(which, sample[0], *settings, example=True)
 
-    def produce(
-        which: Choice | None, text: str, variant: str, count: float, options: dict[str, Any]
-    ) -> Iterator[dict[Any, Any]]:
+    def produce(which: str, text: str, variant: str, count: float, options: dict[str, Any]) -> Iterator[dict[Any, Any]]:
         """One generation for the page: pictures as it goes, perhaps a draft, and last the sound."""
         nonlocal pace
         began = time.perf_counter()
@@ -235,7 +233,7 @@ def generate_tab(shelf: Shelf, chosen: gr.State, folder: Path) -> GenerateTab:
         yield show(out, index)
         yield {pictures: _pictures(config, out[index])}
 
-    def restore(which: Choice | None, request: gr.Request) -> list[Any]:
+    def restore(which: str, request: gr.Request) -> list[Any]:
         """The settings that the page's address holds, in the bounds of the visitor's model."""
         with parts.told():
             model, notice = read_variant(request.query_params, shelf, which)
@@ -245,7 +243,7 @@ def generate_tab(shelf: Shelf, chosen: gr.State, folder: Path) -> GenerateTab:
         values = [make(model, settings.get(name)) for name, make in CONTROLS.items()]
         return [settings.get("prompt", gr.skip()), settings.get("seed", 0), "seed" in settings, *values]
 
-    def switch(which: Choice | None, variant: str) -> list[Any]:
+    def switch(which: str, variant: str) -> list[Any]:
         """The other controls, as this variant has them by default."""
         with parts.told():
             model = shelf.get(which, variant)

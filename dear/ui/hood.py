@@ -21,7 +21,7 @@ from dear.toy import MOST_STEPS, POINTS, TOYS, ToyTraining, mmd, reference, wass
 from dear.ui import parts
 from dear.ui.gpu import on_gpu
 from dear.ui.parts import KEEP, QUIET
-from dear.ui.shelf import Choice, Shelf
+from dear.ui.shelf import MOST, Choice, Shelf
 
 # One playground trains at a time, on one core, beside the one generation that may run.
 QUEUE = {"concurrency_id": "toy", "concurrency_limit": 1}
@@ -99,7 +99,7 @@ class Playground:
     steps: int
 
 
-def hood_tab(tab: gr.Tab, shelf: Shelf, chosen: gr.State) -> None:
+def hood_tab(tab: gr.Tab, shelf: Shelf, chosen: gr.Textbox) -> None:
     """Lay out the tab inside the current Blocks. Its pictures of the model are drawn when ``tab`` is first seen."""
     with gr.Row(equal_height=False, elem_classes="dear-tab"):
         with gr.Column(scale=4, min_width=320, elem_classes="dear-controls"):
@@ -121,7 +121,7 @@ def hood_tab(tab: gr.Tab, shelf: Shelf, chosen: gr.State) -> None:
             panels = gr.HTML(EMPTY, elem_id="toy-panels")
     article = gr.HTML(_article(shelf.get(None), None), elem_id="method")
     kept = gr.State(None, time_to_live=KEEP)
-    seen = gr.State("")  # digest of the model whose pictures this visitor has
+    seen = gr.State(None)  # the Choice whose pictures this visitor has
 
     def run(chosen: str, count: float, name: str, number: float | None, keep: bool) -> Iterator[dict[Any, Any]]:
         kinds = list(HEADS) if chosen == ALL else [kind for kind in HEADS if HEADS[kind] == chosen]
@@ -156,21 +156,25 @@ def hood_tab(tab: gr.Tab, shelf: Shelf, chosen: gr.State) -> None:
         return _panels(play)
 
     @on_gpu(30)
-    def film(which: Choice | None) -> list[Output]:
+    def film(which: str) -> list[Output]:
         model = shelf.get(which)
         every = -(-model.sampling.iterations // 4)
         return list(model.stream(PROMPT, seed=SEED, every=every))
 
-    drawn: dict[str, str] = {}  # digest of a model -> the article with its pictures
+    drawn: dict[Choice, str] = {}  # the article with pictures of a model, the oldest first
     one_at_a_time = threading.Lock()
 
-    def explain(which: Choice | None, had: str) -> tuple[Any, str]:
-        with one_at_a_time, parts.told():
-            model = shelf.get(which)
-            if model.digest not in drawn:
-                drawn.clear()
-                drawn[model.digest] = _article(model, film(which))
-            return (gr.skip() if had == model.digest else drawn[model.digest]), model.digest
+    def explain(which: str, had: Choice | None) -> tuple[Any, Choice]:
+        with parts.told():
+            choice = shelf.choice(which)
+            if had == choice:
+                return gr.skip(), choice
+            with one_at_a_time:
+                if choice not in drawn:
+                    drawn[choice] = _article(shelf.get(choice), film(which))
+                    for each in list(drawn)[: -1 - MOST]:
+                        del drawn[each]
+                return drawn[choice], choice
 
     parts.runs(
         [([button.click], run, [which, steps, toy, seed, lock])],

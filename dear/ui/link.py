@@ -11,7 +11,7 @@ from dear.output import Output
 from dear.pipeline import AudioDEAR
 from dear.sampling import check_options, check_whole
 from dear.ui import parts
-from dear.ui.shelf import Choice, Shelf
+from dear.ui.shelf import Shelf
 
 OPTIONS = ("cfg_scale", "iterations", "temperature", "steps")
 MAX_VARIATIONS = 8
@@ -24,7 +24,7 @@ def write_link(out: Output) -> str:
     return "?" + urlencode(settings | {"variations": len(out), "weights": out.settings["digest"]})
 
 
-def read_variant(query: Mapping[str, str], shelf: Shelf, chosen: Choice | None) -> tuple[AudioDEAR, list[str]]:
+def read_variant(query: Mapping[str, str], shelf: Shelf, chosen: str | None) -> tuple[AudioDEAR, list[str]]:
     """The variant that an address names, else the visitor's own, and a sentence where there is none of that name.
 
     Raises CheckpointError where it can't be loaded.

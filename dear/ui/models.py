@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import html
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import asdict
 from typing import Any
 
 import gradio as gr
@@ -19,9 +17,18 @@ from dear.ui.parts import QUIET, Update
 from dear.ui.shelf import Choice, Shelf
 
 FIXED = "AUDIODEAR_FIXED_MODEL"  # set to 1: visitors can't choose another model
-BUNDLED, FOLDER, HUB = "Bundled", "Local folder", "Hugging Face Hub"
+OWN, BUNDLED, FOLDER, HUB = "This page's", "Bundled", "Local folder", "Hugging Face Hub"
 YOURS = "What you load is yours alone, in this browser: other visitors keep what they have, and so do programs."
-STORE = "localStorage.audiodearModel"  # where a browser keeps its choice
+# A browser keeps what its visitor chose. Not a BrowserState: that of Gradio 6.31 loses it when a page is opened again.
+# Storage may be closed to a page in a frame. While a model comes back, nothing can be pressed.
+REMEMBER = "(text) => { try { localStorage.audiodearModel = text; } catch {} }"
+RECALL = """() => {
+  let text = '';
+  try { text = localStorage.audiodearModel ?? ''; } catch {}
+  document.querySelector('.dear-tabs').inert = text !== '';
+  return text;
+}"""
+RECALLED = "() => { document.querySelector('.dear-tabs').inert = false; }"
 CLOSED = (
     "The model of this page is fixed. Run it on a machine of your own (<code>python app.py</code>) to load another one."
 )
@@ -35,21 +42,24 @@ def is_fixed() -> bool:
     return is_zero() or os.environ.get(FIXED, "1" if os.environ.get("SPACE_ID") else "0") != "0"
 
 
-def models_tab(page: gr.Blocks, shelf: Shelf, chosen: gr.State, updates: dict[Any, Update]) -> Callable[..., Any]:
-    """Lay out the tab inside the current Blocks, which is ``page``. ``chosen`` becomes what is loaded here.
+def models_tab(page: gr.Blocks, shelf: Shelf, chosen: gr.Textbox, updates: dict[Any, Update]) -> Callable[..., Any]:
+    """Lay out the tab inside the current Blocks, which is ``page``. ``chosen`` gets what is loaded here.
 
     updates: what follows from the model in all other tabs. Returns how to add what happens next, once a page that was
     opened has the model that its browser remembers.
     """
     own = _facts(shelf.get(None), shelf.own)
-    if is_fixed():
+    if shelf.fixed:
         gr.HTML(f'<div class="dear-model">{own}<p class="dear-note">{CLOSED}</p></div>')
         return page.load
+    ways = [BUNDLED if shelf.own.source is None else OWN, FOLDER, HUB]
+    if shelf.own.source is not None:
+        ways.insert(1, BUNDLED)
     with gr.Row(equal_height=False, elem_classes="dear-tab"):
         with gr.Column(scale=4, min_width=320, elem_classes="dear-controls"):
             kind = gr.Radio(
-                [BUNDLED, FOLDER, HUB],
-                value=BUNDLED,
+                ways,
+                value=ways[0],
                 label="Where from",
                 elem_id="model-kind",
                 elem_classes="dear-pick",
@@ -69,62 +79,58 @@ def models_tab(page: gr.Blocks, shelf: Shelf, chosen: gr.State, updates: dict[An
         with gr.Column(scale=7, min_width=320, elem_classes="dear-results"):
             facts = gr.HTML(own, elem_id="model-facts")
             status = gr.HTML("", elem_id="model-status", elem_classes="dear-status")
-    # Not a BrowserState: that of Gradio 6.31 loses what it held when the page is opened again.
-    kept = gr.Textbox("", visible=False)
+
+    updates = updates | {facts: _facts}
+
+    def follow(choice: Choice) -> dict[Any, Any]:
+        """What the page becomes for a visitor who has this model."""
+        model = shelf.get(choice)
+        kept = "" if choice == shelf.own else choice.write()
+        return {chosen: kept, **{each: update(model, choice) for each, update in updates.items()}}
 
     def load(where: str, name: str, commit: str, which: str) -> Iterator[dict[Any, Any]]:
         yield {status: parts.progress_bar("Loading", 0)}
-        source = None if where == BUNDLED else name.strip()
-        revision = commit.strip() or None if where == HUB else None
-        with (
-            parts.told(),
-            closing(parts.watch(lambda told: shelf.load(source, revision, which.strip() or None, told))) as reports,
-        ):
-            for report in reports:
-                if isinstance(report, tuple):
-                    done, total = (count / 1e6 for count in report)
-                    yield {status: parts.progress_bar(f"Downloaded {done:.1f} of {total:.1f} MB", done / total)}
-        yield {
-            status: '<p class="dear-headline" role="status">Loaded.</p>',
-            chosen: report,
-            kept: "" if report == shelf.own else json.dumps(asdict(report)),
-        }
+        with parts.told():
+            if where == OWN:
+                choice = shelf.own
+            elif where in (FOLDER, HUB) and not name.strip():
+                raise ValueError(f"model must be a checkpoint's folder or owner/name on the Hub, got {name!r}")
+            else:
+                source = name.strip() if where in (FOLDER, HUB) else None
+                asked = source, commit.strip() or None if where == HUB else None, which.strip() or None
+                # Nobody waits for a download whose visitor has left; it may go on for long before its next report.
+                with closing(parts.watch(lambda told: shelf.load(*asked, told), end=False)) as reports:
+                    for choice in reports:
+                        if isinstance(choice, tuple):
+                            done, total = (count / 1e6 for count in choice)
+                            yield {status: parts.progress_bar(f"Downloaded {done:.1f} of {total:.1f} MB", done / total)}
+            yield {status: '<p class="dear-headline" role="status">Loaded.</p>', **follow(choice)}
 
     def ask(where: str) -> list[Any]:
         label = "Folder" if where == FOLDER else "Repository, as owner/name"
-        return [gr.Textbox(label=label, visible=where != BUNDLED), gr.Textbox(visible=where == HUB)]
+        named, hub = where in (FOLDER, HUB), where == HUB
+        return [gr.Textbox(label=label, visible=named), gr.Textbox(visible=hub), gr.Textbox(visible=where != OWN)]
 
-    kind.change(ask, kind, [place, revision], queue=False, **QUIET)
-    loaded = gr.on(
-        [button.click, place.submit, revision.submit, variant.submit], load, [kind, place, revision, variant],
-        [status, chosen, kept], concurrency_limit=1, **QUIET,
-    )  # fmt: skip
-    loaded.failure(lambda: "", None, status, **QUIET)
-    updates = updates | {facts: _facts}
-
-    def follow(choice: Choice | None) -> list[Any]:
-        """What all tabs become for a visitor who has chosen a model; for others they are as they should be."""
-        if choice is None:
-            return [gr.skip() for _ in updates]
-        model = shelf.get(choice)
-        return [update(model, choice) for update in updates.values()]
-
-    def recall(text: str) -> Choice | None:
+    def recall(text: str | None) -> dict[Any, Any]:
         """What this browser chose before, where it can still be had."""
         if not text:
-            return None
+            return {chosen: ""}
         try:
-            choice = Choice(**json.loads(text))
-            shelf.get(choice)
-        except (TypeError, ValueError) as error:
+            return follow(Choice.read(text))
+        except (ValueError, RuntimeError, OSError) as error:  # too little memory, too
             gr.Warning(html.escape(f"The model that was loaded here before is not in use: {error}", quote=False))
-            return None
-        return choice
+            return {chosen: ""}
 
-    loaded.success(follow, chosen, list(updates), **QUIET)
-    loaded.success(None, kept, None, js=f"(text) => {{ {STORE} = text; }}", api_visibility="private")
-    opened = page.load(recall, kept, chosen, js=f"() => {STORE} ?? ''", **QUIET)
-    return opened.then(follow, chosen, list(updates), **QUIET).then
+    kind.change(ask, kind, [place, revision, variant], queue=False, **QUIET)
+    loaded = gr.on(
+        [button.click, place.submit, revision.submit, variant.submit], load, [kind, place, revision, variant],
+        [status, chosen, *updates], show_progress="minimal", show_progress_on=[status], concurrency_limit=1,
+        api_visibility="private",
+    )  # fmt: skip
+    loaded.failure(lambda: "", None, status, **QUIET)
+    loaded.success(None, chosen, None, js=REMEMBER, api_visibility="private")
+    opened = page.load(recall, chosen, [chosen, *updates], js=RECALL, **QUIET)
+    return opened.then(None, None, None, js=RECALLED, api_visibility="private").then
 
 
 def _facts(model: AudioDEAR, chosen: Choice) -> str:

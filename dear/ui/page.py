@@ -23,7 +23,7 @@ from dear.ui.hood import hood_tab
 from dear.ui.listening import CSS as LISTENING_CSS
 from dear.ui.listening import listening_tab, test_from
 from dear.ui.look import CSS, HEAD, THEME
-from dear.ui.models import models_tab
+from dear.ui.models import is_fixed, models_tab
 from dear.ui.parts import QUIET, forget_old
 from dear.ui.shelf import Shelf
 
@@ -40,7 +40,9 @@ def build(shelf: Shelf, folder: Path) -> gr.Blocks:
             shelf.get(None, name)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.HTML(f'<header class="dear-header"><h1>Audio<em>DEAR</em></h1><p>{SENTENCE}</p></header>')
-        chosen = gr.State(None)  # the visitor's model, as a Choice; None: the page's own
+        # The visitor's model, as a Choice writes itself; empty: the page's own. The page keeps it, for a gr.State is
+        # forgotten an hour after a browser was away, as that of a phone in a pocket.
+        chosen = gr.Textbox("", visible=False)
         with gr.Tabs(selected="generate", elem_classes="dear-tabs") as tabs:
             with gr.Tab("Generate", id="generate"):
                 generate = generate_tab(shelf, chosen, folder)
@@ -70,7 +72,7 @@ def serve(model: AudioDEAR, host: str, port: int, source: str | None = None, rev
     folder = Path(tempfile.mkdtemp(prefix="audiodear-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     threading.Thread(target=forget_old, args=(folder,), daemon=True).start()
-    page = build(Shelf(model, source, revision), folder)
+    page = build(Shelf(model, source, revision, is_fixed()), folder)
     try:
         page.launch(
             server_name=host,

@@ -157,16 +157,16 @@ class _Stopped(Exception):
     pass
 
 
-def watch(call: Callable[[Progress], Any]) -> Iterator[Any]:
+def watch(call: Callable[[Progress], Any], end: bool = True) -> Iterator[Any]:
     """Yield (done, of how many) while ``call(progress)`` runs, then its result, which is no tuple.
 
-    Whoever closes this iterator ends the call at its next report, and waits for that.
+    end: whoever closes this iterator ends the call at its next report, and waits for that; else the call goes on alone.
     """
     reports: queue.SimpleQueue[Any] = queue.SimpleQueue()
     stopped = threading.Event()
 
     def progress(done: int, total: int) -> None:
-        if stopped.is_set():
+        if stopped.is_set() and end:
             raise _Stopped
         reports.put((done, total))
 
@@ -190,7 +190,8 @@ def watch(call: Callable[[Progress], Any]) -> Iterator[Any]:
                 return
     finally:
         stopped.set()
-        worker.join()
+        if end:
+            worker.join()
 
 
 def store(out: Output, folder: Path, suffix: str = ".wav") -> str:
