@@ -130,6 +130,7 @@ def models_tab(page: gr.Blocks, shelf: Shelf, chosen: gr.Textbox, updates: dict[
     loaded.failure(lambda: "", None, status, **QUIET)
     loaded.success(None, chosen, None, js=REMEMBER, api_visibility="private")
     opened = page.load(recall, chosen, [chosen, *updates], js=RECALL, **QUIET)
+    opened.failure(None, None, None, js=RECALLED, api_visibility="private")
     return opened.then(None, None, None, js=RECALLED, api_visibility="private").then
 
 
