@@ -95,15 +95,18 @@ class Shelf:
     def _get(self, choice: Choice, variant: str) -> AudioDEAR:
         model = self._held(choice, variant)
         if model is None:  # who has theirs needs not wait for somebody else's download
-            key = choice, variant
-            with self._waiting.setdefault(key, threading.Lock()):
-                model = self._held(choice, variant)
-                if model is None:
-                    model = self._load(choice.source, choice.revision, variant)
-                    if _choice(model, choice.source, choice.revision).files != choice.files:
-                        raise CheckpointError(f"{choice.words} has other files than when it was loaded: load it again")
-                    self._keep(choice, model)
-            self._waiting.pop(key, None)
+            with self._waiting.setdefault((choice, variant), threading.Lock()):
+                try:
+                    model = self._held(choice, variant) or self._loaded(choice, variant)
+                finally:
+                    self._waiting.pop((choice, variant), None)
+        return model
+
+    def _loaded(self, choice: Choice, variant: str) -> AudioDEAR:
+        model = self._load(choice.source, choice.revision, variant)
+        if _choice(model, choice.source, choice.revision).files != choice.files:
+            raise CheckpointError(f"{choice.words} has other files than when it was loaded: load it again")
+        self._keep(choice, model)
         return model
 
     def _held(self, choice: Choice, variant: str) -> AudioDEAR | None:
