@@ -178,7 +178,7 @@ def test_who_has_a_model_waits_for_nobodys_download(tiny_folder, student, monkey
         return teacher
 
     monkeypatch.setattr(shelf, "_load", load)
-    loading = threading.Thread(target=shelf.load, args=("elsewhere", None, None))
+    loading = threading.Thread(target=shelf.load, args=(str(tiny_folder), None, None))
     loading.start()
     assert begun.wait(60)
     assert [shelf.get(None, name) for name in ("student", "teacher")] == [student, teacher]
