@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -103,7 +104,7 @@ def _bar(progress: Progress) -> type:
     """A class of progress bars that nobody sees, and that tell the bytes of a snapshot's files as they arrive."""
     from tqdm.std import tqdm
 
-    most = 0
+    most, one_at_a_time = 0, threading.Lock()  # files arrive in threads of their own
 
     class Told(tqdm):
         def __init__(self, *arguments: Any, **options: Any):
@@ -113,9 +114,10 @@ def _bar(progress: Progress) -> type:
             nonlocal most
             shown = super().update(n)
             # One bar counts files; of those that count bytes, the one that is ahead is told.
-            if self.unit == "B" and self.total and self.n >= most:
-                most = self.n
-                progress(int(self.n), int(self.total))
+            with one_at_a_time:
+                if self.unit == "B" and self.total and self.n >= most:
+                    most = self.n
+                    progress(int(self.n), int(self.total))
             return shown
 
     return Told

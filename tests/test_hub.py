@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import gradio as gr
@@ -136,7 +137,8 @@ def test_a_download_tells_its_bytes(hub, published, load, tiny_folder, monkeypat
     monkeypatch.setenv("TQDM_DISABLE", "1")  # of bars alone
     told = []
     load(progress=lambda done, total: told.append((done, total)))
-    assert told == sorted(told)  # never backwards
+    # Never backwards, but once: the configuration is a download of its own.
+    assert sum(after[0] < before[0] for before, after in pairwise(told)) <= 1
     files = [tiny_folder / "student.safetensors", *(tiny_folder / "codec").iterdir()]
     done, total = told[-1]
     assert done == total >= sum(path.stat().st_size for path in files)
