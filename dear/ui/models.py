@@ -52,9 +52,7 @@ def models_tab(page: gr.Blocks, shelf: Shelf, chosen: gr.Textbox, updates: dict[
     if shelf.fixed:
         gr.HTML(f'<div class="dear-model">{own}<p class="dear-note">{CLOSED}</p></div>')
         return page.load
-    ways = [BUNDLED if shelf.own.source is None else OWN, FOLDER, HUB]
-    if shelf.own.source is not None:
-        ways.insert(1, BUNDLED)
+    ways = [BUNDLED, FOLDER, HUB] if shelf.own.source is None else [OWN, BUNDLED, FOLDER, HUB]
     with gr.Row(equal_height=False, elem_classes="dear-tab"):
         with gr.Column(scale=4, min_width=320, elem_classes="dear-controls"):
             kind = gr.Radio(

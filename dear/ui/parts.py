@@ -166,7 +166,7 @@ def watch(call: Callable[[Progress], Any], end: bool = True) -> Iterator[Any]:
     stopped = threading.Event()
 
     def progress(done: int, total: int) -> None:
-        if stopped.is_set() and end:
+        if stopped.is_set():
             raise _Stopped
         reports.put((done, total))
 
@@ -189,8 +189,8 @@ def watch(call: Callable[[Progress], Any], end: bool = True) -> Iterator[Any]:
             if not isinstance(report, tuple):
                 return
     finally:
-        stopped.set()
         if end:
+            stopped.set()
             worker.join()
 
 

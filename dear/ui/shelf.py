@@ -7,6 +7,7 @@ import threading
 from dataclasses import asdict, dataclass
 
 from dear.checkpoint import BUNDLED, fingerprint
+from dear.config import from_dict
 from dear.hub import CheckpointError, Progress
 from dear.pipeline import AudioDEAR
 
@@ -34,13 +35,9 @@ class Choice:
     def read(cls, text: str) -> Choice:
         """From what :meth:`write` wrote, or somebody else did. Raises CheckpointError."""
         try:
-            choice = cls(**json.loads(text))
-        except (TypeError, ValueError, RecursionError):
-            choice = None
-        named = choice and [each for each in (choice.source, choice.revision) if each is not None]
-        if choice is None or not all(isinstance(each, str) for each in [choice.variant, choice.files, *named]):
-            raise CheckpointError(f"the model must be one that was loaded on this page, got {text!r:.60}")
-        return choice
+            return from_dict(cls, json.loads(text))
+        except (TypeError, ValueError, RecursionError):  # not JSON, or no Choice
+            raise CheckpointError(f"the model must be one that was loaded on this page, got {text!r:.60}") from None
 
     def write(self) -> str:
         """The choice as text, which a browser keeps."""
