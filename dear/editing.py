@@ -45,7 +45,7 @@ def redraw(
     # The region in the middle of the clip, as far as the sound reaches.
     at = min(max((first + last - clip) // 2, 0), max(len(sound) - clip, 0))
     if options.get("iterations") is not None:
-        wanted = int((~model.outside(first - at, last - at)).sum())
+        wanted = model.touched(first - at, last - at)
         options["iterations"] = min(check_whole("iterations", options["iterations"], 1, model.model.length), wanted)
     out = model.inpaint(
         sound[at : at + clip], rate, (first - at) / rate, (last - at) / rate, prompt, num_samples=1, **options

@@ -123,8 +123,8 @@ class TextToAudio:
     def draft(self, partial: Output) -> Output:
         """A first listen to a partial result of :meth:`stream`: its missing tokens are drawn all at once.
 
-        That takes one more pass, with at most 10 steps of the head, and the codec. The generation itself goes on
-        undisturbed: what it draws later differs from the draft.
+        That takes one more pass, with at most 10 steps of the head, and the codec; the vocoder hurries where it can.
+        The generation itself goes on undisturbed: what it draws later differs from the draft.
         """
         names = [each.name for each in dataclasses.fields(SamplingConfig)]
         chosen = from_dict(SamplingConfig, {name: partial.settings[name] for name in names})
@@ -137,6 +137,7 @@ class TextToAudio:
             progress=None,
             given=partial.tokens,
             given_mask=partial.order >= 0,
+            draft=True,
         )
         (out,) = self._run(request)
         return dataclasses.replace(out, order=partial.order, iteration=partial.iteration, iterations=partial.iterations)
@@ -255,7 +256,8 @@ class TextToAudio:
                     mel = torch.where(self._spread(known), mel, math.log(self.config.mel.floor))
             if done:
                 with clock.stage("vocoder"):
-                    waveform = self.vocoder(mel)[:, : self.config.mel.samples].float()
+                    render = getattr(self.vocoder, "draft", self.vocoder) if request.draft else self.vocoder
+                    waveform = render(mel)[:, : self.config.mel.samples].float()
         # Clones of what was made in inference mode are ordinary tensors, which the caller may use as any other.
         return Output(
             waveform=None if waveform is None else waveform.cpu().clone(),
@@ -293,6 +295,7 @@ class Request:
     given: Tensor | None = None  # [B, L, D]
     given_mask: Tensor | None = None  # [B, L] bool, which of them the model is shown
     left_out: Tensor | None = None  # [B, L] bool, which of them it isn't, and doesn't draw either
+    draft: bool = False  # whether the sound may be rendered in a hurry
 
 
 class _Clock:

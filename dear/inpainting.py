@@ -65,7 +65,7 @@ class Inpainter(TextToAudio):
             raise ValueError(f"end must be at least one sample later than start {start!r}, got {end!r}")
 
         keep = self.outside(first, last)
-        wanted = int((~keep).sum())
+        wanted = self.touched(first, last)
         defaults = dataclasses.replace(self.sampling, iterations=min(self.sampling.iterations, wanted))
         request = self._request(
             prompt, defaults, wanted, cfg_scale=cfg_scale, iterations=iterations,
@@ -138,7 +138,7 @@ class Inpainter(TextToAudio):
             tails.append(min(length, int(CONTEXT * clip)))
             length += clip - tails[-1]
         firsts = [tail - min(round(CROSSFADE * rate), tail // 2) for tail in tails]
-        counts = [min(request.sampling.iterations, int((~self.outside(each, clip)).sum())) for each in firsts]
+        counts = [min(request.sampling.iterations, self.touched(each, clip)) for each in firsts]
         timings: dict[str, float] = {}
         for i, (tail, first) in enumerate(zip(tails, firsts, strict=True)):
             done = sum(counts[:i])
@@ -168,6 +168,10 @@ class Inpainter(TextToAudio):
             settings=request.settings | {"seconds": seconds},
             timings=timings,
         )
+
+    def touched(self, first: int, last: int) -> int:
+        """How many tokens have samples among ``first`` to ``last``."""
+        return int((~self.outside(first, last)).sum())
 
     def outside(self, first: int, last: int) -> Tensor:
         """[L] bool: the tokens that samples ``first`` to ``last`` don't touch."""

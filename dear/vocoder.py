@@ -20,6 +20,7 @@ from dear.mel import MelSpectrogram
 
 TINY = 1e-9
 PEAK = 0.99
+DRAFT_SHARE = 4  # Griffin-Lim: a draft takes one iteration in so many
 
 
 class MelInverse(nn.Module):
@@ -126,14 +127,19 @@ class GriffinLim(nn.Module):
     @torch.no_grad()
     def forward(self, mel: Tensor) -> Tensor:
         """mel [B, F, M] log-mel -> waveform [B, F * hop] float32 in [-1, 1]."""
-        return limit(in_groups(self._signal, mel))
+        return limit(in_groups(lambda part: self._signal(part, self.iterations), mel))
 
-    def _signal(self, mel: Tensor) -> Tensor:
+    @torch.no_grad()
+    def draft(self, mel: Tensor) -> Tensor:
+        """As forward, sooner: with a quarter of the iterations its log-mel is about a tenth further off."""
+        return limit(in_groups(lambda part: self._signal(part, -(-self.iterations // DRAFT_SHARE)), mel))
+
+    def _signal(self, mel: Tensor, iterations: int) -> Tensor:
         magnitudes, share = self.inverse(mel), self.frames.share(mel.shape[1])
         spectrum = magnitudes * self.frames.noise(mel.shape[1])
         previous = torch.zeros_like(spectrum)
         weight = self.momentum / (1 + self.momentum)
-        for _ in range(self.iterations):
+        for _ in range(iterations):
             consistent = self.frames.spectrum(self.frames.signal(spectrum, share))
             parts = torch.view_as_real(torch.sub(consistent, previous, alpha=weight))
             parts *= (magnitudes * _inverse_abs(parts)).unsqueeze(-1)

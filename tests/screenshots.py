@@ -117,7 +117,7 @@ def hood(walk: Walk) -> None:
     walk.until(lambda: walk.one("#toy-train-stop").is_enabled())
     enough = time.monotonic() + TRAINED  # on a slow machine they are shown learning still
     walk.until(lambda: not walk.one("#toy-train-stop").is_enabled() or time.monotonic() > enough)
-    walk.until(lambda: walk.one("#method .dear-film").is_displayed())
+    walk.until(lambda: walk.one("#method .dear-stills").is_displayed())
 
 
 def model(walk: Walk) -> None:

@@ -48,8 +48,8 @@ def test_the_tab_in_a_browser(browser, page, monkeypatch):
     hand.go("hood")
 
     # The method is told with pictures of the page's own model.
-    hand.until(lambda: len(hand.all(".dear-film figure")) == 4)
-    assert "Iteration 4\n8 of 8 tokens" in hand.find(".dear-film").text
+    hand.until(lambda: len(hand.all(".dear-stills figure")) == 4)
+    assert "Iteration 4\n8 of 8 tokens" in hand.find(".dear-stills").text
     pictures = hand.all("#method svg[role=img]")
     assert len(pictures) == 13
     for picture in pictures:
@@ -83,6 +83,6 @@ def test_the_tab_in_a_browser(browser, page, monkeypatch):
     assert "Energy" in panel() and "1 step" in panel() and "WSD" in panel()
     assert not hand.find("#toy-train-stop").is_enabled()
     hand.resize(390)
-    hand.until(lambda: hand.find(".dear-film").rect["width"] < 390)
+    hand.until(lambda: hand.find(".dear-stills").rect["width"] < 390)
     assert hand.run("return document.documentElement.scrollWidth - window.innerWidth") <= 0
     assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]

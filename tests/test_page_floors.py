@@ -51,6 +51,7 @@ def test_a_draft_is_a_whole_sound_that_disturbs_nothing(student, tiny_folder):
     draft = student.draft(partials[-1])
     assert draft.waveform.shape == (1, CLIP)
     assert draft.waveform.abs().max() > 0
+    assert torch.equal(draft.waveform, student.vocoder.draft(draft.mel)[:, :CLIP])
     assert (draft.iteration, draft.iterations) == (5, 8)
     known = partials[-1].order[0] >= 0
     assert 0 < known.sum() < 8

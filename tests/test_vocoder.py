@@ -101,6 +101,15 @@ def test_griffin_lim_is_the_published_iteration(griffin_lim, spectrogram):
     assert error.square().mean() < 1e-6 * wanted.square().mean()
 
 
+def test_a_draft_takes_a_quarter_of_the_iterations_and_stays_near(griffin_lim, spectrogram):
+    mel = spectrogram(noises(2))
+    quarter = GriffinLim(VocoderConfig(iterations=8), MEL)
+    assert griffin_lim.iterations == 32
+    assert torch.equal(griffin_lim.draft(mel), quarter(mel))
+    whole, draft = ((spectrogram(wave) - mel).abs().mean() for wave in (griffin_lim(mel), griffin_lim.draft(mel)))
+    assert whole < draft < 1.25 * whole
+
+
 def test_silence_stays_silent_and_loudness_is_bounded(griffin_lim):
     silent = griffin_lim(torch.full((1, 64, 64), math.log(MEL.floor)))
     assert silent.abs().max() == 0

@@ -22,6 +22,7 @@ from dear.conditioning.clap import find_checkpoint, load_clap
 from dear.conditioning.laion_module import LaionModule
 from dear.conditioning.paper import Embedder
 from dear.config import ConditioningConfig
+from training.commands import guarded
 
 RATE = 48_000  # Hz, CLAP's own
 TEXTS = ("a dog barking", "rain on a tin roof, then a rooster crows far away", "waves " * 100)
@@ -57,19 +58,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--audio", nargs="+", type=Path, help="sound files; their first ten seconds are compared")
     parser.add_argument("--tolerance", type=float, default=1e-4, help="largest difference of any value (1e-4)")
     options = parser.parse_args(arguments)
-    try:
+
+    def run() -> int:
         if options.audio:
             waveforms = {str(path): read_sound(path, RATE)[: 10 * RATE] for path in options.audio}
         else:
             waveforms = sounds()
         path = find_checkpoint(options.checkpoint)
         table = compare(load_clap(str(path)), LaionModule(path), options.text, waveforms)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for name, (cosine, difference) in table.items():
-        print(f"cosine {cosine:.8f}   largest difference {difference:.1e}   {name[:60]}")
-    return int(not all(difference <= options.tolerance for _, difference in table.values()))
+        for name, (cosine, difference) in table.items():
+            print(f"cosine {cosine:.8f}   largest difference {difference:.1e}   {name[:60]}")
+        return int(not all(difference <= options.tolerance for _, difference in table.values()))
+
+    return guarded(run)
 
 
 if __name__ == "__main__":

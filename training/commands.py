@@ -8,10 +8,13 @@ from collections.abc import Callable
 import torch
 
 
-def guarded(run: Callable[[], None]) -> int:
-    """The exit status of a command: 0, 2 for bad input (one sentence on stderr), 130 where interrupted."""
+def guarded(run: Callable[[], int | None]) -> int:
+    """The exit status of a command: what ``run`` returns, or 0; 2 for bad input (one sentence on stderr).
+
+    130 where it is interrupted.
+    """
     try:
-        run()
+        return run() or 0
     except (ValueError, ArithmeticError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -20,4 +23,3 @@ def guarded(run: Callable[[], None]) -> int:
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-    return 0

@@ -43,9 +43,9 @@ STAGES = {"text": "text", "decode": "tokens", "codec": "codec", "vocoder": "voco
 TOLD_EVERY = 0.2  # seconds between reports of a generation in progress: that often it can be stopped
 PICTURE_EVERY = 0.4  # seconds between pictures of a generation in progress
 PICTURE_SHARE = 0.12  # of the time of a generation in progress, at most, goes into its pictures
-# A draft takes about as long as turning tokens into one sound does. It is made where at least so many times that is
-# still to be waited: then the whole takes a third longer at most, and the draft is heard long before.
-DRAFT_WORTH = 3
+# A draft takes half as long as turning tokens into one sound with Griffin-Lim, and as long with other vocoders. It is
+# made where at least so many times that is still to be waited, and heard well before the end.
+DRAFT_WORTH = 1.5
 GPU_SECONDS = 30  # that one generation is allowed under ZeroGPU
 # In the order of the page, and of the arguments of a run.
 CONTROLS = {

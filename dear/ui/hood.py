@@ -70,8 +70,8 @@ CSS = """
   aspect-ratio: 3.2; border: 1px solid var(--block-border-color); border-radius: 6px; font-size: 13px;
   line-height: 1.25; }
 .dear-chain figcaption { min-height: 38px; }
-.dear-film { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 14px; }
-.dear-film .dear-tokens svg { height: 9px; margin-top: 5px; border-radius: 2px; }
+.dear-stills { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 14px; }
+.dear-stills .dear-tokens svg { height: 9px; margin-top: 5px; border-radius: 2px; }
 .dear-pair { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 26px; }
 .dear-soon { aspect-ratio: 4.4; border: 1px dashed var(--neutral-400); border-radius: 8px; }
 .dark .dear-soon { border-color: var(--neutral-700); }
@@ -81,7 +81,7 @@ CSS = """
 }
 @media (max-width: 640px) {
   .dear-toy { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 16px 12px; }
-  .dear-film { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  .dear-stills { grid-template-columns: repeat(2, minmax(0, 1fr)); }
   .dear-chain { grid-template-columns: minmax(0, 1fr); gap: 4px; }
   .dear-chain > i { rotate: 90deg; padding: 0; justify-self: center; }
   .dear-chain .dear-words { aspect-ratio: auto; padding: 12px; }
@@ -291,7 +291,7 @@ def _film(config: Config, outs: list[Output]) -> str:
             f"<figcaption>Iteration {out.iteration}<br>{count}</figcaption></figure>"
         )
         since = out.iteration
-    return f'<div class="dear-film">{"".join(stills)}</div>'
+    return f'<div class="dear-stills">{"".join(stills)}</div>'
 
 
 @functools.cache
