@@ -13,6 +13,7 @@ import torch
 from factory import tiny_checkpoint, tiny_config
 
 from dear import AudioDEAR, Output
+from dear.config import preset
 from dear.mel import MelSpectrogram
 from dear.output import check_path
 from dear.pipeline import best_dtype
@@ -110,9 +111,35 @@ def test_teacher_takes_steps(tiny_folder):
     assert three.tokens.dtype == torch.float32
 
 
-@pytest.mark.parametrize(("device", "dtype"), [("cpu", torch.float32), ("cuda", torch.float16), ("mps", torch.float32)])
-def test_a_gpu_gets_half_precision(device, dtype):
-    assert best_dtype(torch.device(device)) == dtype
+@pytest.mark.parametrize("able", [False, True])
+@pytest.mark.parametrize("wide", [False, True])
+def test_half_precision_where_it_pays(wide, able, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: able)
+    width = preset("base" if wide else "mini").backbone.width
+    found = {device: best_dtype(torch.device(device), width) for device in ("cpu", "cuda", "mps")}
+    cpu = torch.bfloat16 if wide and able else torch.float32
+    assert found == {"cpu": cpu, "cuda": torch.float16, "mps": torch.float32}
+
+
+def test_a_wide_model_is_loaded_so(tiny_folder, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr("dear.pipeline.WIDE", tiny_config().backbone.width)
+    for dtype, loaded in [(None, torch.bfloat16), (torch.float32, torch.float32)]:
+        model = AudioDEAR.from_pretrained(tiny_folder, device="cpu", dtype=dtype)
+        assert {each.dtype for each in model.model.parameters()} == {loaded}
+        assert model.vae.mean.dtype == torch.float32
+
+
+def test_every_way_to_generate_works_in_bfloat16(tiny_folder, student):
+    half = AudioDEAR.from_pretrained(tiny_folder, device="cpu", dtype=torch.bfloat16)
+    out, exact = (model.generate("a dog", seed=3) for model in (half, student))
+    assert torch.equal(out.order, exact.order)
+    assert 0 < (out.tokens - exact.tokens).abs().mean() < 0.1 * exact.tokens.abs().mean()
+    assert half.draft(next(half.stream("a dog", seed=3))).waveform.isfinite().all()
+    sound = exact.waveform[0]
+    for made in (half.inpaint(sound, 16000, 0.2, 0.5, "rain", seed=1), half.extend(sound, 16000, 0.5, "rain", seed=1)):
+        assert made.waveform.isfinite().all() and made.tokens.dtype == torch.float32
+    assert torch.equal(half.generate("a dog", seed=3).waveform, out.waveform)
 
 
 def test_untrained_extremes_stay_in_range(tiny_folder, student):

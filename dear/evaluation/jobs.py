@@ -232,7 +232,7 @@ def start_job(model: str | None, device: torch.device, threads: int | None) -> J
         config.mel.samples / config.mel.sample_rate,
         None,
         (),
-        precision_name(best_dtype(device)),
+        precision_name(best_dtype(device, config.backbone.width)),
         sampling.iterations,
         sampling.steps,
         "process start to written file",

@@ -62,7 +62,7 @@ CONTROLS = {
 class Pace:
     """How fast this machine was last time: no visitor's, so all share it. Until there was one, a guess."""
 
-    sound: float = 0.5  # seconds from tokens to one sound
+    sound: float = 0.25  # seconds from tokens to one sound
     passes: tuple[tuple[float, float], ...] = ()  # (steps of the head, seconds of one pass over one item)
 
     def one_pass(self, steps: float) -> float:
