@@ -179,6 +179,7 @@ def test_a_draft_is_heard_before_the_end_of_a_long_run(page, monkeypatch):
     assert draft["sound"].label.startswith("First listen")
     assert soundfile.info(draft["sound"].value["path"]).frames == 160_000
     assert "Iteration 1 of 8" in steps[at - 1]["facts"] and "s left" in steps[at - 1]["facts"]
+    assert "Iteration 1 of 8" in draft["facts"]
     assert "Iteration 2 of 8" in steps[at + 1]["facts"]
     assert [step["sound"].label for step in steps[at + 1 :] if "sound" in step] == ["Sound"]
     result = steps[-2]

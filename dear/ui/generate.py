@@ -187,6 +187,7 @@ def generate_tab(shelf: Shelf, chosen: gr.Textbox, folder: Path) -> GenerateTab:
                     drafted = True
                     yield {
                         sound: gr.Audio(store(out, folder), label="First listen: a draft, before the end"),
+                        facts: _progress(out, _left(out, now - began, pace)),
                         tools: gr.Row(visible=False),
                         choice: gr.Radio(visible=False),
                     }
