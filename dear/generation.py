@@ -6,9 +6,11 @@ import dataclasses
 import math
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -93,6 +95,38 @@ class TextToAudio:
         )  # fmt: skip
         (out,) = self._run(request)
         return out
+
+    def generate_many(
+        self,
+        prompts: Sequence[str],
+        *,
+        batch: int = 8,
+        cfg_scale: float | None = None,
+        iterations: int | None = None,
+        temperature: float | None = None,
+        steps: int | None = None,
+        savings: Savings | None = None,
+        seed: int | None = None,
+    ) -> Iterator[Output]:
+        """One sound for each of any number of prompts, in their order, ``batch`` (1 to 64) of them at a time.
+
+        On CUDA a batch is rendered, on a stream of its own, while the next one is decoded; it is given once that is
+        under way. Elsewhere the processor has no room for both, and a batch is given as soon as it is there.
+        seed: sound i uses ``seed + i``, whatever the batch; None: drawn. Input is checked at the call; the other
+        arguments, and the errors, are those of :meth:`generate`.
+        """
+        if not isinstance(prompts, list | tuple) or not prompts:
+            raise ValueError(f"prompts must be a list of at least one prompt, got {prompts!r:.80}")
+        batch = check_whole("batch", batch, 1, MAX_SAMPLES)
+        seed = secrets.randbelow(2**32) if seed is None else check_whole("seed", seed, 0, MAX_SEED - len(prompts))
+        requests = [
+            self._request(
+                prompts[at : at + batch], self.sampling, self.model.length, cfg_scale=cfg_scale, iterations=iterations,
+                temperature=temperature, steps=steps, savings=savings, seed=seed + at,
+            )
+            for at in range(0, len(prompts), batch)
+        ]  # fmt: skip
+        return self._overlapped(requests, ahead=1 if self.device.type == "cuda" else 0)
 
     def stream(
         self,
@@ -208,6 +242,20 @@ class TextToAudio:
 
     def _run(self, request: Request, every: int | None = None) -> Iterator[Output]:
         """The output after each ``every``-th iteration and the last; None: after the last alone."""
+        return (finish() for finish in self._begin(request, every))
+
+    def _overlapped(self, requests: Sequence[Request], ahead: int) -> Iterator[Output]:
+        """The items of all requests; an output is waited for once ``ahead`` more requests are handed to the device."""
+        begun: deque[Callable[[], Output]] = deque()
+        for request in requests:
+            begun.extend(self._begin(request))
+            if len(begun) > ahead:
+                yield from begun.popleft()()
+        for finish in begun:
+            yield from finish()
+
+    def _begin(self, request: Request, every: int | None = None) -> Iterator[Callable[[], Output]]:
+        """As :meth:`_run`; what is given waits for the device, and for nothing that is handed to it later."""
         clock = _Clock(self.device)
         with clock.stage("text"):
             conditioning = self._condition(request)
@@ -220,35 +268,35 @@ class TextToAudio:
             given_mask=request.given_mask,
             left_out=request.left_out,
         )
+        lane = _lane(self.device)
         for iteration in range(1, request.sampling.iterations + 1):
             done = iteration == request.sampling.iterations
             shown = done or (every is not None and iteration % every == 0)
-            # A GPU is waited for where there is something to show only: meanwhile the loop runs ahead of it.
             with clock.stage("decode", wait=shown):
                 state = next(states)
             if request.progress is not None:
                 request.progress(state.iteration, state.iterations)
             if shown:
-                yield self._output(state, request, clock, done)
+                yield self._render(state, request, clock, done, lane)
 
     def _condition(self, request: Request) -> Conditioning:
         index = torch.arange(len(request.prompts)).repeat_interleave(request.num_samples)
         return self.text_encoder.encode(request.prompts).to(self.device).select(index)
 
-    def _output(self, state: State, request: Request, clock: _Clock, done: bool) -> Output:
-        tokens = state.tokens.float()
-        if not tokens.isfinite().all():
-            raise FloatingPointError(
-                f"{self.config.name}/{self.variant} drew values that are not finite: its weights are damaged, or "
-                f"cfg_scale {request.sampling.cfg_scale:g} is too strong for {state.tokens.dtype}"
-            )
-        known = state.known
-        if request.left_out is not None:  # part of the sound all the same
-            left_out = request.left_out.to(known.device)
-            tokens = torch.where(left_out[..., None], request.given.to(tokens), tokens)
-            known = known | left_out
-        waveform = None
-        with torch.inference_mode():
+    def _render(
+        self, state: State, request: Request, clock: _Clock, done: bool, lane: torch.cuda.Stream | None
+    ) -> Callable[[], Output]:
+        """Hand codec and vocoder to the device, on CUDA to its stream ``lane`` -> what waits for the output."""
+        if lane is not None:
+            lane.wait_stream(torch.cuda.current_stream(self.device))
+        with _on(lane), torch.inference_mode():
+            tokens, known = state.tokens.float(), state.known
+            finite = tokens.isfinite().all()
+            if request.left_out is not None:  # part of the sound all the same
+                left_out = request.left_out.to(known.device)
+                tokens = torch.where(left_out[..., None], request.given.to(tokens), tokens)
+                known = known | left_out
+            waveform = None
             with clock.stage("codec"):
                 mel = self.vae.decode(tokens).clamp(max=self.loudest)
                 latents = self.vae.latents(tokens)
@@ -258,22 +306,33 @@ class TextToAudio:
                 with clock.stage("vocoder"):
                     render = getattr(self.vocoder, "draft", self.vocoder) if request.draft else self.vocoder
                     waveform = render(mel)[:, : self.config.mel.samples].float()
-        # Clones of what was made in inference mode are ordinary tensors, which the caller may use as any other.
-        return Output(
-            waveform=None if waveform is None else waveform.cpu().clone(),
-            sample_rate=self.sample_rate,
-            mel=mel.cpu().clone(),
-            tokens=tokens.cpu(),
-            latents=latents.cpu().clone(),
-            order=state.order.cpu(),
-            iteration=state.iteration,
-            iterations=state.iterations,
-            seed=request.seeds[0],
-            seeds=list(request.seeds),
-            prompts=[prompt for prompt in request.prompts for _ in range(request.num_samples)],
-            settings=dict(request.settings),
-            timings=clock.timings(),
-        )
+
+        def finish() -> Output:
+            # On its own stream each copy waits for what made it, and not for the next request's decoding. Clones of
+            # what was made in inference mode are ordinary tensors, which the caller may use as any other.
+            with _on(lane):
+                if not finite:
+                    raise FloatingPointError(
+                        f"{self.config.name}/{self.variant} drew values that are not finite: its weights are damaged, "
+                        f"or cfg_scale {request.sampling.cfg_scale:g} is too strong for {state.tokens.dtype}"
+                    )
+                return Output(
+                    waveform=None if waveform is None else waveform.cpu().clone(),
+                    sample_rate=self.sample_rate,
+                    mel=mel.cpu().clone(),
+                    tokens=tokens.cpu().clone(),
+                    latents=latents.cpu().clone(),
+                    order=state.order.cpu(),
+                    iteration=state.iteration,
+                    iterations=state.iterations,
+                    seed=request.seeds[0],
+                    seeds=list(request.seeds),
+                    prompts=[prompt for prompt in request.prompts for _ in range(request.num_samples)],
+                    settings=dict(request.settings),
+                    timings=clock.timings(),
+                )
+
+        return finish
 
     def _spread(self, known: Tensor) -> Tensor:
         """known [B, L] -> [B, F, M]: which part of the mel lies under known tokens."""
@@ -298,23 +357,48 @@ class Request:
     draft: bool = False  # whether the sound may be rendered in a hurry
 
 
+@cache
+def _lane(device: torch.device) -> torch.cuda.Stream | None:
+    """CUDA's stream for rendering beside the decoding of what comes next; one alone, as memory is kept for each."""
+    return torch.cuda.Stream(device) if device.type == "cuda" else None
+
+
+def _on(lane: torch.cuda.Stream | None) -> AbstractContextManager[object]:
+    return nullcontext() if lane is None else torch.cuda.stream(lane)
+
+
 class _Clock:
-    """Seconds per stage of one call. Work on a GPU is waited for, as it would otherwise count where it is read."""
+    """Seconds per stage of one call. On CUDA the device takes them, so that nobody waits for it meanwhile."""
 
     def __init__(self, device: torch.device):
         self.device = device
-        self.begin = time.perf_counter()
-        self.seconds = dict.fromkeys(("text", "decode", "codec", "vocoder"), 0.0)
+        self.begin = self.end = self.mark()
+        self.spans: list[tuple[str, Any, Any]] = []
+
+    def mark(self) -> Any:
+        """This moment; on CUDA that in which the current stream gets here."""
+        if self.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event
 
     @contextmanager
     def stage(self, name: str, wait: bool = True) -> Iterator[None]:
-        begin = time.perf_counter()
+        """wait: for work that another device may still have; it would otherwise count where it is read."""
+        begin = self.mark()
         yield
-        if wait and self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        elif wait and self.device.type == "mps":
+        if wait and self.device.type == "mps":
             torch.mps.synchronize()
-        self.seconds[name] += time.perf_counter() - begin
+        self.end = self.mark()
+        self.spans.append((name, begin, self.end))
 
     def timings(self) -> dict[str, float]:
-        return self.seconds | {"total": time.perf_counter() - self.begin}
+        """{stage: seconds}, and the total from the beginning to the last stage's end, which the device has reached."""
+        seconds = dict.fromkeys(("text", "decode", "codec", "vocoder"), 0.0)
+        for name, begin, end in self.spans:
+            seconds[name] += self.between(begin, end)
+        return seconds | {"total": self.between(self.begin, self.end)}
+
+    def between(self, begin: Any, end: Any) -> float:
+        return begin.elapsed_time(end) / 1000 if self.device.type == "cuda" else end - begin

@@ -15,7 +15,7 @@ from dear.config import FAST, SamplingConfig
 from dear.evaluation import peers
 from dear.evaluation.benchmark import build_jobs, figures, main
 from dear.evaluation.curves import curves_figure, measure_curves, save_figure
-from dear.evaluation.jobs import BASE, base_job, soak, start_job
+from dear.evaluation.jobs import BASE, base_job, many_job, soak, start_job
 from dear.evaluation.machine import PeakMemory, matmul_peak
 from dear.evaluation.naive import naive_generate, sampled
 from dear.evaluation.timing import Job, Meter, Setting, measure, table
@@ -120,7 +120,7 @@ def test_rows_take_turns_and_medians_leave_the_warm_up_out():
         return run
 
     jobs = [job("base-ours", taking("a", 100, 2, 4, 3)), job("base-naive-student", taking("b", 100, 9, 6, 90))]
-    rows = measure(jobs, CPU, 3, peak=1e9, clock=lambda: now[0])
+    rows = measure(jobs, CPU, 3, {}, clock=lambda: now[0])
     assert log == list("ab" * 4)
     assert (rows[0].low, rows[0].median, rows[0].high) == (2.5, 3, 3.5)
     assert rows[1].seconds == [9, 6, 90] and rows[1].stages == {"decode": 9}
@@ -142,14 +142,14 @@ def test_a_row_that_fails_is_told_and_takes_nothing_from_the_others():
 
     jobs = [job("at-once", failing(0)), job("sound", failing(-1)), job("later", failing(2))]
     failed = []
-    (row,) = measure(jobs, CPU, 3, peak=1e9, failed=failed)
+    (row,) = measure(jobs, CPU, 3, {}, failed=failed)
     assert row.name == "sound" and len(row.seconds) == 3
     told = [(each["name"], each["skipped"]) for each in failed]
     assert told == [(name, "it failed: CUDA out of memory.") for name in ("at-once", "later")]
     assert "| at-once |" in table([dataclasses.asdict(row), *failed])
     assert all(each["failed"] for each in failed)
     with pytest.raises(torch.OutOfMemoryError):
-        measure([job("at-once", failing(0))], CPU, 1, peak=1e9)
+        measure([job("at-once", failing(0))], CPU, 1, {})
 
 
 def base_jobs(names, setting):
@@ -177,7 +177,7 @@ def test_the_base_rows_share_weights_and_do_less_the_more_they_save():
     visible, full = (setting.built["tiny", form, False].backbone for form in ("visible", "full"))
     assert visible.token_in.weight.data_ptr() == full.token_in.weight.data_ptr()
     assert visible.config.masked_attention == "visible" and full.config.masked_attention == "full"
-    rows = {row.name: row for row in measure(jobs, CPU, 1, peak=matmul_peak(CPU, torch.float32, 64, 1))}
+    rows = {row.name: row for row in measure(jobs, CPU, 1, {"float32": matmul_peak(CPU, torch.float32, 64, 1)})}
     names = ("base-fast", "base-ours", "base-full", "base-naive-student", "base-naive-teacher")
     flops = [rows[name].flops for name in names]
     assert flops == sorted(flops) and len(set(flops)) == 5 and flops[0] > 0
@@ -205,7 +205,7 @@ def test_a_compiled_row_is_counted_first_and_shares_no_model():
     def run(meter):
         did.append("count" if meter.count else "run")
 
-    (row,) = measure([dataclasses.replace(compiled, compile=compile_it, run=run)], CPU, 2, peak=1.0)
+    (row,) = measure([dataclasses.replace(compiled, compile=compile_it, run=run)], CPU, 2, {})
     assert did == ["count", "compile", "run", "run", "run"] and len(row.seconds) == 2
     assert row.notes.endswith(", compiled")
 
@@ -305,12 +305,44 @@ def test_the_command_measures_a_checkpoint_and_names_what_is_missing(checkpoint,
 def test_a_checkpoint_without_a_teacher_is_no_obstacle(tmp_path):
     config = tiny_config()
     config = dataclasses.replace(config, variants={"student": config.variants["student"]})
-    options = {"model": str(tiny_checkpoint(tmp_path / "alone", config)), "dtype": "float32", "timed": None}
+    options = {"model": str(tiny_checkpoint(tmp_path / "alone", config)), "dtype": ["float32"], "timed": None}
     args = argparse.Namespace(rows=["bundled", "bundled-teacher"], batches=[1], threads=None, **options)
     jobs, skipped = build_jobs(args, CPU)
     assert [each.name for each in jobs] == ["bundled"]
-    assert skipped == [{"name": "bundled-teacher", "batch": 1, "skipped": "the checkpoint holds no teacher"}]
-    assert "| bundled-teacher |" in table(skipped)
+    asked = {"name": "bundled-teacher", "batch": 1, "precision": "float32"}
+    assert skipped == [asked | {"skipped": "the checkpoint holds no teacher"}]
+    assert "| bundled-teacher | 1 |" in table(skipped)
+
+
+def test_precisions_take_turns_and_are_compared(checkpoint, tmp_path, capsys):
+    file = tmp_path / "result.json"
+    options = ["--rows", "bundled", "bundled-fast", "bundled-many", "--dtype", "float32", "bfloat16", "--batches", "2"]
+    assert main([*options, "--repeats", "1", "--model", str(checkpoint), "--json", str(file)]) == 0
+    assert "| bundled-many | 2 |" in capsys.readouterr().out
+    result = json.loads(file.read_text())
+    found = {(row["name"], row["precision"]): row for row in result["rows"]}
+    names, precisions = ("bundled", "bundled-fast", "bundled-many"), ("float32", "bfloat16")
+    assert list(found) == [(name, precision) for precision in precisions for name in names]
+    assert found["bundled", "bfloat16"]["weights_bytes"] < found["bundled", "float32"]["weights_bytes"]
+    for precision, suffix in (("float32", ""), ("bfloat16", "_bfloat16")):
+        assert result["machine"][f"{precision}_flops_per_second"] > 0
+        one, many = (found[name, precision]["median"] for name in ("bundled", "bundled-many"))
+        assert result[f"bundled_over_many{suffix}_batch_2"] == one / many
+        assert result[f"real_time_factor{suffix}_batch_2"] == pytest.approx(one / (2 * 0.625))
+    for name in names:
+        ratio = found[name, "float32"]["median"] / found[name, "bfloat16"]["median"]
+        assert result[f"{name.replace('-', '_')}_float32_over_bfloat16_batch_2"] == ratio
+
+
+def test_many_batches_are_divided(checkpoint):
+    pipeline = AudioDEAR.from_pretrained(checkpoint, device="cpu")
+    each, asked = many_job("bundled-many", pipeline, 2), []
+    pipeline.generate_many = lambda prompts, **options: asked.append((len(prompts), options)) or iter(())
+    now = iter((0.0, 8.0))
+    meter = Meter(CPU, clock=lambda: next(now))
+    each.run(meter)
+    assert asked == [(8, {"batch": 2, "seed": 0})] and meter.seconds == {"rest": 2.0}
+    assert (each.batch, each.timed) == (2, "4 batches in a row, divided")
 
 
 BAD = [
@@ -377,5 +409,22 @@ def test_curves_are_measured_and_drawn(checkpoint, tmp_path):
 def test_memory_is_told_before_and_after(checkpoint):
     told = soak(AudioDEAR.from_pretrained(checkpoint, device="cpu"), 12)
     assert told["generations"] == 12 and told["warm_generations"] == 1
+    assert not any("device" in name for name in told)
     if told["start_bytes"] is not None:
         assert told["growth_bytes"] == told["end_bytes"] - told["warm_bytes"]
+
+
+def test_on_cuda_memory_is_told_of_both(checkpoint, monkeypatch):
+    class OnCuda:
+        device = torch.device("cuda", 1)
+
+        def generate(self, prompt, seed):
+            held[0] += 10
+
+    held = [100]
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: held[0] * (device.index == 1))
+    told = soak(OnCuda(), 3)
+    found = {name: value for name, value in told.items() if "device" in name}
+    assert found == {f"{moment}_device_bytes": n for moment, n in [("start", 100), ("warm", 110), ("end", 130)]} | {
+        "growth_device_bytes": 20
+    }

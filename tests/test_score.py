@@ -192,24 +192,20 @@ class Tones:
     def __init__(self):
         self.calls = []
 
-    def generate(self, prompts, seed, **options):
-        self.calls.append((list(prompts), seed, options))
-        waves = [
-            tone("low" if "low" in text else "high", np.random.default_rng(seed + i)) for i, text in enumerate(prompts)
-        ]
-        return type("Output", (), {"waveform": torch.from_numpy(np.stack(waves))})
+    def generate_many(self, prompts, **options):
+        self.calls.append((prompts, options))
+        for seed, text in enumerate(prompts, start=options["seed"]):
+            wave = tone("low" if "low" in text else "high", np.random.default_rng(seed))
+            yield type("Output", (), {"waveform": torch.from_numpy(wave)[None]})
 
 
-def test_generation_for_scoring_counts_seeds_through_the_batches(classifier):
+def test_generation_for_scoring_goes_through_the_wordings_of_each_label(classifier):
     prompts = {"low": ["a low hum", "low down"], "high": ["a high whistle"]}
     pipeline = Tones()
     waves, labels = generate_for_scoring(pipeline, prompts, 3, batch=4, seed=7, cfg_scale=2.0)
     assert labels == ["low"] * 3 + ["high"] * 3 and waves.shape == (6, 1600)
-    assert pipeline.calls == [
-        (["a low hum", "low down", "a low hum", "a high whistle"], 7, {"cfg_scale": 2.0}),
-        (["a high whistle", "a high whistle"], 11, {"cfg_scale": 2.0}),
-    ]
-    torch.testing.assert_close(generate_for_scoring(Tones(), prompts, 3, batch=1, seed=7)[0], waves)
+    asked = ["a low hum", "low down", "a low hum", "a high whistle", "a high whistle", "a high whistle"]
+    assert pipeline.calls == [(asked, {"batch": 4, "seed": 7, "cfg_scale": 2.0})]
     assert score_waveforms(waves, labels, classifier)["accuracy"] == 1
     with pytest.raises(SoundsError, match="clips_per_class must be at least 1, got 0"):
         generate_for_scoring(pipeline, prompts, 0)
@@ -285,10 +281,9 @@ def test_beginning_and_end_are_judged_apart_and_in_order(classifier):
 
 
 def test_clips_are_generated_in_order_though_prompts_repeat(classifier):
-    pipeline = Tones()
-    waves = generate_each(pipeline, ["a low hum", "high", "a low hum"], batch=2, seed=5)
-    assert waves.shape == (3, 1600)
-    assert pipeline.calls == [(["a low hum", "high"], 5, {}), (["a low hum"], 7, {})]
+    waves = generate_each(Tones(), ["a low hum", "high", "a low hum"], batch=2, seed=5)
+    alone = [generate_each(Tones(), [text], seed=5 + i) for i, text in enumerate(["a low hum", "high", "a low hum"])]
+    assert torch.equal(waves, torch.cat(alone)) and not torch.equal(waves[0], waves[2])
 
 
 def test_compositions_on_the_command_line(tiny_folder, tmp_path, monkeypatch, capsys):

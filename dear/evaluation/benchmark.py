@@ -1,6 +1,6 @@
 """How fast, and against whom: ``python -m dear.evaluation.benchmark``. A Markdown table goes to stdout.
 
-Rows (``--rows``; each at every batch size of ``--batches``, all runs in turn):
+Rows (``--rows``; each at every batch size of ``--batches`` and every precision of ``--dtype``, all runs in turn):
 
 - base-ours, base-full: decoding alone at the paper's base size, with the loop of ``dear.sampling``, under "visible" and
   under "full" attention.
@@ -11,6 +11,7 @@ Rows (``--rows``; each at every batch size of ``--batches``, all runs in turn):
 - base-fast: base-ours with the recommended approximate savings, ``dear.config.FAST``.
 - base-end-to-end: base-ours, then AudioLDM's autoencoder and vocoder.
 - bundled, bundled-fast, bundled-teacher: a checkpoint, prompt to waveform, at its defaults; with those savings.
+- bundled-many: a batch of four in a row, of which a GPU renders each while it decodes the next.
 - start: a fresh process, ``python -m dear generate``, from its start to a written file.
 - audioldm, audioldm2, stable-audio-open: the peers of ``dear.evaluation.peers``.
 
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -37,7 +39,7 @@ from dear.arguments import Parser, check_json, write_json
 from dear.checkpoint import load_config, resolve
 from dear.config import FAST, ConfigError, Savings
 from dear.evaluation.curves import check_picture, curves_figure, measure_curves, save_figure
-from dear.evaluation.jobs import BASE, base_job, checkpoint_job, compiled_job, precision_name, soak, start_job
+from dear.evaluation.jobs import BASE, base_job, checkpoint_job, compiled_job, many_job, precision_name, soak, start_job
 from dear.evaluation.machine import describe, matmul_peak
 from dear.evaluation.peers import PEERS, MissingError
 from dear.evaluation.timing import Job, Setting, measure, table
@@ -46,7 +48,7 @@ from dear.sampling import check_whole
 if TYPE_CHECKING:
     from dear.pipeline import AudioDEAR
 
-CHECKPOINT = ("bundled", "bundled-fast", "bundled-compiled", "bundled-teacher")
+CHECKPOINT = ("bundled", "bundled-fast", "bundled-many", "bundled-compiled", "bundled-teacher")
 ROWS = (*BASE, *CHECKPOINT, "start", *PEERS)
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 CPU_TIMED = 4  # iterations, or steps of a diffusion model, that stand for all on a CPU
@@ -59,6 +61,7 @@ RATIOS = {
     "full_over_ours": ("base-full", "base-ours"),
     "ours_over_compiled": ("base-ours", "base-compiled"),
     "bundled_over_fast": ("bundled", "bundled-fast"),
+    "bundled_over_many": ("bundled", "bundled-many"),
     "bundled_over_compiled": ("bundled", "bundled-compiled"),
     "bundled_teacher_over_student": ("bundled-teacher", "bundled"),
     **{
@@ -72,26 +75,33 @@ RATIOS = {
 def figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The named numbers that follow from the rows: ratios of medians, and what the bundled model takes.
 
-    A name ends in ``_batch_N`` for batches above 1; what was not measured is absent.
+    A name ends in the precision, for all but the first one, and in ``_batch_N`` for batches above 1; what was not
+    measured is absent.
     """
-    median = {(each["name"], each["batch"]): each["median"] for each in rows if "skipped" not in each}
     found = {}
-    for batch in dict.fromkeys(batch for _, batch in median):
-        suffix = "" if batch == 1 else f"_batch_{batch}"
-        for name, (above, below) in RATIOS.items():
-            if (above, batch) in median and (below, batch) in median:
-                found[name + suffix] = median[above, batch] / median[below, batch]
+    groups: dict[tuple[int, str], dict[str, Mapping[str, Any]]] = {}
     for each in rows:
-        if each["name"] == "bundled" and "skipped" not in each:
-            suffix = "" if each["batch"] == 1 else f"_batch_{each['batch']}"
-            found["real_time_factor" + suffix] = each["median"] / (each["batch"] * each["seconds_of_sound"])
-        if each["name"] == "base-end-to-end" and ("base-naive-teacher", each["batch"]) in median:
-            suffix = "" if each["batch"] == 1 else f"_batch_{each['batch']}"
-            codec = each["stages"]["codec"] + each["stages"]["vocoder"]
-            teacher = median["base-naive-teacher", each["batch"]] + codec
-            found["naive_teacher_over_ours_end_to_end" + suffix] = teacher / each["median"]
-    if ("start", 1) in median:
-        found["start_to_first_sound_seconds"] = median["start", 1]
+        if each["name"] == "start" and "skipped" not in each:  # in a precision of its own
+            found["start_to_first_sound_seconds"] = each["median"]
+        elif "skipped" not in each:
+            groups.setdefault((each["batch"], each["precision"]), {})[each["name"]] = each
+    usual = next((precision for _, precision in groups), "")
+    for (batch, precision), group in groups.items():
+        suffix = ("" if precision == usual else f"_{precision}") + ("" if batch == 1 else f"_batch_{batch}")
+        median = {name: each["median"] for name, each in group.items()}
+        for name, (above, below) in RATIOS.items():
+            if above in median and below in median:
+                found[name + suffix] = median[above] / median[below]
+        if "bundled" in group:
+            seconds = batch * group["bundled"]["seconds_of_sound"]
+            found["real_time_factor" + suffix] = median["bundled"] / seconds
+        if "base-end-to-end" in group and "base-naive-teacher" in group:
+            stages = group["base-end-to-end"]["stages"]
+            teacher = median["base-naive-teacher"] + stages["codec"] + stages["vocoder"]
+            found["naive_teacher_over_ours_end_to_end" + suffix] = teacher / median["base-end-to-end"]
+        for name, each in groups.get((batch, usual), {}).items() if precision != usual else ():
+            if name in median:
+                found[f"{name.replace('-', '_')}_{usual}_over{suffix}"] = each["median"] / median[name]
     return found
 
 
@@ -99,27 +109,29 @@ def build_jobs(args: argparse.Namespace, device: torch.device) -> tuple[list[Job
     """The jobs of the command line, and a row with its reason for each that can't be run."""
     jobs: list[Job] = []
     skipped: list[dict[str, Any]] = []
-    built: dict[Any, nn.Module] = {}
-    pipelines: dict[tuple[str | None, bool], AudioDEAR] = {}
-    for batch in args.batches:
-        setting = Setting(batch, device, DTYPES[args.dtype], args.timed, built)
+    pipelines: dict[tuple[str | None, bool, str], AudioDEAR] = {}
+    built: dict[str, dict[Any, nn.Module]] = {dtype: {} for dtype in args.dtype}
+    for batch, dtype in itertools.product(args.batches, args.dtype):
+        setting = Setting(batch, device, DTYPES[dtype], args.timed, built[dtype])
         for name in args.rows:
             try:
                 if name in BASE:
                     jobs.append(base_job(name, setting))
                 elif name in CHECKPOINT:
                     variant, compiled = "teacher" if name == "bundled-teacher" else None, name == "bundled-compiled"
-                    if (variant, compiled) not in pipelines:
-                        pipelines[variant, compiled] = _load(args, device, variant)
-                    pipeline = pipelines[variant, compiled]
-                    job = checkpoint_job(name, pipeline, batch, **(_fast(pipeline) if name == "bundled-fast" else {}))
+                    if (variant, compiled, dtype) not in pipelines:
+                        pipelines[variant, compiled, dtype] = _load(args, device, dtype, variant)
+                    pipeline = pipelines[variant, compiled, dtype]
+                    options = _fast(pipeline) if name == "bundled-fast" else {}
+                    row = many_job if name == "bundled-many" else checkpoint_job
+                    job = row(name, pipeline, batch, **options)
                     jobs.append(compiled_job(job, pipeline.model) if compiled else job)
                 elif name in PEERS:
                     jobs.append(PEERS[name](setting))
-                elif batch == args.batches[0]:
+                elif (batch, dtype) == (args.batches[0], args.dtype[0]):
                     jobs.append(start_job(args.model, device, args.threads))
             except MissingError as error:
-                skipped.append({"name": name, "batch": batch, "skipped": str(error)})
+                skipped.append({"name": name, "batch": batch, "precision": dtype, "skipped": str(error)})
     return jobs, skipped
 
 
@@ -131,12 +143,12 @@ def _fast(pipeline: AudioDEAR) -> dict[str, Savings]:
     return {"savings": FAST}
 
 
-def _load(args: argparse.Namespace, device: torch.device, variant: str | None = None) -> AudioDEAR:
+def _load(args: argparse.Namespace, device: torch.device, dtype: str, variant: str | None = None) -> AudioDEAR:
     from dear.pipeline import AudioDEAR
 
     if variant == "teacher" and variant not in load_config(resolve(args.model, variants=())).variants:
         raise MissingError("the checkpoint holds no teacher")
-    return AudioDEAR.from_pretrained(args.model, variant=variant, device=device, dtype=DTYPES[args.dtype])
+    return AudioDEAR.from_pretrained(args.model, variant=variant, device=device, dtype=DTYPES[dtype])
 
 
 def _parser() -> Parser:
@@ -153,8 +165,9 @@ def _parser() -> Parser:
     parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
     parser.add_argument(
         "--dtype",
+        nargs="+",
         choices=DTYPES,
-        help="of all but our codec, which stays in float32; the device's usual one if absent",
+        help="of all but our codec, which stays in float32; the device's usual one if absent; several are compared",
     )
     parser.add_argument("--threads", type=int, metavar="N", help="of PyTorch on a CPU")
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="timed runs of each row, after one more")
@@ -189,7 +202,8 @@ def _check(args: argparse.Namespace) -> torch.device:
         args.timed = CPU_TIMED if device.type == "cpu" else 0
     args.timed = check_whole("--timed", args.timed, 0, 1000) or None
     if args.dtype is None:
-        args.dtype = precision_name(best_dtype(device))
+        args.dtype = [precision_name(best_dtype(device))]
+    args.dtype = list(dict.fromkeys(args.dtype))
     if args.curves is not None:
         check_picture(args.curves)
     check_json(args.json)
@@ -200,19 +214,18 @@ def run(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Everything that the command line asks for, as plain data; pictures are written."""
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    dtype = DTYPES[args.dtype]
-    machine = describe(device) | {f"{args.dtype}_flops_per_second": matmul_peak(device, dtype)}
+    peaks = {dtype: matmul_peak(device, DTYPES[dtype]) for dtype in args.dtype}
+    machine = describe(device) | {f"{dtype}_flops_per_second": peak for dtype, peak in peaks.items()}
     result: dict[str, Any] = {"machine": machine}
     if args.rows:
         jobs, skipped = build_jobs(args, device)
-        peak = machine[f"{args.dtype}_flops_per_second"]
-        measured = measure(jobs, device, args.repeats, peak, failed=skipped)
+        measured = measure(jobs, device, args.repeats, peaks, failed=skipped)
         rows = [dataclasses.asdict(each) for each in measured] + skipped
         result |= figures(rows) | {"rows": rows}
     if args.soak is not None:
-        result["soak"] = soak(_load(args, device), args.soak)
+        result["soak"] = soak(_load(args, device, args.dtype[0]), args.soak)
     if args.curves is not None:
-        pipeline = _load(args, device)
+        pipeline = _load(args, device, args.dtype[0])
         curves = measure_curves(pipeline, args.repeats)
         title = f"{pipeline.config.name} on {machine.get('gpu', machine['processor'])}, {machine['threads']} threads"
         save_figure(curves_figure(curves, title), args.curves)

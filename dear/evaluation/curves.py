@@ -77,7 +77,7 @@ def measure_curves(
         for name, points in axes.items()
         for value, run in points.items()
     ]
-    rows = iter(measure(jobs, pipeline.device, repeats, peak=1.0))
+    rows = iter(measure(jobs, pipeline.device, repeats, peaks={}))
     curves = []
     for name, points in axes.items():
         found = [next(rows) for _ in points]

@@ -199,6 +199,22 @@ def checkpoint_job(name: str, pipeline: AudioDEAR, batch: int, **options: Any) -
     )
 
 
+MANY = 4  # batches in a row
+
+
+def many_job(name: str, pipeline: AudioDEAR, batch: int) -> Job:
+    """As :func:`checkpoint_job`, for one batch of ``MANY`` in a row, which a GPU renders while it decodes the next."""
+    prompts = [PROMPT] * (MANY * batch)
+
+    def run(meter: Meter) -> None:
+        with meter.stage("rest", 1 / MANY):
+            for _ in pipeline.generate_many(prompts, batch=batch, seed=0):
+                pass
+
+    job = checkpoint_job(name, pipeline, batch)
+    return dataclasses.replace(job, run=run, timed=f"{MANY} batches in a row, divided", notes=job.notes)
+
+
 def compiled_job(job: Job, model: MaskedModel) -> Job:
     """The same with ``model``, of no other job, compiled."""
     return dataclasses.replace(job, compile=model.compile_sampling, notes=f"{job.notes}, compiled")
@@ -242,18 +258,26 @@ def start_job(model: str | None, device: torch.device, threads: int | None) -> J
 def soak(pipeline: AudioDEAR, count: int) -> dict[str, Any]:
     """Memory that the process holds before, after the first tenth (at least one), and after ``count`` generations.
 
-    None where the system does not tell.
+    On CUDA also what tensors hold of the device's. None where the system does not tell.
     """
     first = max(1, count // 10)
-    memory = {"start_bytes": resident_bytes()}
+    memory: dict[str, int | None] = {}
+
+    def note(moment: str) -> None:
+        memory[f"{moment}_bytes"] = resident_bytes()
+        if pipeline.device.type == "cuda":
+            memory[f"{moment}_device_bytes"] = torch.cuda.memory_allocated(pipeline.device)
+
+    note("start")
     for seed in tqdm(range(count), desc="soak", unit="sound", disable=None):
         pipeline.generate(PROMPT, seed=seed)
         if seed + 1 == first:
-            memory["warm_bytes"] = resident_bytes()
-    memory["end_bytes"] = resident_bytes()
-    known = None not in memory.values()
-    growth = memory["end_bytes"] - memory["warm_bytes"] if known else None
-    return {"generations": count, "warm_generations": first, **memory, "growth_bytes": growth}
+            note("warm")
+    note("end")
+    for kind in ("", "device_") if "end_device_bytes" in memory else ("",):
+        warm, end = memory[f"warm_{kind}bytes"], memory[f"end_{kind}bytes"]
+        memory[f"growth_{kind}bytes"] = None if warm is None or end is None else end - warm
+    return {"generations": count, "warm_generations": first, **memory}
 
 
 def _shown(savings: Savings) -> str:

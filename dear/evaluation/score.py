@@ -145,9 +145,9 @@ def generate_each(
     pipeline: AudioDEAR, prompts: Sequence[str], batch: int = 10, seed: int = 0, **options: Any
 ) -> Tensor:
     """One clip for each prompt -> waveforms [N,S]; clip i has seed ``seed + i`` whatever the batch size."""
-    starts = tqdm(range(0, len(prompts), batch), desc="generating", unit="batch", disable=None)
-    made = [pipeline.generate(list(prompts[at : at + batch]), seed=seed + at, **options).waveform for at in starts]
-    return torch.cat(made)
+    sounds = pipeline.generate_many(prompts, batch=batch, seed=seed, **options)
+    bar = tqdm(sounds, desc="generating", total=len(prompts), unit="sound", disable=None)
+    return torch.cat([out.waveform for out in bar])
 
 
 def load_prompts(path: str | Path = PROMPTS) -> dict[str, list[str]]:

@@ -130,7 +130,7 @@ def measure(
     jobs: Sequence[Job],
     device: torch.device,
     repeats: int,
-    peak: float,
+    peaks: Mapping[str, float],
     clock: Callable[[], float] = time.perf_counter,
     failed: list[dict[str, Any]] | None = None,
 ) -> list[Row]:
@@ -138,8 +138,8 @@ def measure(
 
     Compiled code hides its operations, so all are counted before any is compiled, and then warms up once more.
     In turn, so that a machine that gets slower or faster meanwhile does so for all alike. Returns one row per job.
-    peak: operations per second that the device reaches. failed: gets a row with its reason for each job that fails, say
-    for want of memory; the others go on. None: what fails is raised.
+    peaks: operations per second that the device reaches in each precision. failed: gets a row with its reason for each
+    job that fails, say for want of memory; the others go on. None: what fails is raised.
     """
     left = list(jobs)
 
@@ -151,7 +151,8 @@ def measure(
                 raise
             left.remove(job)
             reason = (str(error) or type(error).__name__).strip().partition("\n")[0]
-            failed.append({"name": job.name, "batch": job.batch, "skipped": f"it failed: {reason}", "failed": True})
+            told = {"name": job.name, "batch": job.batch, "precision": job.precision}
+            failed.append(told | {"skipped": f"it failed: {reason}", "failed": True})
 
     counted: dict[Job, tuple[float, int | None]] = {}
     meters: dict[Job, list[Meter]] = {job: [] for job in jobs}
@@ -180,10 +181,10 @@ def measure(
                 if job in left:
                     attempt(job, partial(act, job))
                 bar.update()
-    return [row(job, meters[job], *counted[job], peak) for job in left]
+    return [row(job, meters[job], *counted[job], peaks.get(job.precision)) for job in left]
 
 
-def row(job: Job, meters: Sequence[Meter], flops: float, working: int | None, peak: float) -> Row:
+def row(job: Job, meters: Sequence[Meter], flops: float, working: int | None, peak: float | None) -> Row:
     """The statistics of a job's repeats."""
     totals = [sum(meter.seconds.values()) for meter in meters]
     low, median, high = np.percentile(totals, [25, 50, 75]).tolist()
@@ -206,7 +207,7 @@ def row(job: Job, meters: Sequence[Meter], flops: float, working: int | None, pe
         cpu_seconds=float(np.median([meter.cpu for meter in meters])),
         stages={name: float(np.median([meter.seconds.get(name, 0.0) for meter in meters])) for name in names},
         flops=flops,
-        utilisation=flops / median / peak if flops and median else None,
+        utilisation=flops / median / peak if flops and median and peak else None,
         weights_bytes=weights,
         peak_bytes=None if working is None or not modules else weights + working,
         timed=job.timed,
@@ -222,7 +223,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
     for each in rows:
         if "skipped" in each:
-            cells = [each["name"], *[""] * (len(titles) - 2), f"skipped: {each['skipped']}"]
+            cells = [each["name"], str(each["batch"]), "", "", each["precision"], *[""] * (len(titles) - 6)]
+            cells.append(f"skipped: {each['skipped']}")
         else:
             loop = " x ".join(str(n) for n in (each["iterations"], each["steps"]) if n is not None)
             cells = [
