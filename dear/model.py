@@ -9,9 +9,7 @@ from dear.backbone import Backbone
 from dear.conditioning import Conditioning, NullCondition
 from dear.config import Config, ConfigError
 from dear.heads import HEADS
-from dear.static import StaticShapes, cuda_graph
-
-MOST_SHAPES = 128
+from dear.static import CUDAGraphs, StaticShapes
 
 
 class MaskedModel(nn.Module):
@@ -44,9 +42,7 @@ class MaskedModel(nn.Module):
         if self.static is not None:
             return
         cuda = self.backbone.mask_token.device.type == "cuda"
-        self.static = StaticShapes(self.backbone, cuda_graph if cuda else None)
-        # Each shape that a block meets counts against this limit.
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_SHAPES)
+        self.static = StaticShapes(self.backbone, CUDAGraphs if cuda else None)
         for block in self.backbone.blocks:
             block.compile(dynamic=False)
 

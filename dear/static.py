@@ -9,40 +9,65 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from dear.backbone import Backbone, Memory, Prefix
+from dear.backbone import Backbone, Prefix
 
 LENGTHS = 8  # of a pass, beyond the short ones; more fill up less, and are compiled and recorded more often
 IDLE = 4  # workspaces that wait for the next generation of their batch size
+
+MOST_SHAPES = 128  # that a compiled block meets; torch's own limit is 8
 
 _recording = threading.Lock()  # CUDA records one graph at a time in a process
 
 Recorder = Callable[[Callable[[], Tensor]], tuple[Callable[[], object], Tensor]]
 
 
-def cuda_graph(function: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
-    """Record ``function``, which reads and writes at fixed addresses -> how to replay it, and where its result lies."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):  # libraries choose and compile their kernels before anything is recorded
-        for _ in range(3):
-            function()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    # Other threads may use the device meanwhile: pages serve two people at once.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        result = function()
-    return graph.replay, result
+class CUDAGraphs:
+    """Records functions, which read and write at fixed addresses, as graphs of the current device.
+
+    They share memory, so they must be replayed one after the other, each result read before the next replay.
+    """
+
+    @cached_property
+    def stream(self) -> torch.cuda.Stream:
+        return torch.cuda.Stream()
+
+    @cached_property
+    def pool(self) -> tuple[int, int]:
+        return torch.cuda.graph_pool_handle()
+
+    def __call__(self, function: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
+        """-> how to replay ``function``, and where its result lies."""
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):  # libraries choose and compile their kernels before anything is recorded
+            for _ in range(3):
+                function()
+        torch.cuda.current_stream().wait_stream(self.stream)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may use the device meanwhile: pages serve two people at once.
+        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
+            result = function()
+        return graph.replay, result
+
+
+def fit(count: int, length: int) -> int:
+    """How long a pass over ``count`` of ``length`` tokens is: a power of two while short, then an eighth of L more."""
+    step = -(-length // LENGTHS)
+    if count <= step:
+        return min(1 << (count - 1).bit_length(), step)
+    return min(-(-count // step) * step, length)
 
 
 class StaticShapes:
     """The workspaces of one backbone, each lent to one generation at a time."""
 
-    def __init__(self, backbone: Backbone, record: Recorder | None = None):
-        """record: for passes that are recorded once and replayed, as :func:`cuda_graph`; None to call them each time.
+    def __init__(self, backbone: Backbone, recorder: Callable[[], Recorder] | None = None):
+        """recorder: makes one for each workspace, as :class:`CUDAGraphs`, whose passes are then recorded once and
+        replayed; None to call them each time.
 
         Raises ValueError unless attention is "visible".
         """
@@ -52,23 +77,16 @@ class StaticShapes:
                 f"got {backbone.config.masked_attention!r}"
             )
         self.backbone = backbone
-        self.record = record
+        self.recorder = recorder
         self.idle: list[Workspace] = []
         self.lock = threading.Lock()
-
-    def fit(self, count: int) -> int:
-        """The length of a pass over ``count`` tokens: a power of two while it is short, then an eighth of L more."""
-        step = -(-self.backbone.length // LENGTHS)
-        if count <= step:
-            return min(1 << (count - 1).bit_length(), step)
-        return min(-(-count // step) * step, self.backbone.length)
 
     def lend(self, prefix: Prefix) -> Workspace:
         """A workspace that holds ``prefix``, for one generation alone until it is given back."""
         with self.lock:
             fitting = [each for each in self.idle if each.fits(prefix)]
             if not fitting:
-                return Workspace(self, self.backbone.memory(prefix))
+                return Workspace(self.backbone, prefix, self.recorder and self.recorder())
             self.idle.remove(fitting[0])
         fitting[0].memory.begin(prefix)
         return fitting[0]
@@ -81,9 +99,12 @@ class StaticShapes:
 class Workspace:
     """Memory at fixed addresses, for one generation after the other, and the passes recorded on it."""
 
-    def __init__(self, shapes: StaticShapes, memory: Memory):
-        self.shapes = shapes
-        self.memory = memory
+    def __init__(self, backbone: Backbone, prefix: Prefix, record: Recorder | None):
+        # Nothing here leads back to StaticShapes: a cycle would be collected, and its graphs destroyed, at any moment,
+        # also while another one is recorded, which CUDA forbids.
+        self.backbone = backbone
+        self.memory = backbone.memory(prefix)
+        self.record = record
         self.passes: dict[tuple[int, ...], Recorded] = {}
 
     def fits(self, prefix: Prefix) -> bool:
@@ -97,15 +118,15 @@ class Workspace:
         tokens [B, L, D], order [B, L]: of the first B items of the memory.
         first: tokens before it are not computed again.
         """
-        fit, backbone = self.shapes.fit, self.shapes.backbone
-        count, wanted = fit(end - first), fit(end - start)
-        reach = fit(min(first + count, backbone.length))
+        backbone, length = self.backbone, self.backbone.length
+        count, wanted = fit(end - first, length), fit(end - start, length)
+        reach = fit(min(first + count, length), length)
         device = tokens.device
         # Beyond the ends the last one is computed twice, to the same end.
         inputs = (
             tokens,
             order,
-            torch.arange(first, first + count, device=device).clamp(max=backbone.length - 1),
+            torch.arange(first, first + count, device=device).clamp(max=length - 1),
             torch.arange(start - first, start - first + wanted, device=device).clamp(max=count - 1),
             torch.full((), start, device=device),
         )
@@ -114,13 +135,15 @@ class Workspace:
         def run(tokens: Tensor, order: Tensor, places: Tensor, rows: Tensor, known: Tensor) -> Tensor:
             return backbone.decode(tokens, order, memory, places, known, rows, reach)
 
-        if self.shapes.record is None:
-            return run(*inputs)[:, : end - start]
-        key = len(tokens), count, wanted, reach
-        if key not in self.passes:
-            with _recording:
-                self.passes[key] = Recorded(run, inputs, self.shapes.record)
-        return self.passes[key](*inputs)[:, : end - start]
+        # What is compiled counts in each thread; graphs belong to the current device.
+        with torch._dynamo.config.patch(recompile_limit=MOST_SHAPES), torch.cuda.device_of(tokens):
+            if self.record is None:
+                return run(*inputs)[:, : end - start]
+            key = len(tokens), count, wanted, reach
+            if key not in self.passes:
+                with _recording:
+                    self.passes[key] = Recorded(run, inputs, self.record)
+            return self.passes[key](*inputs)[:, : end - start]
 
 
 class Recorded:

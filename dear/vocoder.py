@@ -7,6 +7,7 @@ All give F * hop samples for F frames, and the same samples for the same mel: th
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -88,14 +89,22 @@ class Frames(nn.Module):
 
         Unlike independent phases, these belong to a signal: sounds that are noise are right from the start.
         """
-        generator = generator or torch.Generator().manual_seed(0)
-        noise = torch.randn(items, (count - 1) * self.hop + self.n_fft, generator=generator)
-        return _unit(self.spectrum(noise.to(self.window.device)))
+        length = (count - 1) * self.hop + self.n_fft
+        if generator is None:
+            return _unit(self.spectrum(_fixed_noise(length, self.window.device)))
+        return _unit(self.spectrum(torch.randn(items, length, generator=generator).to(self.window.device)))
 
     def crop(self, signal: Tensor) -> Tensor:
         """signal [B, (F - 1) * hop + n_fft] -> [B, F * hop]: takes off the padding of the analysis on each side."""
         padding = (self.n_fft - self.hop) // 2
         return signal[:, padding : signal.shape[1] - (self.n_fft - self.hop - padding)]
+
+
+@lru_cache(maxsize=8)
+def _fixed_noise(length: int, device: torch.device) -> Tensor:
+    """[1, length]; kept on the device, as a copy from the host would wait for all that the device has to do."""
+    with torch.inference_mode(False):
+        return torch.randn(1, length, generator=torch.Generator().manual_seed(0)).to(device)
 
 
 def _unit(spectrum: Tensor) -> Tensor:

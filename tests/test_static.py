@@ -1,7 +1,10 @@
 """Sampling in fixed shapes gives what sampling in exact ones gives, also where passes are recorded and replayed."""
 
+import contextlib
 import dataclasses
+import gc
 import threading
+import weakref
 
 import pytest
 import torch
@@ -12,7 +15,7 @@ from test_savings import BOTH, LEARNED, longer
 from dear import AudioDEAR
 from dear.config import SamplingConfig, Savings
 from dear.sampling import generate
-from dear.static import IDLE, StaticShapes
+from dear.static import IDLE, MOST_SHAPES, CUDAGraphs, StaticShapes, fit
 
 SAMPLING = SamplingConfig(cfg_scale=2.5, iterations=5, temperature=0.9)
 
@@ -56,7 +59,7 @@ def tokens_of(model, sampling=SAMPLING, seeds=(7, 8), **given):
 def test_the_tokens_are_those_of_exact_shapes(monkeypatch, backbone, sampling, record):
     model = longer(monkeypatch, **backbone)
     wanted = tokens_of(model, sampling)
-    model.static = StaticShapes(model.backbone, record and record())
+    model.static = StaticShapes(model.backbone, record)
     for _ in range(2):  # the second works in the memory of the first
         torch.testing.assert_close(tokens_of(model, sampling), wanted, rtol=0, atol=1e-9)
 
@@ -69,15 +72,15 @@ def test_given_tokens_are_filled_up_around(monkeypatch):
     for more in ({}, {"left_out": ~mask & ((~mask).cumsum(dim=1) > 3)}):
         model.static = None
         wanted = tokens_of(model, sampling, **given, **more)
-        model.static = StaticShapes(model.backbone, Tape())
+        model.static = StaticShapes(model.backbone, Tape)
         torch.testing.assert_close(tokens_of(model, sampling, **given, **more), wanted, rtol=0, atol=1e-9)
 
 
 def test_shapes_are_few_whatever_the_iterations(monkeypatch):
     model = longer(monkeypatch)
     tape = Tape()
-    model.static = StaticShapes(model.backbone, tape)
-    fitted = [model.static.fit(count) for count in range(1, 17)]
+    model.static = StaticShapes(model.backbone, lambda: tape)
+    fitted = [fit(count, 16) for count in range(1, 17)]
     assert fitted == [1, 2, 4, 4, 6, 6, 8, 8, 10, 10, 12, 12, 14, 14, 16, 16]
     for iterations in range(1, 17):
         tokens_of(model, dataclasses.replace(SAMPLING, iterations=iterations))
@@ -92,7 +95,7 @@ def test_generations_at_the_same_time_share_no_memory():
     model = build()
     prompts = condition(model, 2)
     alone = [run(model, prompts.select([i]), [i], SAMPLING)[-1].tokens for i in range(2)]
-    model.static = StaticShapes(model.backbone, Tape())
+    model.static = StaticShapes(model.backbone, Tape)
     both = [generate(model, prompts.select([i]), [i], SAMPLING) for i in range(2)]
     for states in zip(*both, strict=True):  # one iteration of each in turn
         last = states
@@ -106,7 +109,7 @@ def test_prompts_of_any_length_share_the_same_passes():
     short = condition(model, 2)
     padded = short.pad(short.mask.shape[1] + 7)
     wanted = tokens_of(model)
-    model.static = StaticShapes(model.backbone, tape)
+    model.static = StaticShapes(model.backbone, lambda: tape)
     recorded = []
     for conditioning in (short, padded):
         torch.testing.assert_close(run(model, conditioning, [7, 8], SAMPLING)[-1].tokens, wanted, rtol=0, atol=1e-9)
@@ -136,7 +139,7 @@ def test_threads_take_turns_with_what_is_idle():
     model = build()
     model.static = StaticShapes(model.backbone)
     wanted = tokens_of(model)
-    model.static = StaticShapes(model.backbone, Tape())
+    model.static = StaticShapes(model.backbone, Tape)
     found = {}
 
     def work(name):
@@ -156,10 +159,84 @@ def test_threads_take_turns_with_what_is_idle():
 def test_values_of_a_generation_that_diverged_reach_no_later_one():
     model = build()
     wanted = tokens_of(model)
-    model.static = StaticShapes(model.backbone, Tape())
+    model.static = StaticShapes(model.backbone, Tape)
     broken = condition(model, 2)
     run(model, dataclasses.replace(broken, tokens=torch.full_like(broken.tokens, torch.nan)), [0, 1], SAMPLING)
     torch.testing.assert_close(tokens_of(model), wanted, rtol=0, atol=1e-9)
+
+
+def test_every_thread_may_compile_all_shapes():
+    model, limits = build(), []
+    model.static = StaticShapes(model.backbone)
+    model.backbone.blocks[0].register_forward_pre_hook(lambda *_: limits.append(torch._dynamo.config.recompile_limit))
+    thread = threading.Thread(target=tokens_of, args=(model,))
+    thread.start()
+    thread.join()
+    assert limits == [MOST_SHAPES] * SAMPLING.iterations
+    assert torch._dynamo.config.recompile_limit < MOST_SHAPES
+
+
+def test_graphs_are_destroyed_at_once_with_their_model():
+    """Left to the garbage collector, they would be in the middle of another recording."""
+    model, tape = build(), Tape()
+    model.static = StaticShapes(model.backbone, lambda: tape)
+    tokens_of(model)
+    waiting = weakref.ref(model.static.idle[0])
+    gc.disable()
+    try:
+        model.static = None
+        assert waiting() is None
+    finally:
+        gc.enable()
+
+
+def test_graphs_of_a_workspace_share_a_stream_and_a_pool(monkeypatch):
+    """The calls alone, as there is no CUDA here."""
+    calls = []
+
+    class Stream:
+        def wait_stream(self, other):
+            calls.append(("wait", self, other))
+
+    class Graph:
+        def replay(self):
+            calls.append(("replay", self))
+
+    @contextlib.contextmanager
+    def within(*what, **options):
+        calls.append(("begin", *what, options))
+        yield
+        calls.append(("end", *what))
+
+    usual = Stream()
+    for name, stand_in in {
+        "Stream": Stream,
+        "CUDAGraph": Graph,
+        "current_stream": lambda: usual,
+        "graph_pool_handle": object,
+        "stream": within,
+        "graph": within,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    recorder = CUDAGraphs()
+    side, pool = recorder.stream, recorder.pool
+    for n in range(2):
+        calls.clear()
+        replay, result = recorder(lambda n=n: calls.append("run") or n)
+        replay()
+        graph = calls[-1][1]
+        recorded = {"pool": pool, "stream": side, "capture_error_mode": "thread_local"}
+        assert result == n and calls == [
+            ("wait", side, usual),
+            ("begin", side, {}),
+            *["run"] * 3,
+            ("end", side),
+            ("wait", usual, side),
+            ("begin", graph, recorded),
+            "run",
+            ("end", graph),
+            ("replay", graph),
+        ]
 
 
 def test_full_attention_has_no_hidden_tokens_to_fill_up_with():

@@ -155,6 +155,16 @@ def test_istft_vocoder_learns_one_batch_with_finite_gradients():
     assert losses[-1] < 0.9 * losses[0]
 
 
+def test_a_vocoder_that_was_in_use_can_be_trained():
+    vocoder, mel = ISTFTVocoder(SMALL, MEL), torch.zeros(1, 60, 64)  # a length of its own: its noise is kept
+    with torch.inference_mode():
+        wanted = vocoder(mel)
+    wave = vocoder(mel)
+    torch.testing.assert_close(wave, wanted)
+    wave.square().mean().backward()
+    assert vocoder.noise_in.weight.grad is not None
+
+
 def test_silent_crops_have_finite_gradients():
     vocoder = ISTFTVocoder(SMALL, MEL)
     task = TrainVocoder(vocoder, Noises(), MEL, batch_size=4, held_out=torch.zeros(1, 64, 64))

@@ -79,10 +79,13 @@ class VelocityHead(Head):
         schedule = self.schedule(steps)
         times = on_device(schedule, context.device)
         embedded = self.embed(times[1:], times[:-1])
-        z = temperature * draw()
+        noise = draw()
+        # In half precision many small steps would be lost to rounding.
+        z = temperature * noise.to(torch.promote_types(noise.dtype, torch.float32))
         for step, (t, r) in enumerate(pairwise(schedule)):
-            z = z - (t - r) * predict(z, embedded[step].expand(len(z), -1))
-        return z
+            velocity = predict(z.to(noise.dtype), embedded[step].expand(len(z), -1))
+            z = z - (t - r) * velocity.to(z.dtype)
+        return z.to(noise.dtype)
 
 
 class SpanHead(VelocityHead):
