@@ -292,6 +292,8 @@ class TextToAudio:
         with _on(lane), torch.inference_mode():
             tokens, known = state.tokens.float(), state.known
             finite = tokens.isfinite().all()
+            if lane is None:  # nothing is handed on that could be waited for later
+                self._check_finite(finite, request)
             if request.left_out is not None:  # part of the sound all the same
                 left_out = request.left_out.to(known.device)
                 tokens = torch.where(left_out[..., None], request.given.to(tokens), tokens)
@@ -311,11 +313,7 @@ class TextToAudio:
             # On its own stream each copy waits for what made it, and not for the next request's decoding. Clones of
             # what was made in inference mode are ordinary tensors, which the caller may use as any other.
             with _on(lane):
-                if not finite:
-                    raise FloatingPointError(
-                        f"{self.config.name}/{self.variant} drew values that are not finite: its weights are damaged, "
-                        f"or cfg_scale {request.sampling.cfg_scale:g} is too strong for {state.tokens.dtype}"
-                    )
+                self._check_finite(finite, request)
                 return Output(
                     waveform=None if waveform is None else waveform.cpu().clone(),
                     sample_rate=self.sample_rate,
@@ -333,6 +331,13 @@ class TextToAudio:
                 )
 
         return finish
+
+    def _check_finite(self, finite: Tensor, request: Request) -> None:
+        if not finite:
+            raise FloatingPointError(
+                f"{self.config.name}/{self.variant} drew values that are not finite: its weights are damaged, or "
+                f"cfg_scale {request.sampling.cfg_scale:g} is too strong for {next(self.model.parameters()).dtype}"
+            )
 
     def _spread(self, known: Tensor) -> Tensor:
         """known [B, L] -> [B, F, M]: which part of the mel lies under known tokens."""

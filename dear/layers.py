@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
-
-KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def rotary_angles(positions: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -52,11 +48,7 @@ class Attention(nn.Module):
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
         """queries [B, H, P, d], keys and values [B, H, K, d], visible [B, 1, P or 1, K] bool -> [B, P, C]."""
-        # cuDNN, which torch prefers on new GPUs, plans anew for each shape: tens of milliseconds for each of the many
-        # that sampling has, in every thread.
-        many_shapes = queries.is_cuda and not torch.is_grad_enabled()
-        with sdpa_kernel(KERNELS) if many_shapes else nullcontext():
-            mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=visible)
+        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=visible)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 

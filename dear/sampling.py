@@ -135,6 +135,10 @@ def generate(
     model.config.check_savings(sampling.savings)
     parameter = next(model.parameters())
     device, dtype = parameter.device, parameter.dtype
+    if device.type == "cuda":
+        # Where torch prefers it, cuDNN plans its attention anew for every shape, of which each iteration has its own.
+        # For the whole process, as is every such switch; other kernels do the same.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     batch, length, dim = len(seeds), model.length, model.token_dim
     if len(conditioning) != batch:
         raise ValueError(f"seeds must hold one seed per conditioning item ({len(conditioning)}), got {batch}")

@@ -93,7 +93,12 @@ class StaticShapes:
 
     def give_back(self, workspace: Workspace) -> None:
         with self.lock:
-            self.idle = [*self.idle, workspace][-IDLE:]
+            idle = [*self.idle, workspace]
+            self.idle, dropped = idle[-IDLE:], idle[:-IDLE]
+        del workspace, idle
+        if dropped:
+            with _recording:
+                dropped.clear()
 
 
 class Workspace:
@@ -101,7 +106,7 @@ class Workspace:
 
     def __init__(self, backbone: Backbone, prefix: Prefix, record: Recorder | None):
         # Nothing here leads back to StaticShapes: a cycle would be collected, and its graphs destroyed, at any moment,
-        # also while another one is recorded, which CUDA forbids.
+        # also while another one is recorded, which CUDA may forbid.
         self.backbone = backbone
         self.memory = backbone.memory(prefix)
         self.record = record
@@ -135,8 +140,9 @@ class Workspace:
         def run(tokens: Tensor, order: Tensor, places: Tensor, rows: Tensor, known: Tensor) -> Tensor:
             return backbone.decode(tokens, order, memory, places, known, rows, reach)
 
-        # What is compiled counts in each thread; graphs belong to the current device.
-        with torch._dynamo.config.patch(recompile_limit=MOST_SHAPES), torch.cuda.device_of(tokens):
+        if torch._dynamo.config.recompile_limit < MOST_SHAPES:  # each thread has one of its own
+            torch._dynamo.config.recompile_limit = MOST_SHAPES
+        with torch.cuda.device_of(tokens):  # graphs are recorded on the current one
             if self.record is None:
                 return run(*inputs)[:, : end - start]
             key = len(tokens), count, wanted, reach

@@ -13,10 +13,12 @@ from factory import tiny_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dear.conditioning import Conditioning
-from dear.config import BackboneConfig, SamplingConfig, Savings
+from dear.config import BackboneConfig, HeadConfig, SamplingConfig, Savings
+from dear.heads import HEADS
 from dear.masking import token_schedule
 from dear.model import MaskedModel
 from dear.sampling import check_options, generate, guidance_scale
+from dear.static import StaticShapes
 
 T = 5
 
@@ -305,10 +307,14 @@ class OnTheDevice(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-@pytest.mark.parametrize(("variant", "steps"), [("student", 1), ("teacher", 4)])
+@pytest.mark.parametrize("kind", HEADS)
 @pytest.mark.parametrize("savings", [Savings(), Savings(refresh_every=2, null_every=2, guided_share=0.6)])
-def test_the_loop_never_waits_for_the_device(variant, steps, savings):
-    model = build(variant, torch.float32)
+@pytest.mark.parametrize("static", [False, True])
+def test_the_loop_never_waits_for_the_device(kind, savings, static):
+    model = build("student", torch.float32)
+    model.head = HEADS[kind](HeadConfig(kind=kind, width=32, depth=1), model.token_dim, 32).eval()
+    model.static = StaticShapes(model.backbone) if static else None
+    steps = 1 if kind == "energy" else 4
     sampling = SamplingConfig(cfg_scale=2.0, iterations=5, steps=steps, savings=savings)
     states = generate(model, condition(model, 2), [0, 1], sampling)
     next(states)  # what comes before the loop may wait

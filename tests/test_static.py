@@ -173,7 +173,6 @@ def test_every_thread_may_compile_all_shapes():
     thread.start()
     thread.join()
     assert limits == [MOST_SHAPES] * SAMPLING.iterations
-    assert torch._dynamo.config.recompile_limit < MOST_SHAPES
 
 
 def test_graphs_are_destroyed_at_once_with_their_model():
@@ -247,8 +246,9 @@ def test_full_attention_has_no_hidden_tokens_to_fill_up_with():
 def test_compiled_sounds_are_the_same_up_to_rounding(tmp_path):
     tiny_checkpoint(tmp_path)
     model = AudioDEAR.from_pretrained(tmp_path, device="cpu")
-    wanted = model.generate("a dog barking", seed=0, iterations=1)
+    options = {"seed": 0, "iterations": 2, "num_samples": 2}
+    wanted = model.generate("a dog barking", **options)
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    got = model.compile().generate("a dog barking", seed=0, iterations=1)
+    got = model.compile().generate("a dog barking", **options)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > before
     torch.testing.assert_close(got.tokens, wanted.tokens, rtol=1e-4, atol=1e-4)

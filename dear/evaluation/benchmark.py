@@ -72,10 +72,10 @@ RATIOS = {
 }
 
 
-def figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def figures(rows: Sequence[Mapping[str, Any]], usual: str = "float32") -> dict[str, float]:
     """The named numbers that follow from the rows: ratios of medians, and what the bundled model takes.
 
-    A name ends in the precision, for all but the first one, and in ``_batch_N`` for batches above 1; what was not
+    A name ends in the precision, for all but the ``usual`` one, and in ``_batch_N`` for batches above 1; what was not
     measured is absent.
     """
     found = {}
@@ -85,7 +85,6 @@ def figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
             found["start_to_first_sound_seconds"] = each["median"]
         elif "skipped" not in each:
             groups.setdefault((each["batch"], each["precision"]), {})[each["name"]] = each
-    usual = next((precision for _, precision in groups), "")
     for (batch, precision), group in groups.items():
         suffix = ("" if precision == usual else f"_{precision}") + ("" if batch == 1 else f"_batch_{batch}")
         median = {name: each["median"] for name, each in group.items()}
@@ -167,7 +166,7 @@ def _parser() -> Parser:
         "--dtype",
         nargs="+",
         choices=DTYPES,
-        help="of all but our codec, which stays in float32; the device's usual one if absent; several are compared",
+        help="of all but our codec, which stays in float32; several are compared; if absent float32, on CUDA float16",
     )
     parser.add_argument("--threads", type=int, metavar="N", help="of PyTorch on a CPU")
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="timed runs of each row, after one more")
@@ -221,7 +220,7 @@ def run(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         jobs, skipped = build_jobs(args, device)
         measured = measure(jobs, device, args.repeats, peaks, failed=skipped)
         rows = [dataclasses.asdict(each) for each in measured] + skipped
-        result |= figures(rows) | {"rows": rows}
+        result |= figures(rows, args.dtype[0]) | {"rows": rows}
     if args.soak is not None:
         result["soak"] = soak(_load(args, device, args.dtype[0]), args.soak)
     if args.curves is not None:

@@ -212,7 +212,7 @@ def many_job(name: str, pipeline: AudioDEAR, batch: int) -> Job:
                 pass
 
     job = checkpoint_job(name, pipeline, batch)
-    return dataclasses.replace(job, run=run, timed=f"{MANY} batches in a row, divided", notes=job.notes)
+    return dataclasses.replace(job, run=run, timed=f"{MANY} batches in a row, divided")
 
 
 def compiled_job(job: Job, model: MaskedModel) -> Job:
