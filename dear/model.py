@@ -11,6 +11,8 @@ from dear.config import Config, ConfigError
 from dear.heads import HEADS
 from dear.static import CUDAGraphs, StaticShapes
 
+SEEDS = 2**63 - 1  # of a generator
+
 
 class MaskedModel(nn.Module):
     """A variant of a configuration: the transformer, the head, and the null condition."""
@@ -52,8 +54,12 @@ class MaskedModel(nn.Module):
         return self.backbone(tokens, known, prefix)
 
     def head_loss(self, tokens: Tensor, context: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
-        """The head's loss [N] at the N masked positions of tokens [B, L, D] with contexts [B, L, C], mask [B, L]."""
-        return self.head.loss(tokens[mask], context[mask], generator)
+        """The head's loss [N] at the N masked positions of tokens [B, L, D] with contexts [B, L, C], mask [B, L].
+
+        generator: on the CPU. Elsewhere the noise, several draws of each token, is that of one on the device, seeded
+        from it: drawn on the CPU, millions of values would be what a GPU waits for in every step.
+        """
+        return self.head.loss(tokens[mask], context[mask], _beside(generator, tokens.device))
 
     def loss(self, tokens: Tensor, conditioning: Conditioning, mask: Tensor, generator: torch.Generator) -> Tensor:
         """Masked-modelling loss, one value [N] for each masked position.
@@ -62,3 +68,10 @@ class MaskedModel(nn.Module):
         is to be dropped come with ``self.null(conditioning, drop)``.
         """
         return self.head_loss(tokens, self.context(tokens, ~mask, conditioning), mask, generator)
+
+
+def _beside(generator: torch.Generator, device: torch.device) -> torch.Generator:
+    """``generator`` itself on the CPU; elsewhere one on the device, seeded by its next value."""
+    if device.type == "cpu":
+        return generator
+    return torch.Generator(device).manual_seed(int(torch.randint(SEEDS, (), generator=generator)))

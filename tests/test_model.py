@@ -8,7 +8,7 @@ from dear.conditioning import Conditioning
 from dear.config import ConfigError, HeadConfig, SamplingConfig, VariantConfig, preset
 from dear.distillation import Distillation, representation_loss, student_from_teacher
 from dear.heads import HEADS
-from dear.model import MaskedModel
+from dear.model import MaskedModel, _beside
 from dear.pipeline import AudioDEAR
 from dear.sampling import generate
 
@@ -236,3 +236,22 @@ class TestDistillation:
     def test_a_negative_weight_is_refused(self):
         with pytest.raises(ValueError, match="weight must be a number from 0 on, got -1"):
             Distillation(build(), build("teacher"), weight=-1)
+
+
+def test_noise_of_a_loss_is_drawn_where_the_tokens_are(monkeypatch):
+    """With a stand-in for a device's generator, as there is none here."""
+    on_cpu = torch.Generator().manual_seed(3)
+    assert _beside(on_cpu, torch.device("cpu")) is on_cpu
+
+    class Elsewhere(torch.Generator):
+        def __new__(cls, device):
+            made = super().__new__(cls)
+            made.asked = device
+            return made
+
+    monkeypatch.setattr("dear.model.torch.Generator", Elsewhere)
+    device = torch.device("cuda", 1)
+    first, second = _beside(on_cpu, device), _beside(on_cpu, device)
+    assert first.asked == second.asked == device
+    assert first.initial_seed() != second.initial_seed()
+    assert _beside(on_cpu.manual_seed(3), device).initial_seed() == first.initial_seed()
