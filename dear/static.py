@@ -18,7 +18,6 @@ from dear.backbone import Backbone, Prefix
 
 LENGTHS = 8  # of a pass, beyond the short ones; more fill up less, and are compiled and recorded more often
 IDLE = 4  # workspaces that wait for the next generation of their batch size
-
 MOST_SHAPES = 128  # that a compiled block meets; torch's own limit is 8
 
 _recording = threading.Lock()  # CUDA records one graph at a time in a process

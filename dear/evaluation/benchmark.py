@@ -11,7 +11,7 @@ Rows (``--rows``; each at every batch size of ``--batches`` and every precision 
 - base-fast: base-ours with the recommended approximate savings, ``dear.config.FAST``.
 - base-end-to-end: base-ours, then AudioLDM's autoencoder and vocoder.
 - bundled, bundled-fast, bundled-teacher: a checkpoint, prompt to waveform, at its defaults; with those savings.
-- bundled-many: a batch of four in a row, of which a GPU renders each while it decodes the next.
+- bundled-many: one of four batches in a row, of which a GPU renders each while it decodes the next.
 - start: a fresh process, ``python -m dear generate``, from its start to a written file.
 - audioldm, audioldm2, stable-audio-open: the peers of ``dear.evaluation.peers``.
 
