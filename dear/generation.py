@@ -268,7 +268,6 @@ class TextToAudio:
             given_mask=request.given_mask,
             left_out=request.left_out,
         )
-        lane = _lane(self.device)
         for iteration in range(1, request.sampling.iterations + 1):
             done = iteration == request.sampling.iterations
             shown = done or (every is not None and iteration % every == 0)
@@ -277,16 +276,15 @@ class TextToAudio:
             if request.progress is not None:
                 request.progress(state.iteration, state.iterations)
             if shown:
-                yield self._render(state, request, clock, done, lane)
+                yield self._render(state, request, clock, done)
 
     def _condition(self, request: Request) -> Conditioning:
         index = torch.arange(len(request.prompts)).repeat_interleave(request.num_samples)
         return self.text_encoder.encode(request.prompts).to(self.device).select(index)
 
-    def _render(
-        self, state: State, request: Request, clock: _Clock, done: bool, lane: torch.cuda.Stream | None
-    ) -> Callable[[], Output]:
-        """Hand codec and vocoder to the device, on CUDA to its stream ``lane`` -> what waits for the output."""
+    def _render(self, state: State, request: Request, clock: _Clock, done: bool) -> Callable[[], Output]:
+        """Hand codec and vocoder to the device, on CUDA to a stream of their own -> what waits for the output."""
+        lane = _lane(self.device)
         if lane is not None:
             lane.wait_stream(torch.cuda.current_stream(self.device))
         with _on(lane), torch.inference_mode():

@@ -80,7 +80,7 @@ class AudioDEAR(Inpainter):
     def compile(self) -> AudioDEAR:
         """Sample in a few fixed shapes, through torch.compile, and on CUDA by replaying graphs. Returns itself.
 
-        For servers with a GPU: the first generations of each batch size take minutes longer, and on a CPU the later
+        For servers with a GPU: the first generations of each batch size wait for the compiler, and on a CPU the later
         ones are hardly faster. Sounds stay the same up to rounding.
         Raises ValueError for a model whose attention is "full".
         """

@@ -98,9 +98,10 @@ def figures(rows: Sequence[Mapping[str, Any]], usual: str = "float32") -> dict[s
             stages = group["base-end-to-end"]["stages"]
             teacher = median["base-naive-teacher"] + stages["codec"] + stages["vocoder"]
             found["naive_teacher_over_ours_end_to_end" + suffix] = teacher / median["base-end-to-end"]
-        for name, each in groups.get((batch, usual), {}).items() if precision != usual else ():
-            if name in median:
-                found[f"{name.replace('-', '_')}_{usual}_over{suffix}"] = each["median"] / median[name]
+        if precision != usual:
+            for name, each in groups.get((batch, usual), {}).items():
+                if name in median:
+                    found[f"{name.replace('-', '_')}_{usual}_over{suffix}"] = each["median"] / median[name]
     return found
 
 

@@ -42,6 +42,7 @@ BASE = (
 )
 STAGES = ("text", "decode", "codec", "vocoder")
 PROMPT = "a dog barks in the distance"
+MANY = 4  # batches in a row
 
 
 def base_job(
@@ -197,9 +198,6 @@ def checkpoint_job(name: str, pipeline: AudioDEAR, batch: int, **options: Any) -
         "whole calls",
         f"{pipeline.config.name}/{pipeline.variant}{savings}, parameters and memory without the text encoder",
     )
-
-
-MANY = 4  # batches in a row
 
 
 def many_job(name: str, pipeline: AudioDEAR, batch: int) -> Job:
