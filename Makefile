@@ -27,8 +27,8 @@ format: .venv/dev
 	$(BIN)/ruff format .
 
 screenshots: .venv/dev
-	$(BIN)/python tests/screenshots.py
-	$(BIN)/python tests/screenshots.py --theme dark --tabs generate
+	$(BIN)/python tests/helpers/screenshots.py
+	$(BIN)/python tests/helpers/screenshots.py --theme dark --tabs generate
 
 clean:
 	rm -rf .venv

@@ -19,13 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from dear import audioldm
 from dear.card import model_card
+from dear.codec import audioldm, build_vae, build_vocoder
 from dear.config import Config, ConfigError, VAEConfig, VocoderConfig
+from dear.files import sha256
 from dear.hub import REPOSITORY, CheckpointError, fetch, upload
 from dear.model import MaskedModel
-from dear.vae import build_vae
-from dear.vocoder import build_vocoder
 
 BUNDLED = Path(__file__).resolve().parent.parent / "assets" / "mini"
 CARD = "README.md"
@@ -156,16 +155,14 @@ def _source(part: str, source: str) -> Path:
 
 def digest(folder: str | Path, variant: str) -> str:
     """First 12 hexadecimal digits of the sha256 of the variant's weight file: they identify its sounds."""
-    with open(Path(folder) / f"{variant}.safetensors", "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    return sha256(Path(folder) / f"{variant}.safetensors")[:12]
 
 
 def fingerprint(folder: str | Path) -> str:
     """First 12 hexadecimal digits of a sha256 over all that a checkpoint's sounds follow from, in every variant."""
     folder, digest = Path(folder), hashlib.sha256()
     for path in sorted([folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("codec/*.safetensors")]):
-        with open(path, "rb") as file:
-            digest.update(f"{path.relative_to(folder)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        digest.update(f"{path.relative_to(folder)} {sha256(path)}\n".encode())
     return digest.hexdigest()[:12]
 
 

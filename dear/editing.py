@@ -1,23 +1,91 @@
-"""Editing sounds of any length with a model whose clips have one length."""
+"""Editing sounds: a region filled anew in a clip or in a longer sound, and a continuation past the end."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dear.audio import check_audio, region, resample
-from dear.inpainting import CROSSFADE
+from dear.audio import check_audio, fit_clip, region, resample
+from dear.codec.mel import MelSpectrogram
+from dear.config import Savings
 from dear.output import Output
-from dear.pipeline import AudioDEAR
-from dear.sampling import check_number, check_whole
+from dear.rendering import Synthesizer
+from dear.request import MAX_SEED, Progress, check_number, check_whole
+
+CROSSFADE = 0.02  # seconds, on either side of an inpainted region, inside it
+CONTEXT = 0.4  # of a clip: how much of a sound is heard again to continue it
+SILENCE = 1e-4  # a peak
+LONGEST_EXTENSION = 600.0  # seconds
+
+
+def inpaint(
+    synthesizer: Synthesizer,
+    audio: np.ndarray | Tensor,
+    sample_rate: int,
+    start: float,
+    end: float,
+    prompt: str | Sequence[str],
+    *,
+    context: float = 0.0,
+    cfg_scale: float | None = None,
+    iterations: int | None = None,
+    temperature: float | None = None,
+    steps: int | None = None,
+    savings: Savings | None = None,
+    seed: int | None = None,
+    num_samples: int = 1,
+    progress: Progress | None = None,
+) -> Output:
+    """See :meth:`dear.AudioDEAR.inpaint`."""
+    mel = synthesizer.config.mel
+    samples = check_audio(audio)
+    sample_rate = check_whole("sample_rate", sample_rate, 1000, 384_000)
+    seconds = mel.samples / mel.sample_rate
+    start, end = check_number("start", start, 0, seconds), check_number("end", end, 0, seconds)
+    context = check_number("context", context, 0, seconds)
+    first, last = round(start * mel.sample_rate), round(end * mel.sample_rate)
+    if first >= last:
+        raise ValueError(f"end must be at least one sample later than start {start!r}, got {end!r}")
+
+    keep = _outside(synthesizer, first, last)
+    wanted = _touched(synthesizer, first, last)
+    defaults = dataclasses.replace(synthesizer.sampling, iterations=min(synthesizer.sampling.iterations, wanted))
+    request = synthesizer.request(
+        prompt, defaults, wanted, cfg_scale=cfg_scale, iterations=iterations,
+        temperature=temperature, steps=steps, savings=savings, seed=seed, num_samples=num_samples,
+        progress=progress,
+    )  # fmt: skip
+    clip = fit_clip(samples, sample_rate, mel.sample_rate, mel.frames * mel.hop_length)
+    # As loud as what the model was trained on; what it draws is then as loud as the rest again.
+    peak, loudest = synthesizer.config.vae.peak, float(clip.abs().max())
+    gain = peak / loudest if peak and loudest > SILENCE else 1.0
+    with torch.inference_mode():
+        tokens = synthesizer.vae.encode(MelSpectrogram(mel)(gain * clip[None]).to(synthesizer.device)).cpu()
+    count, reach = len(request.seeds), round(context * mel.sample_rate)
+    far = _outside(synthesizer, first - reach, last + reach)
+    request = dataclasses.replace(
+        request,
+        given=tokens.clone().expand(count, -1, -1),
+        given_mask=(keep & ~far).expand(count, -1),
+        left_out=far.expand(count, -1),
+        settings=request.settings | {"start": start, "end": end, "context": context},
+    )
+    (out,) = synthesizer.run(request)
+    weight = region(mel.samples, first, last, round(CROSSFADE * mel.sample_rate))
+    original = clip[: mel.samples]
+    mixed = (1 - weight.square()).sqrt() * original + weight * out.waveform / gain
+    waveform = torch.where(weight > 0, mixed, original).clamp(-1, 1)
+    return dataclasses.replace(out, waveform=waveform, mel=out.mel - math.log(gain))
 
 
 def redraw(
-    model: AudioDEAR,
+    synthesizer: Synthesizer,
     audio: np.ndarray | Tensor,
     sample_rate: int,
     start: float,
@@ -25,15 +93,8 @@ def redraw(
     prompt: str,
     **options: Any,
 ) -> Output:
-    """Draw the seconds [start, end) of a sound anew, at most one clip of it.
-
-    audio, sample_rate, options: as for :meth:`AudioDEAR.inpaint`, which is given the clip around the region;
-        ``iterations`` beyond the region's tokens, up to those of a clip, are lowered to them.
-    The result has the sound's own length, mono at the model's rate, and keeps every sample outside the region.
-    ``waveform`` and ``mel`` are those of the whole sound, the other tensors those of the clip.
-    Raises ValueError naming the argument, its value and what is allowed.
-    """
-    rate, clip = model.sample_rate, model.config.mel.samples
+    """See :meth:`dear.AudioDEAR.redraw`."""
+    rate, clip = synthesizer.config.mel.sample_rate, synthesizer.config.mel.samples
     sample_rate = check_whole("sample_rate", sample_rate, 1000, 384_000)
     mono = resample(check_audio(audio).mean(axis=0), sample_rate, rate).clip(-1, 1)
     sound = torch.from_numpy(np.ascontiguousarray(mono, dtype=np.float32))
@@ -45,10 +106,19 @@ def redraw(
     # The region in the middle of the clip, as far as the sound reaches.
     at = min(max((first + last - clip) // 2, 0), max(len(sound) - clip, 0))
     if options.get("iterations") is not None:
-        wanted = model.touched(first - at, last - at)
-        options["iterations"] = min(check_whole("iterations", options["iterations"], 1, model.model.length), wanted)
-    out = model.inpaint(
-        sound[at : at + clip], rate, (first - at) / rate, (last - at) / rate, prompt, num_samples=1, **options
+        wanted = _touched(synthesizer, first - at, last - at)
+        options["iterations"] = min(
+            check_whole("iterations", options["iterations"], 1, synthesizer.model.length), wanted
+        )
+    out = inpaint(
+        synthesizer,
+        sound[at : at + clip],
+        rate,
+        (first - at) / rate,
+        (last - at) / rate,
+        prompt,
+        num_samples=1,
+        **options,
     )
     drawn = out.waveform[0]
     if first == at > 0 or last == at + clip < len(sound):  # to an edge of the clip, beyond which the sound goes on
@@ -58,6 +128,87 @@ def redraw(
     return dataclasses.replace(
         out,
         waveform=whole[None],
-        mel=model.log_mel(whole, rate)[None],
+        mel=synthesizer.log_mel(whole, rate)[None],
         settings=out.settings | {"start": start, "end": end},
     )
+
+
+def extend(
+    synthesizer: Synthesizer,
+    audio: np.ndarray | Tensor,
+    sample_rate: int,
+    seconds: float,
+    prompt: str,
+    *,
+    cfg_scale: float | None = None,
+    iterations: int | None = None,
+    temperature: float | None = None,
+    steps: int | None = None,
+    savings: Savings | None = None,
+    seed: int | None = None,
+    progress: Progress | None = None,
+) -> Output:
+    """See :meth:`dear.AudioDEAR.extend`."""
+    config = synthesizer.config.mel
+    rate, clip = config.sample_rate, config.samples
+    samples = check_audio(audio)
+    sample_rate = check_whole("sample_rate", sample_rate, 1000, 384_000)
+    seconds = check_number("seconds", seconds, 0.1, LONGEST_EXTENSION)
+    request = synthesizer.request(
+        prompt, cfg_scale=cfg_scale, iterations=iterations,
+        temperature=temperature, steps=steps, savings=savings, seed=seed, progress=progress,
+    )  # fmt: skip
+    if len(request.prompts) > 1:
+        raise ValueError(f"prompt must be one prompt to continue a sound with, got {len(request.prompts)}")
+    mono = resample(samples.mean(axis=0), sample_rate, rate).clip(-1, 1)
+    sound = torch.from_numpy(np.ascontiguousarray(mono, dtype=np.float32))
+    wanted = len(sound) + round(seconds * rate)
+
+    tails, length = [], len(sound)  # samples that each clip takes up again
+    while length < wanted:
+        tails.append(min(length, int(CONTEXT * clip)))
+        length += clip - tails[-1]
+    firsts = [tail - min(round(CROSSFADE * rate), tail // 2) for tail in tails]
+    counts = [min(request.sampling.iterations, _touched(synthesizer, each, clip)) for each in firsts]
+    timings: dict[str, float] = {}
+    for i, (tail, first) in enumerate(zip(tails, firsts, strict=True)):
+        done = sum(counts[:i])
+        out = inpaint(
+            synthesizer,
+            sound[-tail:],
+            rate,
+            first / rate,
+            clip / rate,
+            request.prompts[0],
+            context=clip / rate,
+            cfg_scale=request.sampling.cfg_scale,
+            iterations=counts[i],
+            temperature=request.sampling.temperature,
+            steps=request.sampling.steps,
+            savings=request.sampling.savings,
+            seed=(request.seeds[0] + i) % (MAX_SEED + 1),
+            progress=progress and (lambda n, _, done=done: progress(done + n, sum(counts))),
+        )
+        sound = torch.cat((sound[:-tail], out.waveform[0]))[:wanted]
+        timings = {stage: timings.get(stage, 0.0) + each for stage, each in out.timings.items()}
+    return dataclasses.replace(
+        out,
+        waveform=sound[None],
+        mel=synthesizer.log_mel(sound, rate)[None],
+        seed=request.seeds[0],
+        seeds=list(request.seeds),
+        settings=request.settings | {"seconds": seconds},
+        timings=timings,
+    )
+
+
+def _touched(synthesizer: Synthesizer, first: int, last: int) -> int:
+    """How many tokens have samples among ``first`` to ``last``."""
+    return int((~_outside(synthesizer, first, last)).sum())
+
+
+def _outside(synthesizer: Synthesizer, first: int, last: int) -> Tensor:
+    """[L] bool: the tokens that samples ``first`` to ``last`` don't touch."""
+    span = synthesizer.config.vae.patch_frames * synthesizer.config.mel.hop_length  # samples under one token
+    time_index = torch.arange(synthesizer.model.length) // synthesizer.config.grid[1]
+    return ((time_index + 1) * span <= first) | (time_index * span >= last)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import secrets
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor, nn
 
+from dear import editing
 from dear.card import model_card
 from dear.checkpoint import (
     CARD,
@@ -21,15 +27,55 @@ from dear.checkpoint import (
     save_checkpoint,
 )
 from dear.checkpoint import digest as weights_digest
-from dear.conditioning import build_text_encoder
-from dear.hub import Progress, telling
-from dear.inpainting import Inpainter
+from dear.conditioning import TextEncoder, build_text_encoder
+from dear.config import Config, SamplingConfig, Savings, from_dict
+from dear.hub import Progress as Downloaded
+from dear.hub import telling
+from dear.model import MaskedModel
+from dear.output import Output
+from dear.rendering import Synthesizer
+from dear.request import MAX_SAMPLES, MAX_SEED, Progress, Request, check_whole
 
+DRAFT_STEPS = 10  # of the head, at most, for a draft
 WIDE = 512  # of a backbone: from here on its matrix products take most of the time
 
 
-class AudioDEAR(Inpainter):
-    """A text-to-audio model ready for use: its checkpoint here, its sounds in the classes below."""
+class AudioDEAR:
+    """A text-to-audio model ready for use: prompt -> conditioning -> tokens -> log-mel -> waveform.
+
+    The networks are injected and public; a call leaves no trace on them.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        variant: str,
+        model: MaskedModel,
+        vae: nn.Module,
+        vocoder: nn.Module,
+        text_encoder: TextEncoder,
+        digest: str = "",
+        card: str | None = None,
+        commit: str | None = None,
+    ):
+        """digest: names the weights in the settings of what they generate; card: is saved with them; commit: of the
+        Hub repository that they came from."""
+        self.synthesizer = Synthesizer(config, variant, model, vae, vocoder, text_encoder, digest)
+        self.config = config
+        self.variant = variant
+        self.sampling: SamplingConfig = config.variants[variant].sampling
+        self.sample_rate = config.mel.sample_rate
+        self.model = model
+        self.vae = vae
+        self.vocoder = vocoder
+        self.text_encoder = text_encoder
+        self.digest = digest
+        self.card = card
+        self.commit = commit
+
+    @property
+    def device(self) -> torch.device:
+        return self.synthesizer.device
 
     @classmethod
     def from_pretrained(
@@ -41,7 +87,7 @@ class AudioDEAR(Inpainter):
         token: str | bool | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        progress: Progress | None = None,
+        progress: Downloaded | None = None,
     ) -> AudioDEAR:
         """Load a checkpoint.
 
@@ -76,6 +122,203 @@ class AudioDEAR(Inpainter):
             load_card(folder),
             None if source is None or folder == Path(source) else folder.name,
         )
+
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        cfg_scale: float | None = None,
+        iterations: int | None = None,
+        temperature: float | None = None,
+        steps: int | None = None,
+        savings: Savings | None = None,
+        seed: int | None = None,
+        num_samples: int = 1,
+        progress: Progress | None = None,
+    ) -> Output:
+        """Sounds for one prompt or several, ``num_samples`` of each, in the order of the prompts.
+
+        cfg_scale: 0 to 20. iterations: 1 to L. temperature: 0 to 2. steps: of the head, 1 to 1000. savings: what to
+            leave out for speed, such as ``dear.Savings(refresh_every=4)``. None: the checkpoint's own default.
+        seed: item i uses ``seed + i``, and is what that seed gives alone. None: drawn, and told in ``Output.seed``.
+        num_samples: 1 to 64; prompts times num_samples are at most 64.
+        progress: called as ``progress(iteration, iterations)`` after each iteration.
+        Raises ValueError naming the argument, its value and what is allowed, before any work; FloatingPointError where
+        the model diverges.
+        """
+        request = self.synthesizer.request(
+            prompt, cfg_scale=cfg_scale, iterations=iterations,
+            temperature=temperature, steps=steps, savings=savings, seed=seed, num_samples=num_samples,
+            progress=progress,
+        )  # fmt: skip
+        (out,) = self.synthesizer.run(request)
+        return out
+
+    def generate_many(
+        self,
+        prompts: Sequence[str],
+        *,
+        batch: int = 8,
+        cfg_scale: float | None = None,
+        iterations: int | None = None,
+        temperature: float | None = None,
+        steps: int | None = None,
+        savings: Savings | None = None,
+        seed: int | None = None,
+    ) -> Iterator[Output]:
+        """One sound for each of any number of prompts, in their order, ``batch`` (1 to 64) of them at a time.
+
+        On CUDA a batch is rendered, on a stream of its own, while the next one is decoded; it is given once that is
+        under way. Elsewhere the processor has no room for both, and a batch is given as soon as it is there.
+        seed: sound i uses ``seed + i``, whatever the batch; None: drawn. Input is checked at the call; the other
+        arguments, and the errors, are those of :meth:`generate`.
+        """
+        if not isinstance(prompts, list | tuple) or not prompts:
+            raise ValueError(f"prompts must be a list of at least one prompt, got {prompts!r:.80}")
+        batch = check_whole("batch", batch, 1, MAX_SAMPLES)
+        seed = secrets.randbelow(2**32) if seed is None else check_whole("seed", seed, 0, MAX_SEED - len(prompts))
+        requests = [
+            self.synthesizer.request(
+                prompts[at : at + batch], cfg_scale=cfg_scale, iterations=iterations,
+                temperature=temperature, steps=steps, savings=savings, seed=seed + at,
+            )
+            for at in range(0, len(prompts), batch)
+        ]  # fmt: skip
+        return self.synthesizer.overlapped(requests, ahead=1 if self.device.type == "cuda" else 0)
+
+    def stream(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        cfg_scale: float | None = None,
+        iterations: int | None = None,
+        temperature: float | None = None,
+        steps: int | None = None,
+        savings: Savings | None = None,
+        seed: int | None = None,
+        num_samples: int = 1,
+        progress: Progress | None = None,
+        every: int = 1,
+    ) -> Iterator[Output]:
+        """As :meth:`generate`, one result per iteration; only the last has a waveform. Input is checked at the call.
+
+        every: give a result after each ``every``-th iteration only, and after the last.
+        """
+        every = check_whole("every", every, 1, self.model.length)
+        request = self.synthesizer.request(
+            prompt, cfg_scale=cfg_scale, iterations=iterations,
+            temperature=temperature, steps=steps, savings=savings, seed=seed, num_samples=num_samples,
+            progress=progress,
+        )  # fmt: skip
+        return self.synthesizer.run(request, every)
+
+    def draft(self, partial: Output) -> Output:
+        """A first listen to a partial result of :meth:`stream`: its missing tokens are drawn all at once.
+
+        That takes one more pass, with at most 10 steps of the head, and the codec; the vocoder hurries where it can.
+        The generation itself goes on undisturbed: what it draws later differs from the draft.
+        """
+        names = [each.name for each in dataclasses.fields(SamplingConfig)]
+        chosen = from_dict(SamplingConfig, {name: partial.settings[name] for name in names})
+        request = Request(
+            prompts=partial.prompts,
+            num_samples=1,
+            seeds=partial.seeds,
+            sampling=dataclasses.replace(chosen, iterations=1, steps=min(chosen.steps, DRAFT_STEPS)),
+            settings=partial.settings,
+            progress=None,
+            given=partial.tokens,
+            given_mask=partial.order >= 0,
+            draft=True,
+        )
+        (out,) = self.synthesizer.run(request)
+        return dataclasses.replace(out, order=partial.order, iteration=partial.iteration, iterations=partial.iterations)
+
+    def inpaint(
+        self,
+        audio: np.ndarray | Tensor,
+        sample_rate: int,
+        start: float,
+        end: float,
+        prompt: str | Sequence[str],
+        *,
+        context: float = 0.0,
+        cfg_scale: float | None = None,
+        iterations: int | None = None,
+        temperature: float | None = None,
+        steps: int | None = None,
+        savings: Savings | None = None,
+        seed: int | None = None,
+        num_samples: int = 1,
+        progress: Progress | None = None,
+    ) -> Output:
+        """Draw the seconds [start, end) of ``audio`` anew and keep the rest.
+
+        audio: [S] or [C, S], floating in [-1, 1] or int16, at ``sample_rate`` Hz; it is mixed to mono, resampled, and
+            cropped or padded with silence to one clip. Outside the region the result is that clip, sample for sample;
+            inside it the sounds cross-fade over 20 ms at each edge.
+        context: seconds of the surroundings on either side that the model hears, up to a whole clip. The more it hears,
+            the better the region fits in, and the less it follows a prompt that asks for something else.
+        iterations: at most the tokens that touch the region; the checkpoint's default is lowered to that.
+        The other arguments, and the errors, are those of :meth:`generate`.
+        """
+        return editing.inpaint(
+            self.synthesizer, audio, sample_rate, start, end, prompt, context=context, cfg_scale=cfg_scale,
+            iterations=iterations, temperature=temperature, steps=steps, savings=savings, seed=seed,
+            num_samples=num_samples, progress=progress,
+        )  # fmt: skip
+
+    def redraw(
+        self,
+        audio: np.ndarray | Tensor,
+        sample_rate: int,
+        start: float,
+        end: float,
+        prompt: str,
+        **options: Any,
+    ) -> Output:
+        """Draw the seconds [start, end) of a sound anew, at most one clip of it.
+
+        audio, sample_rate, options: as for :meth:`inpaint`, which is given the clip around the region;
+            ``iterations`` beyond the region's tokens, up to those of a clip, are lowered to them.
+        The result has the sound's own length, mono at the model's rate, and keeps every sample outside the region.
+        ``waveform`` and ``mel`` are those of the whole sound, the other tensors those of the clip.
+        Raises ValueError naming the argument, its value and what is allowed.
+        """
+        return editing.redraw(self.synthesizer, audio, sample_rate, start, end, prompt, **options)
+
+    def extend(
+        self,
+        audio: np.ndarray | Tensor,
+        sample_rate: int,
+        seconds: float,
+        prompt: str,
+        *,
+        cfg_scale: float | None = None,
+        iterations: int | None = None,
+        temperature: float | None = None,
+        steps: int | None = None,
+        savings: Savings | None = None,
+        seed: int | None = None,
+        progress: Progress | None = None,
+    ) -> Output:
+        """Continue ``audio`` past its end, by ``seconds`` (0.1 to 600).
+
+        audio: [S] or [C, S] as for :meth:`inpaint`, but of any length. Mixed to mono and resampled, it begins the
+            result sample for sample, but for its last 20 ms, over which the continuation fades in.
+        iterations: of each clip's length; lowered to the tokens that are drawn there.
+        What is drawn continues the last 40 % of a clip, and then itself, with the next seed each time. ``waveform``
+        and ``mel`` of the result are those of the whole sound, the other tensors those of what was drawn last.
+        The other arguments, and the errors, are those of :meth:`generate`.
+        """
+        return editing.extend(
+            self.synthesizer, audio, sample_rate, seconds, prompt, cfg_scale=cfg_scale, iterations=iterations,
+            temperature=temperature, steps=steps, savings=savings, seed=seed, progress=progress,
+        )  # fmt: skip
+
+    def log_mel(self, audio: np.ndarray | Tensor, sample_rate: int) -> Tensor:
+        """What the model sees of a sound of any length: [S] or [C, S] -> natural-log mel [F, M]."""
+        return self.synthesizer.log_mel(audio, sample_rate)
 
     def compile(self) -> AudioDEAR:
         """Sample in a few fixed shapes, through torch.compile, and on CUDA by replaying graphs. Returns itself.

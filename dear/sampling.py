@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import reprlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from numbers import Integral, Real
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dear.conditioning import Conditioning
-from dear.config import SamplingConfig, Savings
+from dear.config import SamplingConfig
 from dear.contexts import Contexts
-from dear.heads import Head
 from dear.masking import random_order, spread_order, token_schedule
 from dear.model import MaskedModel
-
-MAX_SAMPLES = 64
-MAX_SEED = 2**63 - 1 - MAX_SAMPLES
 
 
 @dataclass(frozen=True)
@@ -38,62 +29,6 @@ class State:
     order: Tensor
     iteration: int
     iterations: int
-
-
-def check_number(name: str, value: object, low: float, high: float) -> float:
-    """``value`` as a float from ``low`` to ``high``; else ValueError naming both."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:
-        raise ValueError(f"{name} must be a number from {low:g} to {high:g}, got {_shown(value)}")
-    return float(value)
-
-
-def check_whole(name: str, value: object, low: int, high: int) -> int:
-    """``value`` as a whole number from ``low`` to ``high``; else ValueError naming both."""
-    whole = isinstance(value, Integral) or (isinstance(value, Real) and math.isfinite(value) and value == int(value))
-    if isinstance(value, bool) or not whole or not low <= value <= high:
-        raise ValueError(f"{name} must be a whole number from {low} to {high}, got {_shown(value)}")
-    return int(value)
-
-
-def _shown(value: object) -> str:
-    """``value`` for a message; a number with thousands of digits has no repr, and a long text needs none."""
-    try:
-        return reprlib.repr(value.item() if isinstance(value, np.generic) else value)
-    except ValueError:
-        return "a far larger number"
-
-
-def check_options(
-    defaults: SamplingConfig,
-    length: int,
-    head: Head,
-    *,
-    cfg_scale: float | None = None,
-    iterations: int | None = None,
-    temperature: float | None = None,
-    steps: int | None = None,
-    savings: Savings | None = None,
-) -> SamplingConfig:
-    """``defaults`` with what the caller names put in, all checked before any work.
-
-    length: L, the most iterations that make sense. Raises ValueError naming the option, its value and what is allowed.
-    """
-    chosen: dict[str, float | int | Savings] = {}
-    if cfg_scale is not None:
-        chosen["cfg_scale"] = check_number("cfg_scale", cfg_scale, 0, 20)
-    if iterations is not None:
-        chosen["iterations"] = check_whole("iterations", iterations, 1, length)
-    if temperature is not None:
-        chosen["temperature"] = check_number("temperature", temperature, 0, 2)
-    if steps is not None:
-        chosen["steps"] = check_whole("steps", steps, 1, 1000)
-    if savings is not None:
-        if not isinstance(savings, Savings):
-            raise ValueError(f"savings must be a dear.Savings or None, got {_shown(savings)}")
-        chosen["savings"] = savings
-    sampling = dataclasses.replace(defaults, **chosen)
-    head.check_steps(sampling.steps)
-    return sampling
 
 
 def guidance_scale(sampling: SamplingConfig, known_share: float) -> float:

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from dear import AudioDEAR
-from dear.__main__ import main
+from dear.cli import main
 from dear.config import preset
-from dear.evaluation.classifier import load_classifier
-from dear.evaluation.features import embed
-from training.recipe import load_recipe
+from dear.evaluation.judge.classifier import load_classifier
+from dear.evaluation.judge.features import embed
+from training.engine.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent
 MIB = 2**20

@@ -13,9 +13,8 @@ from torch import nn
 
 from dear import checkpoint
 from dear.checkpoint import CheckpointError, digest, load_codec, load_config, load_model, resolve, save_checkpoint
+from dear.codec import build_vae, build_vocoder
 from dear.config import ConfigError, VocoderConfig
-from dear.vae import build_vae
-from dear.vocoder import build_vocoder
 
 
 def files(folder):

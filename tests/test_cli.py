@@ -13,7 +13,7 @@ import torch
 from factory import tiny_config
 
 import dear
-from dear.__main__ import main
+from dear.cli import main
 from dear.model import MaskedModel
 
 ROOT = Path(dear.__file__).parents[1]
@@ -238,7 +238,7 @@ def test_as_a_process(tiny_folder, tmp_path):
 
 
 def test_importing_the_package_is_light():
-    code = "import sys, dear, dear.__main__; dear.__main__.parser(); print(dear.__version__, 'torch' in sys.modules)"
+    code = "import sys, dear, dear.cli; dear.cli.parser(); print(dear.__version__, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == f"{dear.__version__} False\n"
     assert dear.AudioDEAR.__module__ == "dear.pipeline"

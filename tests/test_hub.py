@@ -20,14 +20,14 @@ from huggingface_hub import constants
 from huggingface_hub.utils import close_session, disable_progress_bars, enable_progress_bars
 
 import dear
-from dear.__main__ import main
 from dear.card import Facts, anatomy, front_matter, model_card
 from dear.checkpoint import BUNDLED, CheckpointError, load_config, resolve
+from dear.cli import main
 from dear.conditioning import EncoderError
 from dear.conditioning.files import fetch, fetch_weights
 from dear.pipeline import AudioDEAR
-from dear.ui import models
 from dear.ui.shelf import Shelf
+from dear.ui.tabs import models
 
 NAME = "someone/sounds"
 ROOT = Path(dear.__file__).parents[1]

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dear.masking import SCHEDULES, random_mask, random_order, token_schedule
-from training.recipe import MaskingConfig
+from training.engine.recipe import MaskingConfig
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)

@@ -13,11 +13,11 @@ import torch
 from factory import tiny_checkpoint, tiny_config
 
 from dear import AudioDEAR, Output
+from dear.codec.mel import MelSpectrogram
 from dear.config import preset
-from dear.generation import _Clock
-from dear.mel import MelSpectrogram
 from dear.output import check_path
 from dear.pipeline import best_dtype
+from dear.rendering import Clock
 
 NAN = float("nan")
 
@@ -147,14 +147,14 @@ def test_untrained_extremes_stay_in_range(tiny_folder, student):
     teacher = AudioDEAR.from_pretrained(tiny_folder, variant="teacher", device="cpu")
     wild = teacher.generate("a dog", seed=5, cfg_scale=20, temperature=2, steps=2)
     assert wild.tokens.abs().max() > 100
-    assert wild.mel.max() <= teacher.loudest
+    assert wild.mel.max() <= teacher.synthesizer.loudest
     assert wild.waveform.isfinite().all()
     assert wild.waveform.abs().max() <= 1
     # The bound is that of the loudest sounds there are: a full-scale tone in the narrowest band stays below it.
     mel = MelSpectrogram(student.config.mel)
     time = torch.arange(10_240) / 16_000
     tones = torch.stack([torch.sin(2 * math.pi * f * time) for f in range(100, 8000, 100)])
-    assert student.loudest - 3 < mel(tones).max() <= student.loudest
+    assert student.synthesizer.loudest - 3 < mel(tones).max() <= student.synthesizer.loudest
 
 
 def test_values_that_are_not_finite_are_told(tiny_folder):
@@ -182,15 +182,15 @@ def test_many_sounds_come_in_order_and_a_batch_is_handed_on_before_the_one_befor
         def __exit__(self, *_):
             events.append(")")
 
-    begin, render = student._begin, student.vocoder.forward
-    monkeypatch.setattr(student, "_begin", lambda *call: (events.append("begin"), begin(*call))[1])
+    begin, render = student.synthesizer.begin, student.vocoder.forward
+    monkeypatch.setattr(student.synthesizer, "begin", lambda *call: (events.append("begin"), begin(*call))[1])
     monkeypatch.setattr(student.vocoder, "forward", lambda mel: (events.append(f"render {len(mel)}"), render(mel))[1])
-    monkeypatch.setattr("dear.generation._lane", lambda device: Lane())
+    monkeypatch.setattr("dear.rendering._lane", lambda device: Lane())
     monkeypatch.setattr(torch.cuda, "stream", lambda lane: lane)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "decoding")
     prompts = ["a dog", "rain", "a rooster"]
-    overlapped = student._overlapped
-    monkeypatch.setattr(student, "_overlapped", lambda requests, **_: overlapped(requests, ahead))
+    overlapped = student.synthesizer.overlapped
+    monkeypatch.setattr(student.synthesizer, "overlapped", lambda requests, **_: overlapped(requests, ahead))
     sounds = []
     for each in student.generate_many(prompts, batch=2, seed=3):
         events.append("given")
@@ -227,7 +227,7 @@ def test_on_cuda_the_device_takes_the_time(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: device)
-    clock = _Clock(torch.device("cuda", 1))
+    clock = Clock(torch.device("cuda", 1))
     for name in ("text", "decode", "decode", "codec"):
         with clock.stage(name):
             pass

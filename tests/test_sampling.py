@@ -17,7 +17,8 @@ from dear.config import BackboneConfig, HeadConfig, SamplingConfig, Savings
 from dear.heads import HEADS
 from dear.masking import token_schedule
 from dear.model import MaskedModel
-from dear.sampling import check_options, generate, guidance_scale
+from dear.request import check_options
+from dear.sampling import generate, guidance_scale
 from dear.static import StaticShapes
 
 T = 5

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from dear import sketches
 from dear.evaluation import toy as command
 from dear.heads import HEADS
-from dear.toy import ITERATIONS, POINTS, SCALES, TOYS, ToyTraining, mmd, reference, wasserstein
+from dear.toy import ITERATIONS, POINTS, SCALES, TOYS, ToyTraining, mmd, reference, spread_scores, wasserstein
+from dear.visual import sketches
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_the_film_tells_hidden_known_and_new_tokens_apart():
 
 def test_repulsion_is_what_keeps_samples_apart():
     spreads = [i / 20 for i in range(41)]
-    attraction, score = sketches.spread_scores(spreads, torch.Generator().manual_seed(0))
+    attraction, score = spread_scores(spreads, torch.Generator().manual_seed(0))
     assert spreads[int(np.argmin(attraction))] == 0
     assert spreads[int(np.argmin(score))] == pytest.approx(1, abs=0.11)
     # Normal distributions in one dimension: E|X - Y| = sqrt(2 (1 + s^2) / pi), E|X - X'| = 2 s / sqrt(pi).

@@ -22,7 +22,7 @@ from dear.conditioning.clap import find_checkpoint, load_clap
 from dear.conditioning.laion_module import LaionModule
 from dear.conditioning.paper import Embedder
 from dear.config import ConditioningConfig
-from training.commands import guarded
+from training.runtime.commands import guarded
 
 RATE = 48_000  # Hz, CLAP's own
 TEXTS = ("a dog barking", "rain on a tin roof, then a rooster crows far away", "waves " * 100)

@@ -19,19 +19,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dear.codec import build_vocoder
+from dear.codec.mel import MelSpectrogram
 from dear.config import MelConfig, VAEConfig, VocoderConfig
-from dear.evaluation.classifier import ClassifierConfig, SoundClassifier, load_classifier, save_classifier
-from dear.evaluation.features import embed, fit
+from dear.evaluation.judge.classifier import ClassifierConfig, SoundClassifier, load_classifier, save_classifier
+from dear.evaluation.judge.features import embed, fit
 from dear.evaluation.score import score_embedding
-from dear.mel import MelSpectrogram
-from dear.vocoder import build_vocoder
-from training.captions import compositions, prompts
-from training.codec import fit_patch_vae
-from training.commands import guarded
-from training.data import CLASSES, Clip, SceneSource, load_waveform, read_clips
-from training.files import write_atomically
-from training.progress import Progress
-from training.trainer import TrainConfig, step_seed, train
+from dear.files import write_atomically
+from training.data.captions import compositions, prompts
+from training.data.scenes import CLASSES, Clip, SceneSource, load_waveform, read_clips
+from training.engine.codec import fit_patch_vae
+from training.engine.trainer import TrainConfig, step_seed, train
+from training.runtime.commands import guarded
+from training.runtime.progress import Progress
 
 TRAINING = TrainConfig(
     steps=1100, batch_size=32, lr=2e-3, weight_decay=0.05, warmup=60, ema=0.995, save_every=200, validate_every=400
@@ -45,7 +45,7 @@ HELD_OUT_SCENES = 160
 
 
 class SoundTask:
-    """A :class:`training.trainer.Task`: name the sound in a distorted crop of a recording or a scene."""
+    """A :class:`training.engine.trainer.Task`: name the sound in a distorted crop of a recording or a scene."""
 
     def __init__(
         self,

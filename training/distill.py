@@ -23,14 +23,13 @@ from dear.conditioning import Conditioning
 from dear.config import BackboneConfig, Config, ConfigError, HeadConfig, from_dict
 from dear.distillation import Distillation, student_from_teacher
 from dear.model import MaskedModel
-from training.cache import weights_digest
-from training.commands import guarded
-from training.files import difference
-from training.recipe import DistillConfig, MaskingConfig, StudentRecipe, load_recipe
-from training.stage import Stage, TokenCache, command, parse
-from training.stamps import plain
+from training.cache.tokens import weights_digest
+from training.engine.recipe import DistillConfig, MaskingConfig, StudentRecipe, load_recipe
+from training.engine.stage import Stage, TokenCache, command, parse
+from training.engine.trainer import StateError
+from training.runtime.commands import guarded
+from training.runtime.stamps import difference, plain
 from training.teacher import MaskedModelling
-from training.trainer import StateError
 
 
 class DistilledModelling(MaskedModelling):

@@ -13,63 +13,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from dear.checkpoint import load_codec, load_config
-from dear.conditioning import build_text_encoder
-from dear.config import Config, ConfigError, VocoderConfig
-from dear.mel import MelSpectrogram
+from dear.config import Config
 from dear.pipeline import check_device
-from training.commands import guarded
-from training.manifest import Entry, read_manifest
-from training.recipe import load_recipe
-from training.sharding import EncodeConfig, encode
-
-TRAINED = ("patch", "conv")  # codecs whose weights come from a checkpoint
-
-
-def load_vae(config: Config, codec: Path | None, device: torch.device) -> nn.Module:
-    """The codec's encoder: that of the checkpoint ``codec``, or the one that the configuration names the source of.
-
-    Raises ConfigError where a codec that is trained here comes without a checkpoint, or with one whose tokens have
-    other shapes; CheckpointError where its weights can't be read.
-    """
-    if codec is None:
-        if config.vae.kind in TRAINED:
-            raise ConfigError(f"codec must name a checkpoint with weights for vae.kind {config.vae.kind!r}, got none")
-        found = config
-    else:
-        found = load_config(codec)
-        wanted = (config.mel, config.vae.patch_frames, config.vae.patch_mels, config.vae.token_dim)
-        if (found.mel, found.vae.patch_frames, found.vae.patch_mels, found.vae.token_dim) != wanted:
-            raise ConfigError(f"codec {codec} must have the mel, patch and token_dim of the configuration; it differs")
-    # Griffin-Lim has no weights: a vocoder's need not be there to encode.
-    vae, _ = load_codec(codec or Path(), dataclasses.replace(found, vocoder=VocoderConfig()), device)
-    return vae
-
-
-def encode_for(
-    model: Config,
-    entries: Sequence[Entry],
-    folder: Path,
-    codec: Path | None,
-    device: torch.device,
-    config: EncodeConfig,
-    worker: tuple[int, int],
-    precision: torch.dtype = torch.float32,
-) -> bool:
-    """:func:`training.sharding.encode` with the encoders that a model names.
-
-    codec: as in :func:`load_vae`. precision: of the text encoders.
-    """
-    vae, mel = load_vae(model, codec, device), MelSpectrogram(model.mel).to(device)
-    wordless = any(entry.captions is None for entry in entries)
-    text_encoder = build_text_encoder(model.conditioning, device, precision, audio=wordless)
-    return encode(entries, folder, vae, mel, text_encoder, config, worker, model.vae.peak)
+from training.data.manifest import read_manifest
+from training.engine.recipe import load_recipe
+from training.runtime.commands import guarded
+from training.store.encoding import encode_for
+from training.store.sharding import EncodeConfig
 
 
 def worker(text: str) -> tuple[int, int]:

@@ -9,13 +9,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from dear import plots
-from dear.mel import MelSpectrogram
+from dear.codec.mel import MelSpectrogram
 from dear.pipeline import AudioDEAR
-from training.captions import prompts
-from training.commands import guarded
-from training.data import CLASSES, DataError, read_clips
-from training.measure import recordings
+from dear.visual import plots
+from training.data.captions import prompts
+from training.data.scenes import CLASSES, DataError, read_clips
+from training.report.measure import recordings
+from training.runtime.commands import guarded
 
 
 def draw(clips_folder: Path, out: Path, model: str | None, fold: int, seed: int) -> None:

@@ -26,16 +26,16 @@ from dear.config import Config, ConfigError, HeadConfig, SamplingConfig, Variant
 from dear.evaluation.score import generate_for_scoring, score_waveforms
 from dear.model import MaskedModel
 from dear.pipeline import AudioDEAR
-from training.cache import weights_digest
-from training.captions import prompts
-from training.commands import guarded
-from training.data import CLASSES
-from training.measure import choose_sampling, embed_training, sampling_grid
-from training.recipe import MaskingConfig, MeasureConfig, load_recipe
+from training.cache.tokens import weights_digest
+from training.data.captions import prompts
+from training.data.scenes import CLASSES
+from training.engine.recipe import MaskingConfig, MeasureConfig, load_recipe
+from training.engine.schedule import TrainConfig
+from training.engine.trainer import train
+from training.report.measure import choose_sampling, embed_training, sampling_grid
 from training.reproduce import RECIPES, Reproduction
-from training.schedule import TrainConfig
+from training.runtime.commands import guarded
 from training.teacher import MaskedModelling
-from training.trainer import train
 
 Wordings = Mapping[str, Sequence[str]]  # by label
 TIMED = 5  # generations of one sound, of which the median counts

@@ -23,13 +23,13 @@ from typing import Any
 
 import numpy as np
 
-from training.commands import guarded
-from training.datasets import READERS, DatasetError, Skipped
-from training.files import write_atomically
-from training.manifest import Entry, read_manifest, write_manifest
-from training.probe import probe
-from training.progress import Progress
-from training.workers import process_pool
+from dear.files import write_atomically
+from training.data.datasets import READERS, DatasetError, Skipped
+from training.data.manifest import Entry, read_manifest, write_manifest
+from training.data.probe import probe
+from training.runtime.commands import guarded
+from training.runtime.progress import Progress
+from training.runtime.workers import process_pool
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _draw(entries: list[Entry], hours: float | None, seed: int) -> list[Entry]:
 
 
 def _probed(paths: list[Path], journal: Path, workers: int) -> Iterator[dict[str, Any]]:
-    """What :func:`training.probe.probe` says of each path, in order; each new answer goes into the journal first."""
+    """What :func:`training.data.probe.probe` says of each path, in order; new answers are written to the journal."""
     known = _read_journal(journal)
     keys = [_key(path) for path in paths]
     missing = [key for key in dict.fromkeys(keys) if key not in known]

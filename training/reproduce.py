@@ -24,27 +24,29 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from dear.checkpoint import save_checkpoint
+from dear.codec import build_vocoder
+from dear.codec.conv import ConvVAE
+from dear.codec.mel import MelSpectrogram
+from dear.codec.patch import PatchVAE
 from dear.conditioning import TextEncoder, build_text_encoder
 from dear.config import Config
-from dear.evaluation.classifier import SoundClassifier, load_classifier
 from dear.evaluation.compositions import BEGINNING, END, score_compositions
+from dear.evaluation.judge.classifier import SoundClassifier, load_classifier
 from dear.evaluation.score import Reference, embed_reference, generate_each, generate_for_scoring, score_waveforms
-from dear.mel import MelSpectrogram
+from dear.files import write_atomically
 from dear.model import MaskedModel
 from dear.pipeline import AudioDEAR
-from dear.vae import ConvVAE, PatchVAE
-from dear.vocoder import build_vocoder
-from training import cache
-from training.cache import Cache, Recaptioned, weights_digest
-from training.captions import compositions, prompts, wordings_digest
-from training.card import model_card
+from training.cache import tokens as cache
+from training.cache.tokens import Cache, Recaptioned, weights_digest
 from training.classifier import train_classifier
-from training.codec import RefineCodec, TrainVocoder, fit_patch_vae
-from training.commands import guarded
-from training.data import CLASSES, Clip, SceneSource, clips_digest, read_clips
+from training.data.captions import compositions, prompts, wordings_digest
+from training.data.scenes import CLASSES, Clip, SceneSource, clips_digest, read_clips
 from training.distill import DistilledModelling
-from training.files import StampError, once, write_atomically
-from training.measure import (
+from training.engine.codec import RefineCodec, TrainVocoder, fit_patch_vae
+from training.engine.recipe import DistillConfig, Recipe, ScenesConfig, load_recipe
+from training.engine.trainer import train
+from training.report.card import model_card
+from training.report.measure import (
     choose_codec,
     choose_sampling,
     compare_codecs,
@@ -52,10 +54,10 @@ from training.measure import (
     recordings,
     sampling_grid,
 )
-from training.progress import Progress
-from training.recipe import DistillConfig, Recipe, ScenesConfig, load_recipe
+from training.runtime.commands import guarded
+from training.runtime.progress import Progress
+from training.runtime.stamps import StampError, once
 from training.teacher import MaskedModelling
-from training.trainer import train
 
 RECIPES = Path(__file__).parent / "configs"
 VALIDATION = 20  # held-out recordings that the codec's training is watched on

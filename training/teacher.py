@@ -18,9 +18,9 @@ from torch import Tensor
 from dear.conditioning import Conditioning
 from dear.masking import random_mask
 from dear.model import MaskedModel
-from training.commands import guarded
-from training.recipe import MaskingConfig, TeacherRecipe, load_recipe
-from training.stage import Stage, TokenCache, command, parse
+from training.engine.recipe import MaskingConfig, TeacherRecipe, load_recipe
+from training.engine.stage import Stage, TokenCache, command, parse
+from training.runtime.commands import guarded
 
 # Shares of hidden tokens at which a model is validated: an empty scene, half a scene, a nearly finished one.
 VALIDATION_RATIOS = (1.0, 0.8, 0.5, 0.2)
@@ -57,7 +57,7 @@ def jitter(conditioning: Conditioning, chosen: Tensor, size: float, generator: t
 
 
 class MaskedModelling:
-    """A :class:`training.trainer.Task`: hide tokens and some conditions, and let the head score what was hidden."""
+    """A :class:`training.engine.trainer.Task`: hide tokens and some conditions; the head scores the hidden ones."""
 
     def __init__(
         self,

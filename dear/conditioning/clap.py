@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from dear.audio import resample
 from dear.conditioning.base import EncoderError
 from dear.conditioning.clap_mel import ClapMel
-from dear.conditioning.files import fetch, fetch_weights, load_tokenizer, sha256
+from dear.conditioning.files import fetch, fetch_weights, load_tokenizer
 from dear.conditioning.laion import FIELD, load_mapped
 from dear.conditioning.t5 import load_pretrained, pad_pieces
+from dear.files import sha256
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

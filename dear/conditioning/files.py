@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,12 +52,6 @@ def download(repository: str, names: Sequence[str], field: str, instead: str) ->
         return hub.fetch(repository, names, instead=instead)
     except hub.CheckpointError as error:
         raise EncoderError(f"{field}: {error}") from error
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file of any size."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_tokenizer(folder: Path, max_pieces: int, field: str) -> Tokenizer:

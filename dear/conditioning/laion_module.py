@@ -12,8 +12,8 @@ from torch import Tensor
 
 from dear.audio import resample
 from dear.conditioning.base import EncoderError
-from dear.conditioning.files import sha256
 from dear.conditioning.laion import FIELD, is_fused, read_checkpoint
+from dear.files import sha256
 
 SIZES = {96: "HTSAT-tiny", 128: "HTSAT-base", 256: "HTSAT-large"}  # by the width of the patch embedding
 

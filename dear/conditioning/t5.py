@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from dear.conditioning.base import EncoderError
-from dear.conditioning.files import fetch, fetch_weights, load_tokenizer, sha256
+from dear.conditioning.files import fetch, fetch_weights, load_tokenizer
 from dear.config import ConfigError
+from dear.files import sha256
 
 FIELD = "conditioning.t5"
 

@@ -13,7 +13,7 @@ Rows (``--rows``; each at every batch size of ``--batches`` and every precision 
 - bundled, bundled-fast, bundled-teacher: a checkpoint, prompt to waveform, at its defaults; with those savings.
 - bundled-many: one of four batches in a row, of which a GPU renders each while it decodes the next.
 - start: a fresh process, ``python -m dear generate``, from its start to a written file.
-- audioldm, audioldm2, stable-audio-open: the peers of ``dear.evaluation.peers``.
+- audioldm, audioldm2, stable-audio-open: the peers of ``dear.evaluation.bench.peers``.
 
 The base size and the peers have random weights, as time does not depend on them. On a CPU a few iterations, or steps,
 stand for all where each costs the same, and the row says so; even then all rows take hours on two cores. ``--soak N``
@@ -35,15 +35,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from dear.arguments import Parser, check_json, write_json
 from dear.checkpoint import load_config, resolve
+from dear.cli import Parser, check_json, guarded, save_json
 from dear.config import FAST, ConfigError, Savings
-from dear.evaluation.curves import check_picture, curves_figure, measure_curves, save_figure
-from dear.evaluation.jobs import BASE, base_job, checkpoint_job, compiled_job, many_job, precision_name, soak, start_job
-from dear.evaluation.machine import describe, matmul_peak
-from dear.evaluation.peers import PEERS, MissingError
-from dear.evaluation.timing import Job, Setting, measure, table
-from dear.sampling import check_whole
+from dear.evaluation.bench.curves import check_picture, curves_figure, measure_curves, save_figure
+from dear.evaluation.bench.jobs import (
+    BASE,
+    base_job,
+    checkpoint_job,
+    compiled_job,
+    many_job,
+    precision_name,
+    soak,
+    start_job,
+)
+from dear.evaluation.bench.machine import describe, matmul_peak
+from dear.evaluation.bench.peers import PEERS, MissingError
+from dear.evaluation.bench.timing import Job, Setting, measure, table
+from dear.request import check_whole
 
 if TYPE_CHECKING:
     from dear.pipeline import AudioDEAR
@@ -250,15 +259,15 @@ def report(result: Mapping[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status: 0; 1 where a row failed; 2 after one sentence about what was wrong."""
-    try:
+
+    def command() -> int:
         args = _parser().parse_args(argv)
         result = run(args, _check(args))
-        write_json(args.json, result)
-    except (ValueError, OSError, FloatingPointError) as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    print(report(result))
-    return int(any(each.get("failed") for each in result.get("rows", ())))
+        save_json(args.json, result)
+        print(report(result))
+        return int(any(each.get("failed") for each in result.get("rows", ())))
+
+    return guarded(command)
 
 
 if __name__ == "__main__":

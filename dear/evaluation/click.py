@@ -24,9 +24,9 @@ from urllib.parse import urlencode
 
 import torch
 
-from dear.arguments import Parser, check_json, write_json
-from dear.evaluation.machine import describe
-from dear.sampling import check_whole
+from dear.cli import Parser, check_json, guarded, save_json
+from dear.evaluation.bench.machine import describe
+from dear.request import check_whole
 
 APP = Path(__file__).resolve().parents[2] / "app.py"
 PROMPT = "a dog barking"
@@ -142,7 +142,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="timed runs of each row, after one more")
     parser.add_argument("--iterations", type=int, default=128, metavar="N", help="of the long run")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there, too")
-    try:
+
+    def command() -> None:
         args = parser.parse_args(argv)
         check_whole("--repeats", args.repeats, 1, 1000)
         check_whole("--iterations", args.iterations, 1, 1_000_000)
@@ -153,12 +154,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 measure(browser, url, args.repeats, iterations=args.iterations),
             ]
         result = {"machine": describe(torch.device("cpu")), "rows": rows}
-        write_json(args.json, result)
-    except (ValueError, OSError) as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    print(f"{table(rows)}\n\nmachine: {json.dumps(result['machine'])}")
-    return 0
+        save_json(args.json, result)
+        print(f"{table(rows)}\n\nmachine: {json.dumps(result['machine'])}")
+
+    return guarded(command)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from dear.arguments import Parser
-from dear.evaluation.classifier import BUNDLED, SoundClassifier, check_mel, load_classifier
-from dear.evaluation.features import embed
+from dear.cli import Parser, guarded
+from dear.evaluation.judge.classifier import BUNDLED, SoundClassifier, check_mel, load_classifier
+from dear.evaluation.judge.features import embed
 from dear.evaluation.score import ROUNDED, generate_each
 
 PROMPTS = BUNDLED.parent / "eval_compositions.json"  # [[prompt, first label, second label], ...], none seen in training
@@ -31,7 +31,7 @@ def score_compositions(
 
     Returns ``clips`` (N) and shares of them: the beginning is heard as the first label (``first``), the end as the
     second (``second``), ``both``; the end is still heard as the first (``same``). Raises :class:`SoundsError` as
-    :func:`dear.evaluation.features.embed` does.
+    :func:`dear.evaluation.judge.features.embed` does.
     """
     parts = (part for wave in waveforms for part in (wave[: int(BEGINNING * len(wave))], wave[int(END * len(wave)) :]))
     found = embed(parts, [label for pair in pairs for label in pair], classifier)
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     from dear.pipeline import AudioDEAR
 
-    try:
+    def command() -> None:
         args = parser.parse_args(argv)
         classifier, rows = load_classifier(), load_compositions()
         given = {name: getattr(args, name) for name in ("variant", "device") if getattr(args, name) is not None}
@@ -73,23 +73,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_mel(classifier.config.mel, pipeline.config.mel)
         waveforms = generate_each(pipeline, [text for text, *_ in rows], seed=args.seed)
         result = score_compositions(waveforms, [pair for _, *pair in rows], classifier)
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    told = (
-        "{clips} clips of two sounds: the first is heard in {first:.1%}, the second in {second:.1%}, both in {both:.1%}"
-    )
-    print(told.format(**result), file=sys.stderr)
-    made_by = {
-        "name": pipeline.config.name,
-        "variant": pipeline.variant,
-        "digest": pipeline.digest,
-        "seed": args.seed,
-        "options": asdict(pipeline.sampling),
-    }
-    embedder = {"name": "SoundClassifier", "digest": classifier.config.digest[:12]}
-    print(json.dumps(result | {"embedder": embedder, "made_by": made_by}, indent=2))
-    return 0
+        told = (
+            "{clips} clips of two sounds: the first is heard in {first:.1%}, the second in {second:.1%}, "
+            "both in {both:.1%}"
+        )
+        print(told.format(**result), file=sys.stderr)
+        made_by = {
+            "name": pipeline.config.name,
+            "variant": pipeline.variant,
+            "digest": pipeline.digest,
+            "seed": args.seed,
+            "options": asdict(pipeline.sampling),
+        }
+        embedder = {"name": "SoundClassifier", "digest": classifier.config.digest[:12]}
+        print(json.dumps(result | {"embedder": embedder, "made_by": made_by}, indent=2))
+
+    return guarded(command)
 
 
 if __name__ == "__main__":

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dear.arguments import Parser, check_json, write_json
+from dear.cli import Parser, check_json, guarded, save_json
 from dear.config import FAST, Savings, preset
-from dear.evaluation.classifier import check_mel, load_classifier
-from dear.evaluation.jobs import base_job, checkpoint_job
-from dear.evaluation.machine import describe
+from dear.evaluation.bench.jobs import base_job, checkpoint_job
+from dear.evaluation.bench.machine import describe
+from dear.evaluation.bench.timing import Job, Setting, measure
+from dear.evaluation.judge.classifier import check_mel, load_classifier
 from dear.evaluation.score import embed_reference, generate_for_scoring, load_prompts, score_waveforms
-from dear.evaluation.timing import Job, Setting, measure
-from dear.sampling import check_whole
+from dear.request import check_whole
 
 if TYPE_CHECKING:
     from dear.pipeline import AudioDEAR
@@ -180,16 +180,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status: 0, or 2 after one sentence about what was wrong."""
     from dear.pipeline import AudioDEAR
 
-    try:
+    def command() -> None:
         args = _parser().parse_args(argv)
         _check(args)
         result = run(args, AudioDEAR.from_pretrained(args.model, variant=args.variant, device=args.device))
-        write_json(args.json, result)
-    except (ValueError, OSError, FloatingPointError) as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    print(table(result))
-    return 0
+        save_json(args.json, result)
+        print(table(result))
+
+    return guarded(command)
 
 
 if __name__ == "__main__":

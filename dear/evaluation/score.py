@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dear.arguments import Parser
 from dear.audio import read_sound
-from dear.evaluation.classifier import BUNDLED, SoundClassifier, check_mel, load_classifier
-from dear.evaluation.features import Embedding, SoundsError, embed, embed_sounds, find_sounds
-from dear.evaluation.metrics import frechet_distance, inception_score, kl_divergence
+from dear.cli import Parser, guarded
+from dear.evaluation.judge.classifier import BUNDLED, SoundClassifier, check_mel, load_classifier
+from dear.evaluation.judge.features import Embedding, SoundsError, embed, embed_sounds, find_sounds
+from dear.evaluation.judge.metrics import frechet_distance, inception_score, kl_divergence
 
 if TYPE_CHECKING:
     from dear.pipeline import AudioDEAR
@@ -72,7 +72,7 @@ def score_waveforms(
 
     waveforms [N,S], or any iterable of N arrays [S], at the classifier's sample rate; labels N names. Returns plain
     numbers, ready for JSON; ``fd``, ``floor_fd`` and ``kl`` are None without a reference.
-    Raises :class:`SoundsError` as :func:`dear.evaluation.features.embed` does.
+    Raises :class:`SoundsError` as :func:`dear.evaluation.judge.features.embed` does.
     """
     return score_embedding(embed(waveforms, labels, classifier), classifier, reference_features)
 
@@ -258,7 +258,8 @@ def _check_use(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status: 0, or 2 after one sentence about what was wrong."""
-    try:
+
+    def command() -> None:
         args = _parser().parse_args(argv)
         _check_use(args)
         classifier = load_classifier(args.classifier)
@@ -271,12 +272,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             waveforms, labels, made_by = _generated(args, classifier)
         result = score_waveforms(waveforms, labels, classifier, reference) | {"made_by": made_by}
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(table(result), file=sys.stderr)
-    print(json.dumps(result, indent=2))
-    return 0
+        print(table(result), file=sys.stderr)
+        print(json.dumps(result, indent=2))
+
+    return guarded(command)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,11 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dear.arguments import Parser
-from dear.evaluation.curves import SUFFIXES, TEXT, save_figure
-from dear.plots import ACCENT
-from dear.sketches import WARM
+from dear.cli import Parser, guarded
+from dear.evaluation.bench.curves import SUFFIXES, TEXT, save_figure
 from dear.toy import ITERATIONS, MOST_STEPS, TOYS, ToyTraining, mmd, reference, wasserstein
+from dear.visual.plots import ACCENT
+from dear.visual.sketches import WARM
 
 REACH = 2.4  # of the panels, in both directions
 
@@ -98,19 +98,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 32], help=f"1 to {MOST_STEPS}, several in turn")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--iterations", type=int, help="of each training; a number of each head's own where absent")
-    try:
+
+    def command() -> None:
         options = parser.parse_args(arguments)
         out = options.out
         if out and (out.suffix.lower() not in SUFFIXES or not out.absolute().parent.is_dir()):
             raise ValueError(f"--out must be a .png or .svg file in an existing directory, got {str(out)!r}")
         rows = measure_toy(options.toy, options.steps, options.seed, options.iterations)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(table(options.toy, rows))
-    if out:
-        save_figure(toy_figure(options.toy, rows), out)
-    return 0
+        print(table(options.toy, rows))
+        if out:
+            save_figure(toy_figure(options.toy, rows), out)
+
+    return guarded(command)
 
 
 if __name__ == "__main__":

@@ -14,15 +14,14 @@ from gradio.utils import get_upload_folder, is_in_or_equal
 
 from dear.audio import AudioError, read_channels
 from dear.conditioning import check_prompt
-from dear.editing import redraw
 from dear.output import Output
 from dear.pipeline import AudioDEAR
-from dear.sampling import check_number
-from dear.ui.compare import pairs
-from dear.ui.edit import LONGEST
+from dear.request import check_number
+from dear.ui.components.parts import QUEUE, store
 from dear.ui.gpu import on_gpu
-from dear.ui.parts import QUEUE, store
 from dear.ui.shelf import Shelf
+from dear.ui.tabs.compare import pairs
+from dear.ui.tabs.edit import LONGEST
 
 
 def endpoints(shelf: Shelf, folder: Path) -> None:
@@ -127,8 +126,8 @@ def endpoints(shelf: Shelf, folder: Path) -> None:
         with _told():
             check_prompt(prompt)
             samples, rate = _read(audio)
-            out = redraw(
-                model_of(variant), samples, rate, start, end, prompt, context=context,
+            out = model_of(variant).redraw(
+                samples, rate, start, end, prompt, context=context,
                 cfg_scale=cfg_scale, iterations=iterations, temperature=temperature, seed=seed, steps=steps,
             )  # fmt: skip
         return _file(out), _facts(out)

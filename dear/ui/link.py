@@ -9,8 +9,8 @@ from urllib.parse import urlencode
 from dear.conditioning import check_prompt
 from dear.output import Output
 from dear.pipeline import AudioDEAR
-from dear.sampling import check_options, check_whole
-from dear.ui import parts
+from dear.request import check_options, check_whole
+from dear.ui.components import parts
 from dear.ui.shelf import Shelf
 
 OPTIONS = ("cfg_scale", "iterations", "temperature", "steps")

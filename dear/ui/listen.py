@@ -14,7 +14,7 @@ from pathlib import Path
 import gradio as gr
 
 from dear.ui import look
-from dear.ui.listening import CSS, KEY, ListeningTest, listening_tab, open_test
+from dear.ui.tabs.listening import CSS, KEY, ListeningTest, listening_tab, open_test
 
 HEAD = "<style>footer .divider { display: none !important; }</style>"  # with one entry it divides nothing
 

@@ -13,19 +13,19 @@ import gradio as gr
 
 from dear.pipeline import AudioDEAR
 from dear.ui.api import endpoints
-from dear.ui.compare import compare_tab
-from dear.ui.duel import duel_tab
-from dear.ui.edit import edit_tab
-from dear.ui.generate import generate_tab
+from dear.ui.components.parts import QUIET, forget_old
 from dear.ui.gpu import is_zero
-from dear.ui.hood import CSS as HOOD_CSS
-from dear.ui.hood import hood_tab
-from dear.ui.listening import CSS as LISTENING_CSS
-from dear.ui.listening import listening_tab, test_from
 from dear.ui.look import CSS, HEAD, THEME
-from dear.ui.models import is_fixed, models_tab
-from dear.ui.parts import QUIET, forget_old
 from dear.ui.shelf import Shelf
+from dear.ui.tabs.compare import compare_tab
+from dear.ui.tabs.duel import duel_tab
+from dear.ui.tabs.edit import edit_tab
+from dear.ui.tabs.generate import generate_tab
+from dear.ui.tabs.hood import CSS as HOOD_CSS
+from dear.ui.tabs.hood import hood_tab
+from dear.ui.tabs.listening import CSS as LISTENING_CSS
+from dear.ui.tabs.listening import listening_tab, test_from
+from dear.ui.tabs.models import is_fixed, models_tab
 
 TITLE = "AudioDEAR"
 SENTENCE = "Describe a sound and hear ten seconds of it, drawn from noise in a few passes that you can watch."

@@ -1,0 +1,201 @@
+"""The command line: ``python -m dear generate "a dog barking" -o dog.wav``, and ``info``, ``push`` and ``listen``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dear.files import write_json
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports bad input as the rest of the package does: an error of one sentence, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def guarded(run: Callable[[], int | None], prefix: str = "error: ") -> int:
+    """The exit status of a command: what ``run`` returns, or 0; 2 for bad input (one sentence on stderr).
+
+    130 where it is interrupted.
+    """
+    try:
+        return run() or 0
+    except (ValueError, ArithmeticError, OSError) as error:
+        print(prefix + " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def check_json(path: Path | None) -> None:
+    """Raise ValueError where --json names a file that cannot be written in the end."""
+    if path is not None and not path.parent.is_dir():
+        raise ValueError(f"--json must lie in an existing directory, got {str(path)!r}")
+
+
+def save_json(path: Path | None, result: Any) -> None:
+    """Write plain data to the file of --json, if any."""
+    if path is not None:
+        write_json(path, result)
+
+
+def _number(kind: Callable[[str], float], name: str) -> Callable[[str], float]:
+    """``kind`` of a text, refused with a sentence that says what was expected. Ranges are checked by the model."""
+
+    def convert(text: str) -> float:
+        try:
+            return kind(text)
+        except ValueError:
+            shown = text if len(text) <= 40 else text[:37] + "..."
+            raise argparse.ArgumentTypeError(f"must be {name}, got {shown!r}") from None
+
+    return convert
+
+
+def parser() -> Parser:
+    whole, number = _number(int, "a whole number"), _number(float, "a number")
+    root = Parser(prog="dear", description="Text to ten seconds of sound.", allow_abbrev=False)
+    commands = root.add_subparsers(dest="command", required=True)
+
+    one = commands.add_parser("generate", help="write the sound of a prompt to a file", allow_abbrev=False)
+    one.add_argument("prompt", metavar="PROMPT", help="1 to 1,000 characters")
+    one.add_argument(
+        "-o", "--output", metavar="FILE", required=True, help=".wav or .flac; several become FILE-1, -2, ..."
+    )
+    one.add_argument("--cfg-scale", type=number, help="guidance scale, 0 to 20; 1: none")
+    one.add_argument("--iterations", type=whole, help="decoding iterations, 1 to the number of tokens")
+    one.add_argument("--temperature", type=number, help="factor on the noise, 0 to 2")
+    one.add_argument("--steps", type=whole, help="sampling steps of the head, 1 to 1000; the energy head takes 1")
+    one.add_argument("--savings", metavar="OPTIONS", help="speed for fidelity: fast, or such as refresh_every=4")
+    one.add_argument("--seed", type=whole, help="the same seed gives the same sound; drawn where absent")
+    one.add_argument("--num-samples", type=whole, default=1, help="sounds, 1 to 64, with seeds one after the other")
+    one.add_argument("--model", help="a checkpoint's folder or owner/name on the Hub; the bundled one where absent")
+    one.add_argument("--variant", help="student or teacher; the checkpoint's default where absent")
+    one.add_argument("--device", help="cpu, cuda or mps; the best of this machine where absent")
+    one.set_defaults(run=generate)
+
+    info = commands.add_parser("info", help="print a configuration and its parameters as JSON", allow_abbrev=False)
+    which = info.add_mutually_exclusive_group()
+    which.add_argument("--preset", help="mini, base or base-teacher")
+    which.add_argument("--model", help="a checkpoint's folder or owner/name on the Hub; the bundled one where absent")
+    info.add_argument("--variant", help="student or teacher; the default one where absent")
+    info.set_defaults(run=show_info)
+
+    send = commands.add_parser("push", help="publish a checkpoint on the Hub, as one commit", allow_abbrev=False)
+    send.add_argument("folder", metavar="FOLDER", help="a checkpoint's folder, with all its variants")
+    send.add_argument("repository", metavar="OWNER/NAME", help="made where it is absent")
+    send.add_argument("--private", action="store_true", default=None, help="make the repository private")
+    send.add_argument("--revision", metavar="BRANCH", help="made where it is absent; the main branch by default")
+    send.set_defaults(run=publish)
+
+    study = commands.add_parser("listen", help="serve a listening test of several systems' sounds", allow_abbrev=False)
+    study.add_argument("study", metavar="DIR", help="one folder of sounds per system, and prompts.csv (file,prompt)")
+    study.add_argument("--ratings", metavar="FILE", required=True, help="SQLite file of the ratings; made where absent")
+    study.add_argument("--host", default="127.0.0.1", help="address to serve at")
+    study.add_argument("--port", type=whole, default=7860, help="port to serve at")
+    study.set_defaults(run=listen)
+    return root
+
+
+def generate(options: argparse.Namespace) -> None:
+    """Write the sounds and print one line for each."""
+    from dear.conditioning import check_prompt
+
+    prompt = check_prompt(options.prompt)
+    from dear.config import Savings
+    from dear.output import check_path  # slower to import
+
+    path = check_path(options.output)
+    from dear.pipeline import AudioDEAR
+
+    options.savings = None if options.savings is None else Savings.parse(options.savings)
+    _check_before_loading(options)
+    model = AudioDEAR.from_pretrained(options.model, variant=options.variant, device=options.device)
+    out = model.generate(
+        prompt,
+        cfg_scale=options.cfg_scale,
+        iterations=options.iterations,
+        temperature=options.temperature,
+        steps=options.steps,
+        savings=options.savings,
+        seed=options.seed,
+        num_samples=options.num_samples,
+    )
+    seconds = out.waveform.shape[1] / out.sample_rate
+    for file, seed in zip(out.save(path), out.seeds, strict=True):
+        print(f"{file}: seed {seed}, {seconds:g} s of sound, all done in {out.timings['total']:.2f} s")
+
+
+def _check_before_loading(options: argparse.Namespace) -> None:
+    """Refuse bad numbers before seconds are spent on weights: the configuration alone says what is allowed."""
+    import torch
+
+    from dear.checkpoint import load_config, resolve
+    from dear.model import MaskedModel
+    from dear.request import MAX_SAMPLES, MAX_SEED, check_options, check_whole
+
+    config = load_config(resolve(options.model, variants=()))
+    with torch.device("meta"):
+        model = MaskedModel(config, options.variant)
+    named = {name: getattr(options, name) for name in ("cfg_scale", "iterations", "temperature", "steps", "savings")}
+    sampling = check_options(config.variants[model.variant].sampling, model.length, model.head, **named)
+    config.check_savings(sampling.savings)
+    check_whole("num_samples", options.num_samples, 1, MAX_SAMPLES)
+    if options.seed is not None:
+        check_whole("seed", options.seed, 0, MAX_SEED)
+
+
+def show_info(options: argparse.Namespace) -> None:
+    """Print the configuration and the parameters of each part, without frozen encoders and the codec."""
+    import json
+
+    import torch
+
+    from dear.checkpoint import load_config, resolve
+    from dear.config import preset
+    from dear.model import MaskedModel
+
+    config = load_config(resolve(options.model, variants=())) if options.preset is None else preset(options.preset)
+    variant = config.default_variant if options.variant is None else options.variant
+    with torch.device("meta"):
+        model = MaskedModel(config, variant)
+    parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    parameters["total"] = sum(p.numel() for p in model.parameters())
+    print(json.dumps({"variant": variant, "parameters": parameters, "config": config.to_dict()}, indent=2))
+
+
+def publish(options: argparse.Namespace) -> None:
+    """Push a checkpoint and print the commit's address. The token is that of `hf auth login` or HF_TOKEN."""
+    from dear.checkpoint import push
+
+    print(push(options.folder, options.repository, private=options.private, revision=options.revision))
+
+
+def listen(options: argparse.Namespace) -> None:
+    """Serve a listening test until interrupted."""
+    from dear.ui.listen import run
+
+    run(options.study, options.ratings, options.host, options.port)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command. Returns the exit status: 0, 2 for bad input (one sentence on stderr), 130 where interrupted."""
+
+    def run() -> None:
+        options = parser().parse_args(argv)
+        options.run(options)
+
+    try:
+        return guarded(run, prefix="")
+    except RuntimeError as error:
+        import torch
+
+        if not isinstance(error, torch.OutOfMemoryError):
+            raise
+        print("the device's memory is too small for this; ask for fewer samples at once", file=sys.stderr)
+        return 2

@@ -1,0 +1,50 @@
+"""Log-mel, codecs and vocoders: ``CODECS`` and ``VOCODERS`` list the kinds that a configuration may name.
+
+A codec encodes a log-mel [B, F, M] as tokens [B, L, D] of about unit variance, and decodes them. A vocoder gives
+F * hop samples for F frames, and the same samples for the same mel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import nn
+
+from dear.codec.audioldm import AudioLDMVAE, AudioLDMVocoder
+from dear.codec.conv import ConvVAE
+from dear.codec.griffin_lim import GriffinLim
+from dear.codec.istft import ISTFTVocoder
+from dear.codec.patch import PatchVAE
+from dear.config import ConfigError, MelConfig, VAEConfig, VocoderConfig
+
+CODECS: dict[str, type[nn.Module]] = {"patch": PatchVAE, "conv": ConvVAE, "audioldm": AudioLDMVAE}
+VOCODERS: dict[str, type[nn.Module]] = {
+    "griffin-lim": GriffinLim,
+    "istft": ISTFTVocoder,
+    "audioldm": AudioLDMVocoder,
+}
+
+
+def build_vae(vae: VAEConfig, mel: MelConfig, folder: Path | None = None) -> nn.Module:
+    """The codec that ``vae.kind`` names, untrained, or with the weights of ``folder`` where it has a source.
+
+    Raises ConfigError for a kind that is not in ``CODECS``.
+    """
+    kind = _known("vae.kind", vae.kind, CODECS)
+    return kind(vae, mel) if folder is None else kind(vae, mel, folder)
+
+
+def build_vocoder(vocoder: VocoderConfig, mel: MelConfig, folder: Path | None = None) -> nn.Module:
+    """The vocoder that ``vocoder.kind`` names, untrained, or with the weights of ``folder`` where it has a source.
+
+    Raises ConfigError for a kind that is not in ``VOCODERS``.
+    """
+    kind = _known("vocoder.kind", vocoder.kind, VOCODERS)
+    return kind(vocoder, mel) if folder is None else kind(vocoder, mel, folder)
+
+
+def _known(name: str, kind: str, kinds: Mapping[str, type[nn.Module]]) -> type[nn.Module]:
+    if kind not in kinds:
+        raise ConfigError(f"{name} must be one of {', '.join(kinds)}, got {kind!r}")
+    return kinds[kind]

@@ -1,0 +1,52 @@
+"""The linear codec with a trained decoder."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dear.codec.patch import PatchVAE
+from dear.config import MelConfig, VAEConfig
+from dear.layers import ConvNeXtBlock
+
+
+class ConvVAE(PatchVAE):
+    """The linear codec with a trained decoder, kind "conv": ``decode = linear decode + refinement(tokens)``.
+
+    The encoder stays linear, so the tokens are those of the linear codec that it was built from, and what was
+    trained on them needs no retraining. The refinement works at the rate of the tokens, where a block is an eighth of
+    the work that it would be at the rate of the frames, and writes whole patches. Its last layer starts at zero: an
+    untrained one decodes exactly as the linear codec does.
+    """
+
+    def __init__(self, vae: VAEConfig, mel: MelConfig):
+        super().__init__(vae, mel)
+        column = self.bands * vae.token_dim  # all tokens of one stretch of time
+        self.input = nn.Linear(column, vae.width)
+        self.blocks = nn.Sequential(*(ConvNeXtBlock(vae.width, taps=5, expansion=2) for _ in range(vae.depth)))
+        self.norm = nn.LayerNorm(vae.width)
+        self.output = nn.Linear(vae.width, self.bands * self.mean.numel())
+        generator = torch.Generator().manual_seed(0)  # initial weights depend on nothing but the configuration
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear | nn.Conv1d):
+                nn.init.normal_(layer.weight, std=layer.weight[0].numel() ** -0.5, generator=generator)
+                nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.output.weight)
+
+    @classmethod
+    def from_patch(cls, codec: PatchVAE, vae: VAEConfig, mel: MelConfig) -> ConvVAE:
+        """An untrained one around a fitted linear codec of the same patch and token size."""
+        built = cls(vae, mel)
+        for name, value in codec.named_buffers():
+            getattr(built, name).copy_(value)
+        return built
+
+    def refined(self, tokens: Tensor) -> Tensor:
+        """tokens [B, L, D] -> mel [B, F, M] without the clamp, whose gradient is zero: what training needs."""
+        columns = self.input(tokens.unflatten(1, (-1, self.bands)).flatten(2))
+        residual = self.output(self.norm(self.blocks(columns)))
+        return self.project(tokens) + self.unpatch(residual.unflatten(2, (self.bands, -1)).flatten(1, 2))
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """tokens [B, L, D] -> log-mel [B, F, M], never below the mel's floor."""
+        return self.refined(tokens).clamp_min(self.floor)

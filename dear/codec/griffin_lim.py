@@ -1,0 +1,44 @@
+"""Log-mel to waveform by Griffin-Lim, which needs no weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dear.codec.convolution import in_groups
+from dear.codec.frames import Frames, MelInverse, inverse_abs, limit
+from dear.config import MelConfig, VocoderConfig
+
+DRAFT_SHARE = 4  # a draft takes one iteration in so many
+
+
+class GriffinLim(nn.Module):
+    """Fast Griffin-Lim (Perraudin et al. 2013, alpha from ``momentum``) from a fixed phase; it has no weights."""
+
+    def __init__(self, vocoder: VocoderConfig, mel: MelConfig):
+        super().__init__()
+        self.iterations, self.momentum = vocoder.iterations, vocoder.momentum
+        self.inverse = MelInverse(mel)
+        self.frames = Frames(mel.n_fft, mel.hop_length)
+
+    @torch.no_grad()
+    def forward(self, mel: Tensor) -> Tensor:
+        """mel [B, F, M] log-mel -> waveform [B, F * hop] float32 in [-1, 1]."""
+        return limit(in_groups(lambda part: self._signal(part, self.iterations), mel))
+
+    @torch.no_grad()
+    def draft(self, mel: Tensor) -> Tensor:
+        """As forward, sooner: with a quarter of the iterations its log-mel is about a tenth further off."""
+        return limit(in_groups(lambda part: self._signal(part, -(-self.iterations // DRAFT_SHARE)), mel))
+
+    def _signal(self, mel: Tensor, iterations: int) -> Tensor:
+        magnitudes, share = self.inverse(mel), self.frames.share(mel.shape[1])
+        spectrum = magnitudes * self.frames.noise(mel.shape[1])
+        previous = torch.zeros_like(spectrum)
+        weight = self.momentum / (1 + self.momentum)
+        for _ in range(iterations):
+            consistent = self.frames.spectrum(self.frames.signal(spectrum, share))
+            parts = torch.view_as_real(torch.sub(consistent, previous, alpha=weight))
+            parts *= (magnitudes * inverse_abs(parts)).unsqueeze(-1)
+            spectrum, previous = torch.view_as_complex(parts), consistent
+        return self.frames.crop(self.frames.signal(spectrum, share))

@@ -1,0 +1,74 @@
+"""Log-mel to tokens and back, linear: the projection of mel patches on their leading principal components.
+
+What gives the tokens about unit variance lies inside each codec, so no caller can forget it. The linear codec is the
+bar: an autoencoder of the same token size that was trained for minutes loses every harmonic.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from dear.config import MelConfig, VAEConfig
+
+
+class PatchVAE(nn.Module):
+    """Linear patch codec, kind "patch": ``token = ((patch - mean) @ components) * scale``, and its inverse.
+
+    Buffers, set by ``training.engine.codec.fit_patch_vae``: ``mean`` [P], ``components`` [P, D] with orthonormal
+    columns, ``scale`` [D] > 0, where P = patch_frames * patch_mels, frames outermost. A new codec keeps the first D
+    values of each patch. Tokens are ordered by time, then by frequency, as ``Config.grid`` says.
+
+    Raises ValueError where the patch does not divide the mel or D exceeds P.
+    """
+
+    def __init__(self, vae: VAEConfig, mel: MelConfig):
+        super().__init__()
+        size = vae.patch_frames * vae.patch_mels
+        if mel.frames % vae.patch_frames or mel.n_mels % vae.patch_mels:
+            raise ValueError(
+                f"vae.patch_frames and vae.patch_mels must divide {mel.frames} x {mel.n_mels}, "
+                f"got {vae.patch_frames} x {vae.patch_mels}"
+            )
+        if vae.token_dim > size:
+            raise ValueError(f"vae.token_dim must be at most {size} (one patch), got {vae.token_dim}")
+        self.patch = (vae.patch_frames, vae.patch_mels)
+        self.bands = mel.n_mels // vae.patch_mels
+        self.token_shape = (mel.frames // vae.patch_frames * self.bands, vae.token_dim)
+        self.floor = math.log(mel.floor)
+        self.register_buffer("mean", torch.full((size,), self.floor / 2))
+        self.register_buffer("components", torch.eye(size, vae.token_dim))
+        self.register_buffer("scale", torch.ones(vae.token_dim))
+
+    def patches(self, mel: Tensor) -> Tensor:
+        """mel [B, F, M] -> [B, L, P]. F may be any multiple of patch_frames; ValueError otherwise."""
+        frames, mels = self.patch
+        if mel.ndim != 3 or mel.shape[1] % frames or mel.shape[2] != self.bands * mels:
+            raise ValueError(
+                f"mel must be [B, F, {self.bands * mels}] with F a multiple of {frames}, got {tuple(mel.shape)}"
+            )
+        grid = mel.unflatten(2, (self.bands, mels)).unflatten(1, (-1, frames))  # [B, F', pf, M', pm]
+        return grid.transpose(2, 3).flatten(3).flatten(1, 2)
+
+    def unpatch(self, patches: Tensor) -> Tensor:
+        """patches [B, L, P] -> mel [B, F, M]."""
+        grid = patches.unflatten(2, self.patch).unflatten(1, (-1, self.bands))  # [B, F', M', pf, pm]
+        return grid.transpose(2, 3).flatten(3).flatten(1, 2)
+
+    def encode(self, mel: Tensor) -> Tensor:
+        """mel [B, F, M] log-mel -> tokens [B, L, D], about unit variance overall."""
+        return ((self.patches(mel) - self.mean) @ self.components) * self.scale
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """tokens [B, L, D] -> mel [B, F, M], the affine inverse alone: exact on the span of the components."""
+        return self.unpatch((tokens / self.scale) @ self.components.T + self.mean)
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """tokens [B, L, D] -> log-mel [B, F, M], never below the mel's floor."""
+        return self.project(tokens).clamp_min(self.floor)
+
+    def latents(self, tokens: Tensor) -> Tensor:
+        """tokens [B, L, D] -> [B, Z, F', M'], for pictures: Z = D channels over the grid of patches."""
+        return tokens.transpose(1, 2).unflatten(2, (-1, self.bands))

@@ -1,0 +1,287 @@
+"""The rows of the benchmark that are our own: the base size on random weights, a checkpoint, and a fresh process."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+import dear
+from dear.checkpoint import load_config, resolve
+from dear.codec import build_vae, build_vocoder
+from dear.conditioning import Conditioning
+from dear.config import FAST, Config, SamplingConfig, Savings, preset
+from dear.evaluation.bench.machine import resident_bytes
+from dear.evaluation.bench.naive import naive_generate, sampled
+from dear.evaluation.bench.timing import Job, Meter, Setting
+from dear.model import MaskedModel
+from dear.output import Output
+from dear.sampling import generate
+
+if TYPE_CHECKING:
+    from dear.pipeline import AudioDEAR
+
+BASE = (
+    "base-ours",
+    "base-fast",
+    "base-compiled",
+    "base-full",
+    "base-naive-student",
+    "base-naive-teacher",
+    "base-end-to-end",
+)
+STAGES = ("text", "decode", "codec", "vocoder")
+PROMPT = "a dog barks in the distance"
+MANY = 4  # batches in a row
+
+
+def base_job(
+    name: str,
+    setting: Setting,
+    student: Config | None = None,
+    teacher: Config | None = None,
+    sampling: SamplingConfig | None = None,
+) -> Job:
+    """A row of the base size. student, teacher: configurations; None for the presets of the paper. sampling: of our own
+    rows; None for the configuration's, in "base-fast" with the recommended savings."""
+    config = (teacher or preset("base-teacher")) if name == "base-naive-teacher" else (student or preset("base"))
+    visible = name in ("base-ours", "base-fast", "base-compiled", "base-end-to-end")
+    compiled = name == "base-compiled"
+    model = _model(config, "visible" if visible else "full", setting, compiled)
+    if name.startswith("base-naive"):
+        return _naive_job(name, model, setting)
+    sampling = sampling or config.variants[config.default_variant].sampling
+    if name == "base-fast":
+        sampling = dataclasses.replace(sampling, savings=FAST)
+    job = _own_job(name, model, setting, sampling, codec=name == "base-end-to-end")
+    return compiled_job(job, model) if compiled else job
+
+
+def _model(config: Config, attention: str, setting: Setting, compiled: bool) -> nn.Module:
+    """Random weights, which all forms share."""
+    changed = dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, masked_attention=attention))
+
+    def first() -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            return MaskedModel(config)
+
+    def view() -> nn.Module:
+        with torch.device("meta"):
+            model = MaskedModel(changed)
+        model.load_state_dict(setting.place(config.name, first).state_dict(), assign=True)
+        return model
+
+    return setting.place((config.name, attention, compiled), view)
+
+
+def _conditioning(model: MaskedModel, setting: Setting) -> Conditioning:
+    """As many tokens as the text encoder pads to."""
+    wanted = model.config.conditioning
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(setting.batch, wanted.max_tokens, wanted.dim, generator=generator)
+    return Conditioning(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool)).to(setting.device, setting.dtype)
+
+
+def _own_job(name: str, model: MaskedModel, setting: Setting, sampling: SamplingConfig, codec: bool) -> Job:
+    config = model.config
+    conditioning = _conditioning(model, setting)
+    others: tuple[nn.Module, ...] = ()
+    notes = "random weights, decoding alone"
+    if codec:
+        others = (
+            setting.place("base-vae", lambda: build_vae(config.vae, config.mel), torch.float32),
+            setting.place("base-vocoder", lambda: build_vocoder(config.vocoder, config.mel), torch.float32),
+        )
+        notes = "random weights, text encoding left out, codec in float32"
+    if sampling.savings != Savings():
+        notes += f", {_shown(sampling.savings)}"
+
+    @torch.no_grad()
+    def run(meter: Meter) -> None:
+        with meter.stage("decode"):
+            for state in generate(model, conditioning, range(setting.batch), sampling):
+                tokens = state.tokens
+        if codec:
+            with meter.stage("codec"):
+                mel = others[0].decode(tokens.float())
+            with meter.stage("vocoder"):
+                others[1](mel)
+
+    return Job(
+        name,
+        run,
+        setting.batch,
+        config.mel.samples / config.mel.sample_rate,
+        model,
+        others,
+        precision_name(setting.dtype),
+        sampling.iterations,
+        sampling.steps,
+        f"all {sampling.iterations} iterations",
+        f'"{config.backbone.masked_attention}" attention, {notes}',
+    )
+
+
+def _naive_job(name: str, model: MaskedModel, setting: Setting) -> Job:
+    config = model.config
+    sampling = config.variants[model.variant].sampling
+    conditioning = _conditioning(model, setting)
+    every = sampling.iterations
+    timed = every if setting.timed is None else min(setting.timed, every)
+    weights = sampled(every, timed)
+
+    def run(meter: Meter) -> None:
+        states = naive_generate(model, conditioning, range(setting.batch), sampling, weights)
+        for weight in weights.values():
+            with meter.stage("decode", weight):
+                next(states)
+
+    return Job(
+        name,
+        run,
+        setting.batch,
+        config.mel.samples / config.mel.sample_rate,
+        model,
+        (),
+        precision_name(setting.dtype),
+        every,
+        sampling.steps,
+        f"all {every} iterations" if timed == every else f"timed {timed} of {every} iterations, multiplied",
+        f'"{config.backbone.masked_attention}" attention, random weights, decoding alone',
+    )
+
+
+def pipeline_run(generate: Callable[[], Sequence[Output]], threads: int | None = None) -> Callable[[Meter], None]:
+    """A job's ``run`` around calls of a pipeline: its own clock splits the stages, the rest stays with "rest"."""
+
+    def run(meter: Meter) -> None:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads or before)
+        try:
+            with meter.stage("rest"):
+                outputs = generate()
+        finally:
+            torch.set_num_threads(before)
+        for out in outputs:
+            meter.split("rest", {name: out.timings[name] for name in STAGES})
+
+    return run
+
+
+def checkpoint_job(name: str, pipeline: AudioDEAR, batch: int, **options: Any) -> Job:
+    """A checkpoint at its defaults, but for these ``options`` of generate, from the prompt to the waveform."""
+    sampling = dataclasses.replace(pipeline.sampling, **options)
+    savings = "" if sampling.savings == Savings() else f", {_shown(sampling.savings)}"
+    dtype = next(pipeline.model.parameters()).dtype
+    codec = tuple(each for each in (pipeline.vae, pipeline.vocoder) if isinstance(each, nn.Module))
+    return Job(
+        name,
+        pipeline_run(lambda: [pipeline.generate(PROMPT, seed=0, num_samples=batch, **options)]),
+        batch,
+        pipeline.config.mel.samples / pipeline.sample_rate,
+        pipeline.model,
+        codec,
+        precision_name(dtype),
+        sampling.iterations,
+        sampling.steps,
+        "whole calls",
+        f"{pipeline.config.name}/{pipeline.variant}{savings}, parameters and memory without the text encoder",
+    )
+
+
+def many_job(name: str, pipeline: AudioDEAR, batch: int) -> Job:
+    """As :func:`checkpoint_job`, for one batch of ``MANY`` in a row, which a GPU renders while it decodes the next."""
+    prompts = [PROMPT] * (MANY * batch)
+
+    def run(meter: Meter) -> None:
+        with meter.stage("rest", 1 / MANY):
+            for _ in pipeline.generate_many(prompts, batch=batch, seed=0):
+                pass
+
+    job = checkpoint_job(name, pipeline, batch)
+    return dataclasses.replace(job, run=run, timed=f"{MANY} batches in a row, divided")
+
+
+def compiled_job(job: Job, model: MaskedModel) -> Job:
+    """The same with ``model``, of no other job, compiled."""
+    return dataclasses.replace(job, compile=model.compile_sampling, notes=f"{job.notes}, compiled")
+
+
+def start_job(model: str | None, device: torch.device, threads: int | None) -> Job:
+    """A fresh process with the device's usual precision, timed until its sound is written and it has ended."""
+    from dear.pipeline import best_dtype
+
+    environment = os.environ | {"PYTHONPATH": str(Path(dear.__file__).parents[1])}
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
+
+    def run(meter: Meter) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "sound.wav"
+            command = [sys.executable, "-m", "dear", "generate", PROMPT, "--seed", "0", "--device", str(device)]
+            command += ["-o", str(path), *([] if model is None else ["--model", model])]
+            with meter.stage("rest"):
+                done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+            if done.returncode:
+                reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+                raise ValueError(f"python -m dear generate ended with status {done.returncode}: {reason}")
+
+    config = load_config(resolve(model, variants=()))
+    sampling = config.variants[config.default_variant].sampling
+    return Job(
+        "start",
+        run,
+        1,
+        config.mel.samples / config.mel.sample_rate,
+        None,
+        (),
+        precision_name(best_dtype(device, config.backbone.width)),
+        sampling.iterations,
+        sampling.steps,
+        "process start to written file",
+    )
+
+
+def soak(pipeline: AudioDEAR, count: int) -> dict[str, Any]:
+    """Memory that the process holds before, after the first tenth (at least one), and after ``count`` generations.
+
+    On CUDA also what tensors hold of the device's. None where the system does not tell.
+    """
+    first = max(1, count // 10)
+    memory: dict[str, int | None] = {}
+
+    def note(moment: str) -> None:
+        memory[f"{moment}_bytes"] = resident_bytes()
+        if pipeline.device.type == "cuda":
+            memory[f"{moment}_device_bytes"] = torch.cuda.memory_allocated(pipeline.device)
+
+    note("start")
+    for seed in tqdm(range(count), desc="soak", unit="sound", disable=None):
+        pipeline.generate(PROMPT, seed=seed)
+        if seed + 1 == first:
+            note("warm")
+    note("end")
+    for kind in ("", "device_") if "end_device_bytes" in memory else ("",):
+        warm, end = memory[f"warm_{kind}bytes"], memory[f"end_{kind}bytes"]
+        memory[f"growth_{kind}bytes"] = None if warm is None or end is None else end - warm
+    return {"generations": count, "warm_generations": first, **memory}
+
+
+def _shown(savings: Savings) -> str:
+    """The options that are not the defaults, for people."""
+    default = dataclasses.asdict(Savings())
+    return ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(savings).items() if value != default[name])
+
+
+def precision_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,1 @@
+"""The judge: a classifier of sounds, its features, and the metrics computed on them."""

@@ -1,0 +1,1 @@
+"""Listening studies: the sounds of several systems, and what raters say of them."""

@@ -1,0 +1,232 @@
+"""From a request to its outputs: conditioning, decoding, codec and vocoder, and the clock of each stage."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dear.audio import check_audio, fit_clip
+from dear.codec.mel import MelSpectrogram
+from dear.conditioning import Conditioning, TextEncoder
+from dear.config import Config, SamplingConfig
+from dear.model import MaskedModel
+from dear.output import Output
+from dear.request import Request, check_whole, make_request
+from dear.sampling import State, generate
+
+
+class Synthesizer:
+    """The networks of one variant, and how they answer a request. A call leaves no trace on them."""
+
+    def __init__(
+        self,
+        config: Config,
+        variant: str,
+        model: MaskedModel,
+        vae: nn.Module,
+        vocoder: nn.Module,
+        text_encoder: TextEncoder,
+        digest: str = "",
+    ):
+        self.config = config
+        self.variant = variant
+        self.sampling: SamplingConfig = config.variants[variant].sampling
+        self.model = model
+        self.vae = vae
+        self.vocoder = vocoder
+        self.text_encoder = text_encoder
+        self.digest = digest
+        # A sound in [-1, 1] has STFT magnitudes up to the sum of the window, so no band can be louder than this.
+        # Strong guidance, or an untrained model, would otherwise reach values whose exponential overflows.
+        self.loudest = math.log(config.mel.n_fft / 2 * float(MelSpectrogram(config.mel).filters.sum(0).max()))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def request(
+        self,
+        prompt: str | Sequence[str],
+        defaults: SamplingConfig | None = None,
+        most_iterations: int | None = None,
+        **options: Any,
+    ) -> Request:
+        """:func:`dear.request.make_request` for this variant. None: its own defaults, and iterations up to L."""
+        return make_request(
+            self.config,
+            self.model.head,
+            self.sampling if defaults is None else defaults,
+            self.model.length if most_iterations is None else most_iterations,
+            {"model": self.config.name, "variant": self.variant, "digest": self.digest},
+            prompt,
+            **options,
+        )
+
+    def run(self, request: Request, every: int | None = None) -> Iterator[Output]:
+        """The output after each ``every``-th iteration and the last; None: after the last alone."""
+        return (finish() for finish in self.begin(request, every))
+
+    def overlapped(self, requests: Sequence[Request], ahead: int) -> Iterator[Output]:
+        """The items of all requests; an output is waited for once ``ahead`` more requests are handed to the device."""
+        begun: deque[Callable[[], Output]] = deque()
+        for request in requests:
+            begun.extend(self.begin(request))
+            if len(begun) > ahead:
+                yield from begun.popleft()()
+        for finish in begun:
+            yield from finish()
+
+    def begin(self, request: Request, every: int | None = None) -> Iterator[Callable[[], Output]]:
+        """As :meth:`run`; what is given waits for the device, and for nothing that is handed to it later."""
+        clock = Clock(self.device)
+        with clock.stage("text"):
+            conditioning = self._condition(request)
+        states = generate(
+            self.model,
+            conditioning,
+            request.seeds,
+            request.sampling,
+            given=request.given,
+            given_mask=request.given_mask,
+            left_out=request.left_out,
+        )
+        for iteration in range(1, request.sampling.iterations + 1):
+            done = iteration == request.sampling.iterations
+            shown = done or (every is not None and iteration % every == 0)
+            with clock.stage("decode", wait=shown):
+                state = next(states)
+            if request.progress is not None:
+                request.progress(state.iteration, state.iterations)
+            if shown:
+                yield self._render(state, request, clock, done)
+
+    def _condition(self, request: Request) -> Conditioning:
+        index = torch.arange(len(request.prompts)).repeat_interleave(request.num_samples)
+        return self.text_encoder.encode(request.prompts).to(self.device).select(index)
+
+    def _render(self, state: State, request: Request, clock: Clock, done: bool) -> Callable[[], Output]:
+        """Hand codec and vocoder to the device, on CUDA to a stream of their own -> what waits for the output."""
+        lane = _lane(self.device)
+        if lane is not None:
+            lane.wait_stream(torch.cuda.current_stream(self.device))
+        with _on(lane), torch.inference_mode():
+            tokens, known = state.tokens.float(), state.known
+            finite = tokens.isfinite().all()
+            if lane is None:  # nothing is handed on that could be waited for later
+                self._check_finite(finite, request)
+            if request.left_out is not None:  # part of the sound all the same
+                left_out = request.left_out.to(known.device)
+                tokens = torch.where(left_out[..., None], request.given.to(tokens), tokens)
+                known = known | left_out
+            waveform = None
+            with clock.stage("codec"):
+                mel = self.vae.decode(tokens).clamp(max=self.loudest)
+                latents = self.vae.latents(tokens)
+                if not done:
+                    mel = torch.where(self._spread(known), mel, math.log(self.config.mel.floor))
+            if done:
+                with clock.stage("vocoder"):
+                    render = getattr(self.vocoder, "draft", self.vocoder) if request.draft else self.vocoder
+                    waveform = render(mel)[:, : self.config.mel.samples].float()
+
+        def finish() -> Output:
+            # On its own stream each copy waits for what made it, and not for the next request's decoding. Clones of
+            # what was made in inference mode are ordinary tensors, which the caller may use as any other.
+            with _on(lane):
+                self._check_finite(finite, request)
+                return Output(
+                    waveform=None if waveform is None else waveform.cpu().clone(),
+                    sample_rate=self.config.mel.sample_rate,
+                    mel=mel.cpu().clone(),
+                    tokens=tokens.cpu().clone(),
+                    latents=latents.cpu().clone(),
+                    order=state.order.cpu(),
+                    iteration=state.iteration,
+                    iterations=state.iterations,
+                    seed=request.seeds[0],
+                    seeds=list(request.seeds),
+                    prompts=[prompt for prompt in request.prompts for _ in range(request.num_samples)],
+                    settings=dict(request.settings),
+                    timings=clock.timings(),
+                )
+
+        return finish
+
+    def _check_finite(self, finite: Tensor, request: Request) -> None:
+        if not finite:
+            raise FloatingPointError(
+                f"{self.config.name}/{self.variant} drew values that are not finite: its weights are damaged, or "
+                f"cfg_scale {request.sampling.cfg_scale:g} is too strong for {next(self.model.parameters()).dtype}"
+            )
+
+    def _spread(self, known: Tensor) -> Tensor:
+        """known [B, L] -> [B, F, M]: which part of the mel lies under known tokens."""
+        vae = self.config.vae
+        grid = known.unflatten(1, self.config.grid)
+        return grid.repeat_interleave(vae.patch_frames, dim=1).repeat_interleave(vae.patch_mels, dim=2)
+
+    def log_mel(self, audio: np.ndarray | Tensor, sample_rate: int) -> Tensor:
+        """What the model sees of a sound of any length: [S] or [C, S] -> natural-log mel [F, M]."""
+        config = self.config.mel
+        samples = check_audio(audio)
+        sample_rate = check_whole("sample_rate", sample_rate, 1000, 384_000)
+        length = math.ceil(samples.shape[1] / sample_rate * config.sample_rate / config.hop_length) * config.hop_length
+        clip = fit_clip(samples, sample_rate, config.sample_rate, max(length, config.n_fft))
+        with torch.inference_mode():
+            return MelSpectrogram(config)(clip[None])[0].clone()
+
+
+@cache
+def _lane(device: torch.device) -> torch.cuda.Stream | None:
+    """CUDA's stream for rendering beside the decoding of what comes next; one alone, as memory is kept for each."""
+    return torch.cuda.Stream(device) if device.type == "cuda" else None
+
+
+def _on(lane: torch.cuda.Stream | None) -> AbstractContextManager[object]:
+    return nullcontext() if lane is None else torch.cuda.stream(lane)
+
+
+class Clock:
+    """Seconds per stage of one call. On CUDA the device takes them, so that nobody waits for it meanwhile."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.begin = self.end = self.mark()
+        self.spans: list[tuple[str, Any, Any]] = []
+
+    def mark(self) -> Any:
+        """This moment; on CUDA that in which the current stream gets here."""
+        if self.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    @contextmanager
+    def stage(self, name: str, wait: bool = True) -> Iterator[None]:
+        """wait: for work that another device may still have; it would otherwise count where it is read."""
+        begin = self.mark()
+        yield
+        if wait and self.device.type == "mps":
+            torch.mps.synchronize()
+        self.end = self.mark()
+        self.spans.append((name, begin, self.end))
+
+    def timings(self) -> dict[str, float]:
+        """{stage: seconds}, and the total from the beginning to the last stage's end, which the device has reached."""
+        seconds = dict.fromkeys(("text", "decode", "codec", "vocoder"), 0.0)
+        for name, begin, end in self.spans:
+            seconds[name] += self.between(begin, end)
+        return seconds | {"total": self.between(self.begin, self.end)}
+
+    def between(self, begin: Any, end: Any) -> float:
+        return begin.elapsed_time(end) / 1000 if self.device.type == "cuda" else end - begin

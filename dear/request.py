@@ -1,0 +1,155 @@
+"""What a call asks for: the options of a generation, their ranges, and their checks before any work."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import reprlib
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from dear.conditioning import check_prompt
+from dear.config import Config, SamplingConfig, Savings
+from dear.heads import Head
+
+MAX_SAMPLES = 64
+MAX_SEED = 2**63 - 1 - MAX_SAMPLES
+Progress = Callable[[int, int], object]
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What one call asks for, checked: nothing of it is ever stored on the model."""
+
+    prompts: list[str]
+    num_samples: int
+    seeds: list[int]
+    sampling: SamplingConfig
+    settings: dict[str, Any]
+    progress: Progress | None
+    given: Tensor | None = None  # [B, L, D]
+    given_mask: Tensor | None = None  # [B, L] bool, which of them the model is shown
+    left_out: Tensor | None = None  # [B, L] bool, which of them it isn't, and doesn't draw either
+    draft: bool = False  # whether the sound may be rendered in a hurry
+
+
+def check_number(name: str, value: object, low: float, high: float) -> float:
+    """``value`` as a float from ``low`` to ``high``; else ValueError naming both."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:
+        raise ValueError(f"{name} must be a number from {low:g} to {high:g}, got {_shown(value)}")
+    return float(value)
+
+
+def check_whole(name: str, value: object, low: int, high: int) -> int:
+    """``value`` as a whole number from ``low`` to ``high``; else ValueError naming both."""
+    whole = isinstance(value, Integral) or (isinstance(value, Real) and math.isfinite(value) and value == int(value))
+    if isinstance(value, bool) or not whole or not low <= value <= high:
+        raise ValueError(f"{name} must be a whole number from {low} to {high}, got {_shown(value)}")
+    return int(value)
+
+
+def _shown(value: object) -> str:
+    """``value`` for a message; a number with thousands of digits has no repr, and a long text needs none."""
+    try:
+        return reprlib.repr(value.item() if isinstance(value, np.generic) else value)
+    except ValueError:
+        return "a far larger number"
+
+
+def check_options(
+    defaults: SamplingConfig,
+    length: int,
+    head: Head,
+    *,
+    cfg_scale: float | None = None,
+    iterations: int | None = None,
+    temperature: float | None = None,
+    steps: int | None = None,
+    savings: Savings | None = None,
+) -> SamplingConfig:
+    """``defaults`` with what the caller names put in, all checked before any work.
+
+    length: L, the most iterations that make sense. Raises ValueError naming the option, its value and what is allowed.
+    """
+    chosen: dict[str, float | int | Savings] = {}
+    if cfg_scale is not None:
+        chosen["cfg_scale"] = check_number("cfg_scale", cfg_scale, 0, 20)
+    if iterations is not None:
+        chosen["iterations"] = check_whole("iterations", iterations, 1, length)
+    if temperature is not None:
+        chosen["temperature"] = check_number("temperature", temperature, 0, 2)
+    if steps is not None:
+        chosen["steps"] = check_whole("steps", steps, 1, 1000)
+    if savings is not None:
+        if not isinstance(savings, Savings):
+            raise ValueError(f"savings must be a dear.Savings or None, got {_shown(savings)}")
+        chosen["savings"] = savings
+    sampling = dataclasses.replace(defaults, **chosen)
+    head.check_steps(sampling.steps)
+    return sampling
+
+
+def make_request(
+    config: Config,
+    head: Head,
+    defaults: SamplingConfig,
+    most_iterations: int,
+    settings: Mapping[str, Any],
+    prompt: str | Sequence[str],
+    *,
+    cfg_scale: float | None,
+    iterations: int | None,
+    temperature: float | None,
+    steps: int | None,
+    savings: Savings | None,
+    seed: int | None,
+    num_samples: int = 1,
+    progress: Progress | None = None,
+) -> Request:
+    """All inputs of a call, checked.
+
+    head: of the model that draws. defaults: of its variant. settings: what identifies the model in those of its
+    results. The options and the errors are those of :meth:`dear.AudioDEAR.generate`.
+    """
+    if isinstance(prompt, list | tuple):
+        prompts = [check_prompt(one) for one in prompt]
+        if not 1 <= len(prompts) <= MAX_SAMPLES:
+            raise ValueError(f"prompt must be 1 to {MAX_SAMPLES} prompts, got {len(prompts)}")
+    else:
+        prompts = [check_prompt(prompt)]
+    num_samples = check_whole("num_samples", num_samples, 1, MAX_SAMPLES)
+    count = len(prompts) * num_samples
+    if count > MAX_SAMPLES:
+        raise ValueError(
+            f"num_samples must be at most {MAX_SAMPLES // len(prompts)} for {len(prompts)} prompts "
+            f"({MAX_SAMPLES} sounds), got {num_samples}"
+        )
+    sampling = check_options(
+        defaults,
+        most_iterations,
+        head,
+        cfg_scale=cfg_scale,
+        iterations=iterations,
+        temperature=temperature,
+        steps=steps,
+        savings=savings,
+    )
+    config.check_savings(sampling.savings)
+    # 32 bits: enough for chance, and a number that people and web pages can copy.
+    seed = secrets.randbelow(2**32) if seed is None else check_whole("seed", seed, 0, MAX_SEED)
+    if progress is not None and not callable(progress):
+        raise ValueError(f"progress must be a function of (iteration, iterations) or None, got {progress!r}")
+    return Request(
+        prompts=prompts,
+        num_samples=num_samples,
+        seeds=[seed + i for i in range(count)],
+        sampling=sampling,
+        settings={**settings} | dataclasses.asdict(sampling),
+        progress=progress,
+    )

@@ -1,0 +1,96 @@
+(() => {
+  const results = (inside) => inside.closest(".dear-results");
+  const follow = (audio) => {
+    const mark = () => {
+      results(audio)?.querySelectorAll(".dear-plot").forEach((plot) =>
+        plot.style.setProperty("--played", audio.currentTime / Number(plot.dataset.seconds)));
+      if (!audio.paused) requestAnimationFrame(mark);
+    };
+    mark();
+  };
+  new MutationObserver(() => document.querySelectorAll(".dear-dice:not([aria-label])").forEach((dice) => {
+    dice.setAttribute("aria-label", dice.title = "Roll a new seed");
+  })).observe(document, { childList: true, subtree: true });
+  document.addEventListener("play", (e) => document.querySelectorAll("audio").forEach((audio) => {
+    if (audio !== e.target) audio.pause();
+  }), true);
+  document.addEventListener("click", async (e) => {
+    const link = e.target.closest?.("a.dear-link");
+    if (!link || e.ctrlKey || e.metaKey || e.shiftKey) return;
+    e.preventDefault();
+    history.replaceState(null, "", link.href);
+    const copied = await navigator.clipboard?.writeText(link.href).then(() => true, () => false);
+    link.textContent = copied ? "Link copied" : "Copy it from the address bar";
+  });
+  for (const event of ["play", "seeked"])
+    document.addEventListener(event, (e) => { if (results(e.target)) follow(e.target); }, true);
+  const at = (plot, e) => {
+    const box = plot.getBoundingClientRect();
+    return ((e.clientX - box.left) / box.width - LEFT) / SPAN;
+  };
+  const set = (id, seconds) => {
+    const input = document.querySelector(`#${id} input[type=number]`);
+    input.value = Math.min(Math.max(seconds, 0), Number(input.max)).toFixed(2);
+    for (const event of ["input", "change", "blur"]) input.dispatchEvent(new Event(event, { bubbles: true }));
+  };
+  document.addEventListener("pointerdown", (e) => {
+    const plot = e.target.closest?.('.dear-map .dear-plot[data-region="shown"]');
+    if (!plot || e.button) return;
+    const drag = new AbortController(), region = plot.style.cssText;
+    const from = Math.min(Math.max(at(plot, e), 0), 1);
+    const span = (event) => [from, Math.min(Math.max(at(plot, event), 0), 1)].sort((a, b) => a - b);
+    const move = (event) => {
+      const [first, last] = span(event);
+      plot.style.setProperty("--from", first);
+      plot.style.setProperty("--to", last);
+    };
+    document.addEventListener("pointermove", move, { signal: drag.signal });
+    document.addEventListener("pointercancel", () => {  // the finger scrolls the page
+      drag.abort();
+      plot.style.cssText = region;
+    }, { signal: drag.signal });
+    document.addEventListener("pointerup", (event) => {
+      drag.abort();
+      const [first, last] = span(event).map((share) => share * Number(plot.dataset.seconds));
+      if (last - first < 0.02) return;
+      set("edit-start", first);
+      set("edit-end", last);
+    }, { signal: drag.signal });
+  });
+  document.addEventListener("click", (e) => {
+    const button = e.target.closest?.("button.dear-film");
+    if (button) results(button).querySelectorAll(".dear-plot[data-order]").forEach(show);
+  });
+  const show = (plot) => {
+    plot.querySelector(".dear-cover")?.remove();
+    const [rows, iterations] = [Number(plot.dataset.rows), Number(plot.dataset.iterations)];
+    const order = plot.dataset.order.split(",").map(Number);
+    const cover = document.createElement("div");
+    cover.className = "dear-cover";
+    cover.style.gridTemplate = `repeat(${rows}, 1fr) / repeat(${order.length / rows}, 1fr)`;
+    const cells = order.map((_, token) => {
+      const cell = document.createElement("i");
+      cell.style.gridArea = `${rows - token % rows} / ${Math.floor(token / rows) + 1}`;
+      cover.append(cell);
+      return cell;
+    });
+    plot.append(cover);
+    const begin = performance.now();
+    const uncover = (now) => {
+      const done = (now - begin) / FILM * iterations;
+      cells.forEach((cell, token) => { if (order[token] < done) cell.style.opacity = 0; });
+      if (done < iterations + 1) requestAnimationFrame(uncover); else cover.remove();
+    };
+    requestAnimationFrame(uncover);
+  };
+  document.addEventListener("click", (e) => {
+    const plot = e.target.closest?.(".dear-plot");
+    if (plot?.closest(".dear-map")) return;
+    const audio = plot && results(plot)?.querySelector("audio");
+    if (!audio?.duration) return;
+    const share = at(plot, e);
+    if (share < 0 || share > 1) return;
+    audio.currentTime = Math.min(share * Number(plot.dataset.seconds), audio.duration);
+    audio.play();
+  });
+})();

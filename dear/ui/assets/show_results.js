@@ -1,0 +1,3 @@
+() => { if (window.innerWidth < 820)
+  [...document.querySelectorAll('.dear-results')].find((each) => each.offsetParent)
+  ?.scrollIntoView({ behavior: 'smooth' }); }

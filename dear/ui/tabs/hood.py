@@ -1,0 +1,250 @@
+"""The tab that shows how it works: five samplers learning a toy, and the method with pictures of a model."""
+
+from __future__ import annotations
+
+import functools
+import html
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+import torch
+
+from dear.config import Config
+from dear.output import Output
+from dear.pipeline import AudioDEAR
+from dear.toy import MOST_STEPS, POINTS, TOYS, ToyTraining, mmd, reference, spread_scores, wasserstein
+from dear.ui.assets import load
+from dear.ui.components import parts
+from dear.ui.components.parts import KEEP, QUIET
+from dear.ui.gpu import on_gpu
+from dear.ui.shelf import MOST, Choice, Shelf
+from dear.visual import plots, sketches
+
+# One playground trains at a time, on one core, beside the one generation that may run.
+QUEUE = {"concurrency_id": "toy", "concurrency_limit": 1}
+FRAME = 0.3  # seconds of training between two pictures
+DRAWING = 0.3  # share of the time that goes into pictures, at most
+ALL = "All five"
+HEADS = {"energy": "Energy", "diffusion": "Diffusion", "flow": "Flow", "meanflow": "MeanFlow", "shortcut": "Shortcut"}
+TOY_NAMES = {"swiss-roll": "Swiss roll", "gaussians": "Eight Gaussians"}
+REACH = 2.4  # of the pictures, in both directions
+PROMPT, SEED = "a dog barks, then rain falls", 0  # of the film
+EMPTY = (
+    '<div class="dear-empty"><p>Nothing trained yet.</p><p>Five samplers start from the same noise and learn, before '
+    "your eyes, to turn it into points of the roll.</p></div>"
+)
+INTRO = (
+    "The heads of this repository in miniature: points of a plane in place of tokens of sound. In one step, diffusion "
+    "and flow matching can't follow the roll, for their training is about small steps; give them more, and they catch "
+    "up. Energy scoring, MeanFlow and Shortcut are made to manage in one."
+)
+
+CSS = "\n" + load("hood.css")
+
+
+@dataclass(eq=False)
+class Playground:
+    """What one visitor trains, and the steps that it is drawn with, which may change meanwhile."""
+
+    trainings: list[ToyTraining]
+    steps: int
+
+
+def hood_tab(tab: gr.Tab, shelf: Shelf, chosen: gr.Textbox) -> None:
+    """Lay out the tab inside the current Blocks. Its pictures of the model are drawn when ``tab`` is first seen."""
+    with gr.Row(equal_height=False, elem_classes="dear-tab"):
+        with gr.Column(scale=4, min_width=320, elem_classes="dear-controls"):
+            gr.HTML(f'<p class="dear-note">{INTRO}</p>')
+            button, stop = parts.go_row("Train", "toy-train")
+            with gr.Group(elem_classes="dear-settings"):
+                which = gr.Radio(
+                    [ALL, *HEADS.values()], value=ALL, label="Head", elem_id="toy-head",
+                    info="Less than a minute each; all five take turns.",
+                )  # fmt: skip
+                steps = gr.Slider(
+                    1, MOST_STEPS, 1, step=1, label="Steps", elem_id="toy-steps",
+                    info="From noise to a point; also while they train, and after. Energy scoring has only one.",
+                )  # fmt: skip
+                toy = gr.Radio([(TOY_NAMES[name], name) for name in TOYS], value="swiss-roll", label="Toy")
+                seed, lock = parts.seed_row("toy-")
+        with gr.Column(scale=8, min_width=320, elem_classes="dear-results"):
+            status = gr.HTML("", elem_id="toy-status", elem_classes="dear-status")
+            panels = gr.HTML(EMPTY, elem_id="toy-panels")
+    article = gr.HTML(_article(shelf.get(None), None), elem_id="method")
+    kept = gr.State(None, time_to_live=KEEP)
+    seen = gr.State(None)  # the Choice whose pictures this visitor has
+
+    def run(chosen: str, count: float, name: str, number: float | None, keep: bool) -> Iterator[dict[Any, Any]]:
+        kinds = list(HEADS) if chosen == ALL else [kind for kind in HEADS if HEADS[kind] == chosen]
+        with parts.told():
+            first = parts.seed_of(number, keep)
+            play = Playground([ToyTraining(kind, name, first) for kind in kinds], int(count))
+            yield {seed: first, kept: play, panels: _panels(play), status: parts.progress_bar("Training", 0)}
+        began, drawing = time.perf_counter(), 0.0
+        learning = list(play.trainings)
+        while learning:
+            pause = time.perf_counter() + max(FRAME, drawing * (1 / DRAWING - 1))
+            while learning:
+                min(learning, key=_share).train(10)
+                learning = [each for each in learning if _share(each) < 1]
+                if time.perf_counter() >= pause:
+                    break
+            now, share = time.perf_counter(), sum(map(_share, play.trainings)) / len(play.trainings)
+            left = (now - began) * (1 / share - 1)
+            shown = _panels(play)
+            drawing = time.perf_counter() - now
+            yield {panels: shown, status: parts.progress_bar(f"Training: about {left:.0f} s left", share)}
+        took = f"Trained in {parts.seconds_text(time.perf_counter() - began)}"
+        yield {
+            stop: gr.Button(interactive=False),
+            status: f'<p class="dear-headline" role="status">{took}. <span>Move the steps and see.</span></p>',
+        }
+
+    def redraw(play: Playground | None, count: float) -> Any:
+        if play is None:
+            return gr.skip()
+        play.steps = int(count)  # also for what is still to come of a training in progress
+        return _panels(play)
+
+    @on_gpu(30)
+    def film(which: str) -> list[Output]:
+        model = shelf.get(which)
+        every = -(-model.sampling.iterations // 4)
+        return list(model.stream(PROMPT, seed=SEED, every=every))
+
+    drawn: dict[Choice, str] = {}  # the article with pictures of a model, the oldest first
+    one_at_a_time = threading.Lock()
+
+    def explain(which: str, had: Choice | None) -> tuple[Any, Choice]:
+        with parts.told():
+            choice = shelf.choice(which)
+            if had == choice:
+                return gr.skip(), choice
+            with one_at_a_time:
+                if choice not in drawn:
+                    drawn[choice] = _article(shelf.get(choice), film(which))
+                    for each in list(drawn)[: -1 - MOST]:
+                        del drawn[each]
+                return drawn[choice], choice
+
+    parts.runs(
+        [([button.click], run, [which, steps, toy, seed, lock])],
+        [stop, status, panels, seed, kept],
+        stop,
+        status,
+        QUEUE,
+    )
+    steps.change(redraw, [kept, steps], panels, trigger_mode="always_last", **QUIET)
+    tab.select(explain, [chosen, seen], [article, seen], **QUIET, **parts.QUEUE)
+
+
+def _share(training: ToyTraining) -> float:
+    return training.iteration / training.iterations
+
+
+def _panels(play: Playground) -> str:
+    """The target, then what each head draws over it, all on one scale."""
+    toy = play.trainings[0].toy
+    target, shown = reference(toy), [_target(toy)]
+    for training in play.trainings:
+        points = training.draw(play.steps)
+        steps = training.steps_taken(play.steps)
+        count = f"{steps} step" + ("s" if steps > 1 else "")
+        distances = _distances(target, points)
+        label = f"{POINTS} points that {HEADS[training.kind]} draws in {count}, over the target"
+        picture = sketches.scatter_svg([(target, f"{plots.ACCENT}66"), (points, sketches.WARM)], REACH, label)
+        outside = int((points.abs() > REACH).any(dim=1).sum())
+        far = f"; {outside} outside" if outside else ""
+        shown.append(_panel(picture, HEADS[training.kind], count + far, distances))
+    return f'<div class="dear-toy">{"".join(shown)}</div>'
+
+
+@functools.cache
+def _target(toy: str) -> str:
+    target, name = reference(toy), TOY_NAMES[toy]
+    picture = sketches.scatter_svg([(target, plots.ACCENT)], REACH, f"{name}: {POINTS} points of the target")
+    return _panel(picture, "Target", name, f"Two draws of it: {_distances(target, reference(toy, draw=1))}")
+
+
+def _distances(target: torch.Tensor, points: torch.Tensor) -> str:
+    return f"MMD <b>{mmd(target, points):.3f}</b> WSD <b>{wasserstein(target, points):.3f}</b>"
+
+
+def _panel(picture: str, title: str, note: str, numbers: str) -> str:
+    return f"<figure>{picture}<figcaption><strong>{title}</strong> {note}<p>{numbers}</p></figcaption></figure>"
+
+
+def _article(model: AudioDEAR, outs: list[Output] | None) -> str:
+    """The method in words; with the partial results ``outs`` of one generation, also in pictures of the model."""
+    config, iterations = model.config, model.sampling.iterations
+    length, dim = config.length, config.vae.token_dim
+    soon = '<div class="dear-soon"></div>'
+    chain, film, scores = (_chain(config, outs[-1]), _film(config, outs), _scores()) if outs else (soon, soon, soon)
+    return (
+        load("method.html")
+        .rstrip()
+        .format(length=length, dim=dim, iterations=iterations, chain=chain, film=film, scores=scores, points=POINTS)
+    )
+
+
+def _chain(config: Config, out: Output) -> str:
+    """Prompt, tokens, mel and sound of one generation, from left to right."""
+    known = (
+        ("Tokens", f"{config.length} of {config.vae.token_dim} numbers",
+         plots.to_svg(sketches.latents_strip(out.latents[0].numpy()), "The values of all tokens over time")),
+        ("Spectrogram", f"{config.mel.n_mels} pitches over {config.mel.samples / config.mel.sample_rate:g} s",
+         plots.to_svg(plots.mel_strip(out.mel[0].numpy(), config.mel), "Mel spectrogram of the sound")),
+        ("Sound", f"{config.mel.samples:,} samples",
+         plots.to_svg(sketches.waveform_strip(out.waveform[0].numpy()), "Waveform of the sound")),
+    )  # fmt: skip
+    boxes = "".join(
+        f'<i aria-hidden="true">→</i><figure><div class="dear-strip">{picture}</div>'
+        f"<figcaption>{name}<br>{note}</figcaption></figure>"
+        for name, note, picture in known
+    )
+    note = f"<figcaption>Prompt<br>{len(PROMPT.split())} words</figcaption>"
+    prompt = f'<figure><div class="dear-words">“{html.escape(PROMPT)}”</div>{note}</figure>'
+    return f'<div class="dear-chain">{prompt}{boxes}</div>'
+
+
+def _film(config: Config, outs: list[Output]) -> str:
+    """Stills of a decoding: the mel under the tokens that are known, and which those are."""
+    since, stills = 0, []
+    for out in outs:
+        order = out.order[0].numpy()
+        count = f"{int((order >= 0).sum())} of {config.length} tokens"
+        drawn = f"after iteration {out.iteration} of {out.iterations}: {count} known"
+        picture = parts.strip(out, config.mel, f"Mel spectrogram {drawn}")
+        tokens = sketches.tokens_svg(order, since, config.grid, f"Tokens {drawn}; those drawn last stand out")
+        stills.append(
+            f'<figure>{picture}<div class="dear-tokens">{tokens}</div>'
+            f"<figcaption>Iteration {out.iteration}<br>{count}</figcaption></figure>"
+        )
+        since = out.iteration
+    return f'<div class="dear-stills">{"".join(stills)}</div>'
+
+
+@functools.cache
+def _scores() -> str:
+    """The two drawings of the energy score."""
+    target, samples = torch.tensor([0.1, 0.55]), torch.tensor([[-0.95, -0.5], [0.85, -0.62]])
+    first, second, apart = (float((a - b).norm()) for a, b in ((samples[0], target), (samples[1], target), samples))
+    total = f"{first:.2f} + {second:.2f} − {apart:.2f} = {first + second - apart:.2f}"
+    score = plots.to_svg(
+        sketches.score_figure(target, samples),
+        f"Two samples, each pulled to the target and pushed from the other. The loss is {total}",
+    )
+    spreads = [i / 20 for i in range(41)]
+    curves = spread_scores(spreads, torch.Generator().manual_seed(0))
+    spread = plots.to_svg(
+        sketches.spread_figure(spreads, *curves),
+        "The loss over the spread of the samples: least at one point for the pull alone, with the push at the data's",
+    )
+    return (
+        f'<div class="dear-pair"><figure>{score}<figcaption>The loss of these two draws: {total}</figcaption></figure>'
+        f"<figure>{spread}<figcaption>The mean loss of samples by how far they spread</figcaption></figure></div>"
+    )

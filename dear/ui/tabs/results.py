@@ -1,0 +1,109 @@
+"""The results of a listening test on its page, for those who run it: tables, intervals, CSV files."""
+
+import hmac
+import math
+import secrets
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from dear.listening.ratings import Rating, Ratings, RatingsError, Result, results, to_csv
+from dear.ui.assets import load
+
+UNITS = [("each rating", "rating"), ("each rater's mean", "rater")]
+UNIT_NOTES = {
+    "rating": "All ratings count as independent. Those of one rater are not quite, so the intervals are rather narrow.",
+    "rater": "Each rater's mean is one value: right for independent raters, and wide where they are few.",
+}
+CSS = "\n" + load("results.css")
+
+
+def results_panel(kept: Ratings, expected: str, folder: Path) -> None:
+    """Lay out the results of the ratings ``kept``: empty until the ``expected`` key is given, and not sent before."""
+    with gr.Accordion("Results, for those who run this test", open=False, elem_classes="dear-study"):
+        key = gr.Textbox(label="Key", type="password", max_lines=1, elem_id="key")
+        unlock = gr.Button("Show the results", elem_id="unlock")
+        with gr.Column(visible=False) as inside:
+            unit = gr.Radio(UNITS, value="rating", label="Statistics over", elem_id="unit")
+            tables = gr.HTML("", elem_id="tables")
+            with gr.Row():
+                ratings_file = gr.DownloadButton("Ratings as CSV", elem_id="ratings-csv")
+                results_file = gr.DownloadButton("Results as CSV", elem_id="results-csv")
+
+    def unfold(given: str, chosen: str) -> dict[Any, Any]:
+        if not hmac.compare_digest(given.strip().encode(), expected.encode()):
+            raise gr.Error("This is not the key of this test.", print_exception=False)
+        try:
+            rows = kept.all()
+            shown = results(rows, chosen)
+        except RatingsError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        files = folder / secrets.token_hex(8)
+        files.mkdir()
+        (files / "ratings.csv").write_text(to_csv(rows, Rating), encoding="utf-8")
+        every = [result for _, unit in UNITS for result in results(rows, unit)]
+        (files / "results.csv").write_text(to_csv(every, Result), encoding="utf-8")
+        return {
+            inside: gr.Column(visible=True),
+            tables: _tables(shown, chosen),
+            ratings_file: gr.DownloadButton(value=files / "ratings.csv"),
+            results_file: gr.DownloadButton(value=files / "results.csv"),
+        }
+
+    gr.on(
+        [unlock.click, key.submit, unit.input],
+        unfold,
+        [key, unit],
+        [inside, tables, ratings_file, results_file],
+        show_progress="hidden",
+        api_visibility="private",
+    )
+
+
+def _tables(shown: list[Result], unit: str) -> str:
+    """One table per measure of the systems, and one of their differences where there are several."""
+    if not shown:
+        return '<div class="dear-empty"><p>No ratings yet.</p></div>'
+    parts = [f'<p class="dear-note">{UNIT_NOTES[unit]}</p>']
+    names = {"REL": "text relevance", "OVL": "overall quality"}
+    for measure, name in names.items():
+        rows = [each for each in shown if each.measure == measure and not each.minus]
+        parts.append(_table(f"{measure} <span>{name}</span>", rows, 1, 5))
+    for measure in names:
+        rows = [each for each in shown if each.measure == measure and each.minus]
+        if rows:
+            reach = max(0.5, *(abs(end) for each in rows for end in _ends(each)))
+            title = f"Differences in {measure} <span>of the same rater for the same description; not corrected for many"
+            parts.append(_table(f"{title} comparisons</span>", rows, -reach, reach))
+    return f'<div class="dear-tables" tabindex="0">{"".join(parts)}</div>'
+
+
+def _table(title: str, rows: list[Result], low: float, high: float) -> str:
+    names = ("system", "n", "raters", "mean", "stdev", "stderr", "95 % CI", "")
+    header = "".join(f'<th scope="col">{name}</th>' for name in names)
+    body = "".join(_row(row, low, high) for row in rows)
+    return f"<table><caption>{title}</caption><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _row(row: Result, low: float, high: float) -> str:
+    name = f"{row.system} − {row.minus}" if row.minus else row.system
+    numbers = [_number(number) for number in (row.mean, row.stdev, row.stderr)]
+    interval = "–" if math.isnan(row.ci_low) else f"[{_number(row.ci_low)}, {_number(row.ci_high)}]"
+    cells = "".join(f"<td>{cell}</td>" for cell in (escape(name), row.n, row.raters, *numbers, interval))
+    left, dot, right = (
+        100 * min(max((value - low) / (high - low), 0), 1) for value in (_ends(row)[0], row.mean, _ends(row)[1])
+    )
+    zero = "<u></u>" if row.minus else ""
+    mark = f'<i style="left:{left:.1f}%;width:{right - left:.1f}%"></i><b style="left:{dot:.1f}%"></b>'
+    return f'<tr>{cells}<td class="dear-ci" aria-hidden="true"><div>{zero}{mark}</div></td></tr>'
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}".replace("-", "−")
+
+
+def _ends(row: Result) -> tuple[float, float]:
+    """The interval, or the mean alone where there is none."""
+    return (row.mean, row.mean) if math.isnan(row.ci_low) else (row.ci_low, row.ci_high)

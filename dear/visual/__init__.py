@@ -1,0 +1,1 @@
+"""Figures: plots of sounds, and sketches that explain the method."""

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from factory import tiny_config
+
+from dear.codec import build_vae
+from dear.codec.conv import ConvVAE
+from dear.codec.patch import PatchVAE
+from dear.config import MelConfig, VAEConfig
+from training.data.scenes import Scene
+from training.engine.codec import RefineCodec, fit_patch_vae, measure_codec
+
+MEL = MelConfig(frames=64, samples=10_000)
+BANDED = VAEConfig(patch_frames=4, patch_mels=16, token_dim=12, width=16, depth=2)
+
+
+class Noises:
+    """Scenes of coloured noise: what the tasks need of a SceneSource."""
+
+    settings = {"seed": 0}  # noqa: RUF012 - plain data that nobody changes
+
+    def scene(self, index: int) -> Scene:
+        generator = torch.Generator().manual_seed(index)
+        wave = torch.randn(MEL.frames * MEL.hop_length, generator=generator).cumsum(0)
+        return Scene((0.5 * wave / wave.abs().max()).numpy(), "noise", ("rain",), "single")
+
+
+def random_mels(count: int, generator: torch.Generator) -> torch.Tensor:
+    """Smooth in time and frequency, [count, 64, 64], between -8 and -2."""
+    coarse = torch.rand(count, 1, 16, 12, generator=generator) * 6 - 8
+    return torch.nn.functional.interpolate(coarse, (64, 64), mode="bilinear")[:, 0]
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def test_patches_are_ordered_by_time_then_frequency(generator):
+    codec = PatchVAE(BANDED, MEL)
+    mel = random_mels(2, generator)
+    patches = codec.patches(mel)
+    assert patches.shape == (2, 64, 64)
+    # Grid 16 x 4: token 6 is the second stretch of time, third band.
+    assert torch.equal(patches[1, 6].view(4, 16), mel[1, 4:8, 32:48])
+    assert torch.equal(codec.unpatch(patches), mel)
+
+
+def test_decode_is_the_exact_inverse_on_the_span_of_the_components(generator):
+    codec = fit_patch_vae(random_mels(8, generator), BANDED, MEL).double()
+    assert codec.token_shape == (64, 12)
+    tokens = 0.3 * torch.randn(2, 64, 12, generator=generator, dtype=torch.float64)
+    mel = codec.project(tokens)
+    assert mel.min() > codec.floor  # nothing is clamped here
+    torch.testing.assert_close(codec.encode(mel), tokens, atol=1e-5, rtol=0)
+    torch.testing.assert_close(codec.decode(codec.encode(mel)), mel, atol=1e-5, rtol=0)
+
+
+def test_decoded_mels_stay_above_the_floor(generator):
+    codec = fit_patch_vae(random_mels(4, generator), BANDED, MEL)
+    mel = codec.decode(50 * torch.randn(1, 64, 12, generator=generator))
+    assert mel.min() == pytest.approx(math.log(MEL.floor))
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
+def test_fit_recovers_a_planted_subspace_and_scales_the_tokens(generator, exponent):
+    codec = PatchVAE(VAEConfig(patch_frames=8, patch_mels=64, token_dim=5), MEL)
+    basis = torch.linalg.qr(torch.randn(512, 5, generator=generator)).Q
+    deviation = torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0])
+    mels = codec.unpatch(-5 + (torch.randn(60, 8, 5, generator=generator) * deviation) @ basis.T)
+    fitted = fit_patch_vae(mels, VAEConfig(patch_frames=8, patch_mels=64, token_dim=5), MEL, exponent)
+    torch.testing.assert_close(fitted.components.T @ fitted.components, torch.eye(5), atol=1e-5, rtol=0)
+    torch.testing.assert_close(fitted.components @ fitted.components.T, basis @ basis.T, atol=1e-4, rtol=0)
+    torch.testing.assert_close(fitted.project(fitted.encode(mels)), mels, atol=1e-3, rtol=0)
+    tokens = fitted.encode(mels).flatten(0, 1)
+    assert tokens.square().mean().sqrt().item() == pytest.approx(1, abs=1e-3)
+    # Raw coefficients spread like the planted deviations; an exponent takes that power of them away.
+    spread = tokens.std(0)
+    expected = deviation ** (1 - exponent)
+    torch.testing.assert_close(spread / spread[0], expected / expected[0], atol=0.1, rtol=0)
+    peaks = fitted.components.gather(0, fitted.components.abs().argmax(0, keepdim=True))
+    assert (peaks > 0).all()
+
+
+def test_fit_does_not_depend_on_how_the_mels_are_split(generator):
+    mels = random_mels(6, generator)
+    whole, parts = (fit_patch_vae(mels, BANDED, MEL, batch=batch) for batch in (6, 1))
+    for name, value in whole.named_buffers():
+        torch.testing.assert_close(getattr(parts, name), value, atol=1e-5, rtol=1e-5)
+
+
+def test_fit_needs_enough_patches(generator):
+    with pytest.raises(ValueError, match="at least 128 patches, got 16"):
+        fit_patch_vae(random_mels(2, generator), VAEConfig(patch_frames=8, patch_mels=64, token_dim=128), MEL)
+
+
+def test_latents_show_the_grid():
+    tokens = torch.arange(64 * 12).view(1, 64, 12)
+    latents = PatchVAE(BANDED, MEL).latents(tokens)
+    assert latents.shape == (1, 12, 16, 4)
+    assert torch.equal(latents[0, :, 1, 2], tokens[0, 6])
+
+
+def test_conv_starts_exactly_as_the_linear_codec(generator):
+    linear = fit_patch_vae(random_mels(8, generator), BANDED, MEL)
+    conv = ConvVAE.from_patch(linear, BANDED, MEL)
+    tokens = linear.encode(random_mels(2, generator))
+    assert torch.equal(
+        conv.encode(random_mels(2, generator.manual_seed(1))), linear.encode(random_mels(2, generator.manual_seed(1)))
+    )
+    assert torch.equal(conv.decode(tokens), linear.decode(tokens))
+    assert conv.token_shape == linear.token_shape
+
+
+def test_conv_weights_do_not_depend_on_the_global_random_state():
+    first, second = ConvVAE(BANDED, MEL), ConvVAE(BANDED, MEL)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_refinement_learns_what_the_components_leave_out(generator):
+    # A second, quieter component whose coefficient is the square of the first: uncorrelated with it, yet known from it.
+    vae = VAEConfig(patch_frames=8, patch_mels=64, token_dim=1, width=16, depth=1)
+    codec = PatchVAE(vae, MEL)
+    basis = torch.linalg.qr(torch.randn(512, 2, generator=generator)).Q
+
+    def mels(count: int) -> torch.Tensor:
+        first = torch.randn(count, 8, 1, generator=generator)
+        return codec.unpatch(-6 + torch.cat([8 * first, 3 * (first**2 - 1)], -1) @ basis.T)
+
+    conv = ConvVAE.from_patch(fit_patch_vae(mels(64), vae, MEL), vae, MEL)
+    held_out = mels(16)
+    task = RefineCodec(conv, Noises(), MEL, batch_size=16, held_out=held_out)
+    before = task.validate()
+    optimizer = torch.optim.AdamW(conv.parameters(), lr=1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        task.loss({"mel": mels(16)}, generator)["loss"].backward()
+        optimizer.step()
+    assert task.validate()["l1"] < 0.6 * before["l1"]
+
+
+def test_refinement_batches_are_a_pure_function_of_the_step():
+    task = RefineCodec(ConvVAE(BANDED, MEL), Noises(), MEL, batch_size=2, held_out=torch.zeros(1, 64, 64))
+    first, again, other = task.batch(3)["mel"], task.batch(3)["mel"], task.batch(4)["mel"]
+    assert first.shape == (2, 64, 64)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_measure_of_a_lossless_codec_and_of_a_constant_one(generator):
+    mels = random_mels(3, generator)
+    lossless = PatchVAE(VAEConfig(patch_frames=4, patch_mels=4, token_dim=16), MEL)
+    assert measure_codec(lossless, mels, batch=2) == pytest.approx({"l1": 0, "bias": 0, "detail": 1}, abs=1e-5)
+    flat = PatchVAE(VAEConfig(patch_frames=4, patch_mels=4, token_dim=1), MEL)
+    flat.components.zero_()
+    measured = measure_codec(flat, mels)
+    assert measured["detail"] == pytest.approx(0)
+    assert measured["l1"] == pytest.approx((mels - flat.mean[0]).abs().mean().item(), rel=1e-4)
+
+
+def test_bad_shapes_and_kinds_are_named():
+    config = tiny_config()
+    with pytest.raises(ValueError, match=r"F a multiple of 8, got \(1, 60, 64\)"):
+        build_vae(config.vae, config.mel).encode(torch.zeros(1, 60, 64))
+    with pytest.raises(ValueError, match="token_dim must be at most 64"):
+        PatchVAE(VAEConfig(patch_frames=4, patch_mels=16, token_dim=65), MEL)
+    with pytest.raises(ValueError, match="must divide 64 x 64, got 7 x 64"):
+        PatchVAE(VAEConfig(patch_frames=7), MEL)
+    assert type(build_vae(VAEConfig(kind="conv", width=8, depth=1), MEL)) is ConvVAE

@@ -1,0 +1,315 @@
+"""From recordings to a checkpoint at toy size, and through kills at any moment."""
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+from factory import tiny_config
+from processes import end, start, wait_until
+
+from dear.config import ConfigError, VAEConfig
+from dear.heads import HEADS
+from dear.model import MaskedModel
+from dear.pipeline import AudioDEAR
+from training import heads
+from training.cache.tokens import weights_digest
+from training.data.scenes import CLASSES, Clip
+from training.engine.recipe import load_recipe
+from training.report.card import attribution, last_phase
+from training.reproduce import main
+
+ROOT = Path(__file__).parents[2]
+RATE = 16000
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Three recordings of each class, in folds 1, 2 and 4: a tone of its own pitch over noise."""
+    folder = tmp_path_factory.mktemp("clips")
+    (folder / "audio").mkdir()
+    rows = ["file,fold,label,title,source,author,license"]
+    for number, label in enumerate(CLASSES):
+        for fold in (1, 2, 4):
+            rng = np.random.default_rng([number, fold])
+            time_axis = np.arange(RATE) / RATE
+            sound = 0.3 * np.sin(2 * np.pi * 200 * (number + 1) * time_axis) + 0.05 * rng.standard_normal(RATE)
+            soundfile.write(folder / "audio" / f"{fold}-{label}.wav", sound, RATE)
+            rows.append(f"{fold}-{label}.wav,{fold},{label},tone {number},https://example.org/{number},nobody,CC0")
+    (folder / "clips.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    model = dataclasses.replace(tiny_config(), name="toy", vae=VAEConfig(token_dim=16, width=8, depth=1))
+    stage = {"batch_size": 4, "lr": 1e-3, "warmup": 1, "save_every": 2, "log_every": 2}
+    data = {
+        "model": json.loads(model.to_json()),
+        "teacher": stage | {"steps": 6, "validate_every": 3},
+        "student": stage | {"steps": 6, "validate_every": 3},
+        "finish": stage | {"steps": 4, "validate_every": 2, "seed": 1},
+        "finish_masking": {"ratio": [0.3, 1.0], "shares": "cosine"},
+        "conv": stage | {"steps": 4},
+        "vocoder": stage | {"steps": 4},
+        "classifier": stage | {"steps": 4},
+        "scenes": {
+            "count": 48,
+            "often": {"rain": 2},
+            "in_time": True,
+            "recaption": True,
+            "held_out_fold": 4,
+            "validation": 4,
+            "fit": 8,
+            "classifier": 10,
+        },
+        "measure": {
+            "cfg_scales": [1.0, 2.0],
+            "temperatures": {"student": [1.0], "teacher": [1.0]},
+            "tuning_clips": 1,
+            "scored_clips": 1,
+        },
+    }
+    data["model"]["vocoder"] |= {"width": 8, "depth": 1}
+    path = tmp_path_factory.mktemp("recipe") / "toy.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(clips, recipe, tmp_path_factory):
+    """A reproduction that nothing disturbed, on one thread as in the processes that it is compared with."""
+    out, threads = tmp_path_factory.mktemp("finished"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert main(["--clips", str(clips), "--out", str(out), "--recipe", str(recipe), "--workers", "1"]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    return out
+
+
+def contents(out):
+    """The bytes of everything that ships."""
+    return {path.name: path.read_bytes() for path in sorted((out / "toy").rglob("*.safetensors"))}
+
+
+def reported(out, name):
+    """The rows of a table that was measured, by what each is of."""
+    paths = (out / "reports").glob(f"{name}-*.json")
+    return {path.stem.removeprefix(f"{name}-"): json.loads(path.read_text())["result"] for path in paths}
+
+
+def test_all_stages_end_in_a_checkpoint_that_makes_sound(finished):
+    for variant in ("student", "teacher"):
+        model = AudioDEAR.from_pretrained(finished / "toy", variant=variant, device="cpu")
+        out = model.generate("a dog barking", seed=0)
+        assert out.waveform.shape == (1, 10_000)
+        assert out.waveform.abs().max() > 1e-4
+    scores = reported(finished, "scores")
+    assert set(scores) == {"student", "teacher", "plain"}
+    assert scores["student"]["clips"] == len(CLASSES)
+    composed = reported(finished, "compositions")
+    assert set(composed) == {"recordings", "student", "teacher", "plain"}
+    assert all(row["clips"] == 90 and row["both"] <= min(row["first"], row["second"]) for row in composed.values())
+
+
+def test_the_card_thanks_every_author_that_was_heard_and_tells_the_measured_figures(finished):
+    card = (finished / "toy" / "README.md").read_text()
+    assert card.startswith("---\nlicense: cc-by-4.0\n")
+    for number in range(len(CLASSES)):
+        assert f'"tone {number}" by nobody, CC0, https://example.org/{number}' in card
+    assert "In the student's last phase of 4 more steps 30% to 100% of a scene's tokens are hidden, each share" in card
+    scores = reported(finished, "scores")
+    for row in scores.values():
+        assert f"| {row['accuracy']:.3f} | {row['fd']:.1f} |" in card
+    composed = reported(finished, "compositions")
+    for row in composed.values():
+        assert f"| {row['first']:.3f} | {row['second']:.3f} | {row['both']:.3f} | {row['same']:.3f} |" in card
+
+
+def test_attribution_names_what_is_known_of_each_recording():
+    clip = Clip(Path("a.wav"), 1, "dog", "bark", "https://freesound.org/s/1/", "Ann", "CC-BY")
+    told = attribution([clip])
+    assert "from freesound.org, collected in ESC-10" in told and "under CC-BY:" in told
+    assert told.endswith('- "bark" by Ann, CC-BY, https://freesound.org/s/1/')
+    told = attribution([clip, dataclasses.replace(clip, author="", license="CC-BY-NC", source="my garden")])
+    assert "freesound.org, collected" not in told and "under CC-BY and CC-BY-NC:" in told
+    assert told.endswith('- "bark", CC-BY-NC, my garden')
+
+
+def test_heads_are_compared_on_one_cache_and_a_second_call_times_alone(
+    finished, clips, recipe, tmp_path, capsys, monkeypatch
+):
+    compared = {
+        "train": {"steps": 6, "batch_size": 4, "lr": 1e-3, "warmup": 1, "save_every": 2, "log_every": 2},
+        "measure": {
+            "cfg_scales": [2.0], "temperatures": {"student": [0.7, 1.0]}, "tuning_clips": 1, "scored_clips": 2,
+        },
+        "rows": {
+            "energy": {"head": {"kind": "energy", "width": 8, "depth": 1}, "masking": {"ratio": [0.3, 1.0]}},
+            "shortcut": {"head": {"kind": "shortcut", "width": 8, "depth": 1}, "masking": {}},
+            "flow": {"head": {"kind": "flow", "width": 8, "depth": 1}, "masking": {}, "steps": [4, 100]},
+        },
+    }  # fmt: skip
+    (tmp_path / "heads.yaml").write_text(yaml.safe_dump(compared, sort_keys=False))
+    arguments = ["--clips", str(clips), "--out", str(finished), "--recipe", str(recipe)]
+    arguments += ["--compare", str(tmp_path / "heads.yaml"), "--rows", "energy", "flow"]
+    wrong = compared | {"rows": {"energy": compared["rows"]["energy"] | {"steps": [4]}}}
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(wrong))
+    assert heads.main([*arguments[:-4], str(tmp_path / "wrong.yaml")]) == 2  # at once, and not after its training
+    assert "steps must be 1 for the energy head" in capsys.readouterr().err
+    assert heads.main([*arguments, "x"]) == 2
+    assert capsys.readouterr().err.endswith("--rows must be among energy, shortcut, flow, got 'x'\n")
+    assert heads.main(arguments) == 0
+    first = capsys.readouterr().out
+    rows = [line.split(" | ") for line in first.splitlines()[2:]]
+    assert [(row[0], row[1]) for row in rows] == [("| energy", "1"), ("| flow", "4"), ("| flow", "100")]
+    assert all(0 <= float(row[5]) <= 1 and float(row[6]) > 0 for row in rows)
+    log = (finished / "heads" / "flow" / "log.jsonl").read_text()
+    assert json.loads(log.splitlines()[-1])["step"] == 6
+    assert all(float(row[-1].strip("| ")) > 0 for row in rows)
+    monkeypatch.setattr(heads.Comparison, "measure", None)  # nothing is measured again
+    assert heads.main(arguments) == 0
+    again = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[:-1] for row in again] == [row[:-1] for row in rows]
+
+
+def test_a_damaged_codec_is_told(finished, clips, recipe, tmp_path, capsys):
+    shutil.copytree(finished / "codec", tmp_path / "codec")
+    arguments = ["--clips", str(clips), "--out", str(tmp_path), "--recipe", str(recipe), "--stages", "codec"]
+    os.truncate(tmp_path / "codec" / "patch.safetensors", 100)
+    assert main(arguments) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "patch.safetensors is lost or damaged (" in told and told.endswith("patch.json to make it anew")
+    (tmp_path / "codec" / "patch.json").unlink()
+    assert main(arguments) == 0
+    assert "mels: scene 8/8" in capsys.readouterr().err
+
+
+def test_students_start_from_the_teacher_and_differ_by_lambda(finished):
+    student = (finished / "student" / "log.jsonl").read_text()
+    plain = (finished / "student-plain" / "log.jsonl").read_text()
+    assert "representation" in student
+    assert "representation" not in plain
+
+
+def test_the_last_phase_goes_on_from_the_averages_of_the_first(finished, recipe):
+    model = MaskedModel(load_recipe(recipe).model, "student")
+    for name in ("student", "student-plain"):
+        first, last = (
+            torch.load(finished / phase / "state.pt", weights_only=True) for phase in (name, f"{name}-finish")
+        )
+        model.load_state_dict(first["model"] | first["ema"])
+        settings = json.loads(last["description"])["settings"]
+        assert settings["student"] == weights_digest(model)
+        assert settings["masking"]["shares"] == "cosine"
+        assert last["step"] == 4
+
+
+def test_a_finished_run_does_nothing_again(finished, clips, recipe):
+    made = [*finished.rglob("*.pt"), *finished.rglob("*.json"), *finished.rglob("log.jsonl")]
+    before = {path: path.stat().st_mtime_ns for path in made if "toy" not in path.parts}
+    shipped = contents(finished)
+    assert main(["--clips", str(clips), "--out", str(finished), "--recipe", str(recipe)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert contents(finished) == shipped
+    assert (finished / "toy" / "README.md").exists()
+
+
+def test_what_was_made_from_something_else_is_refused_not_reported(finished, clips, recipe, tmp_path, capsys):
+    for old, new, words in (
+        ("tuning_clips: 1", "tuning_clips: 2", "its measure.tuning_clips is 1, wanted is 2"),
+        ("held_out_fold: 4", "held_out_fold: 2", "was made from something else: its scenes.clips"),
+    ):
+        changed = tmp_path / "changed.yaml"
+        changed.write_text(recipe.read_text().replace(old, new))
+        assert main(["--clips", str(clips), "--out", str(finished), "--recipe", str(changed)]) == 2
+        assert words in capsys.readouterr().err
+
+
+TRAINING = ("codec", "cache", "teacher", "student", "plain", "conv", "vocoder", "classifier")  # all that is random
+
+
+def train_all(clips, recipe, out):
+    arguments = ["--clips", clips, "--out", out, "--recipe", recipe, "--workers", "1", "--stages", *TRAINING]
+    sys.exit(main([*map(str, arguments)]))
+
+
+def test_killed_in_the_middle_of_every_stage_it_reaches_the_same_weights(finished, clips, recipe, tmp_path):
+    """SIGKILL as soon as a stage has saved its first state (or block), again and again, then to the last stage."""
+    stages = ["teacher", "student", "student-finish", "student-plain", "conv", "vocoder", "classifier-state"]
+    for moment in ["cache/blocks/*", *(f"{stage}/state.pt" for stage in stages)]:
+        process = start(train_all, clips, recipe, tmp_path)
+        wait_until(lambda moment=moment: list(tmp_path.glob(moment)), process)
+        process.kill()
+        assert end(process) == [-signal.SIGKILL]
+    assert end(start(train_all, clips, recipe, tmp_path)) == [0]
+    made = [path.relative_to(finished) for path in finished.rglob("*.safetensors") if "toy" not in path.parts]
+    assert len(made) == 4  # codec, classifier, and the captions of both caches
+    for path in [*made, Path("cache", "tokens.npy"), Path("cache-held-out", "tokens.npy")]:
+        assert (tmp_path / path).read_bytes() == (finished / path).read_bytes(), path
+    for stage in [*stages, "student-plain-finish"]:
+        mine, theirs = (torch.load(out / stage / "state.pt", weights_only=True) for out in (tmp_path, finished))
+        assert mine["step"] == theirs["step"]
+        for part in ("model", "ema"):
+            for name, value in theirs[part].items():
+                assert torch.equal(mine[part][name], value), f"{stage}: {name}"
+
+
+def test_bad_input_is_one_sentence_and_status_2(clips, recipe, tmp_path, capsys):
+    out = ["--out", str(tmp_path / "out")]
+    assert main(["--clips", str(tmp_path / "none"), *out]) == 2
+    assert "does not exist" in capsys.readouterr().err.splitlines()[-1]
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(recipe.read_text() + "colour: blue\n")
+    assert main(["--clips", str(clips), *out, "--recipe", str(wrong)]) == 2
+    error = capsys.readouterr().err
+    assert f"{wrong}: unknown field colour" in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("tuning_clips: 1", "tuning_clips: 0", "measure.tuning_clips must be at least 1, got 0"),
+        ("    teacher:\n    - 1.0\n", "", "name some for every variant, got none for 'teacher'"),
+        ("  cfg_scales:\n  - 1.0\n  - 2.0\n", "  cfg_scales: []\n", "measure.cfg_scales must hold at least one scale"),
+        ("  count: 48", "  count: 0", "scenes.count must be at least 1, got 0"),
+        ("scenes:\n", "scenes:\n  kinds: [0, 0, 0]\n", "scenes.kinds must be shares from 0 on, not all 0"),
+    ],
+)
+def test_what_would_fail_after_hours_is_refused_at_once(recipe, tmp_path, old, new, words):
+    text = recipe.read_text()
+    assert text.count(old) == 1
+    (tmp_path / "wrong.yaml").write_text(text.replace(old, new))
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        load_recipe(tmp_path / "wrong.yaml")
+
+
+def test_the_recipe_of_the_heads_is_sound():
+    recipe = load_recipe(heads.RECIPES / "heads.yaml", heads.HeadsRecipe)
+    assert {row.head.kind for row in recipe.rows.values()} == set(HEADS)
+    energy, wide, whole = (recipe.rows[name] for name in ("energy", "energy-wide", "energy-whole"))
+    assert wide == dataclasses.replace(energy, masking=dataclasses.replace(energy.masking, ratio=(0.3, 1.0)))
+    assert whole == dataclasses.replace(energy, head=dataclasses.replace(energy.head, groups=()))
+    assert {row.masking for name, row in recipe.rows.items() if name != "energy-wide"} == {energy.masking}
+
+
+def test_the_bundled_recipe_is_sound_and_within_its_bounds():
+    recipe = load_recipe(ROOT / "training" / "configs" / "mini.yaml")
+    assert recipe.scenes.held_out_fold == 4
+    assert recipe.model.length == 128
+    assert set(recipe.model.variants) == {"student", "teacher"}
+    assert last_phase(recipe)
+    assert last_phase(dataclasses.replace(recipe, finish=None)) == ""
+    with pytest.raises(ConfigError, match="cannot read the recipe"):
+        load_recipe(ROOT / "training" / "configs" / "none.yaml")

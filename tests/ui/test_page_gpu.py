@@ -1,0 +1,124 @@
+"""ZeroGPU: with a stand-in for the package ``spaces`` that runs what it decorates in a forked process, as it does."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from dear.ui import build, gpu
+from dear.ui.shelf import Shelf
+from dear.ui.tabs.models import is_fixed
+
+# Arguments and results go through pickle, and nothing that the process changes comes back.
+STAND_IN = """
+import multiprocessing, os, pickle
+from functools import wraps
+from inspect import isgeneratorfunction
+
+decorated, processes = {}, set()
+
+def GPU(task=None, *, duration=None):
+    def decorate(function):
+        decorated[f"{function.__module__}.{function.__name__}"] = duration
+
+        def work(pipe, packed):
+            import torch
+            torch.set_num_threads(1)
+            args, kwargs = pickle.loads(packed)
+            try:
+                results = function(*args, **kwargs)
+                for result in results if isgeneratorfunction(function) else [results]:
+                    pipe.send_bytes(pickle.dumps((os.getpid(), result)))
+                pipe.send_bytes(pickle.dumps(None))
+            except Exception as error:
+                pipe.send_bytes(pickle.dumps((os.getpid(), error)))
+            pipe.close()
+            os._exit(0)
+
+        def results(args, kwargs):
+            ours, theirs = multiprocessing.Pipe(duplex=False)
+            packed = pickle.dumps((args, kwargs))
+            process = multiprocessing.get_context("fork").Process(target=work, args=(theirs, packed), daemon=True)
+            process.start()
+            theirs.close()
+            try:
+                while (message := pickle.loads(ours.recv_bytes())) is not None:
+                    processes.add(message[0])
+                    if isinstance(message[1], Exception):
+                        raise message[1]
+                    yield message[1]
+            finally:
+                ours.close()
+                process.kill()
+                process.join()
+
+        @wraps(function)
+        def generator(*args, **kwargs):
+            yield from results(args, kwargs)
+
+        @wraps(function)
+        def call(*args, **kwargs):
+            return next(results(args, kwargs))
+
+        return generator if isgeneratorfunction(function) else call
+
+    return decorate if task is None else decorate(task)
+"""
+
+
+@pytest.fixture
+def spaces(tmp_path, monkeypatch):
+    (tmp_path / "spaces.py").write_text(STAND_IN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    monkeypatch.delitem(sys.modules, "spaces", raising=False)
+    import spaces
+
+    yield spaces
+    del sys.modules["spaces"]
+
+
+def run_of(page, module, name="run"):
+    return next(each.fn for each in page.fns.values() if each.fn and (each.fn.__module__, each.name) == (module, name))
+
+
+def test_what_computes_runs_on_the_gpu_and_nothing_else(spaces, student, tiny_folder, tmp_path):
+    shelf, folder = Shelf(student, str(tiny_folder), fixed=True), tmp_path / "results"
+    folder.mkdir()
+    page = build(shelf, folder)
+    expected = {
+        "dear.ui.tabs.generate.draw": 30, "dear.ui.tabs.compare.draw": 60,
+        "dear.ui.tabs.duel.draw": 60, "dear.ui.tabs.edit.draw": 60,
+        "dear.ui.api.generate": 30, "dear.ui.api.compare": 60, "dear.ui.api.inpaint": 30, "dear.ui.api.extend": 60,
+    }  # fmt: skip
+    assert expected.items() <= spaces.decorated.items()
+    assert is_fixed()
+    assert shelf.get(None, "teacher") is shelf.get(None, "teacher")
+
+    *_, result, _ = run_of(page, "dear.ui.tabs.generate")("", "a dog", "student", 2, 4, 1, 1, 2, 5, True)
+    shown = {component.elem_id: value for component, value in result.items()}
+    path = Path(shown["sound"].value["path"])
+    expected = student.generate("a dog", cfg_scale=2, iterations=4, temperature=1, seed=5, num_samples=2)
+    np.testing.assert_allclose(soundfile.read(path)[0], expected[0].waveform[0].numpy(), atol=1e-3)
+
+    assert len(list(run_of(page, "dear.ui.tabs.compare")("", "a dog", "1, 2", "4", False, 5, True))) >= 3
+    *_, last = run_of(page, "dear.ui.tabs.duel")("", "a dog", "With clocks", 5, True)
+    assert "The student took 1/" in next(iter(last.values()))
+    *_, result, _ = run_of(page, "dear.ui.tabs.edit")(
+        "", str(path), "Redraw a region", "rain", 0.1, 0.3, 0, 1, 2, 4, 1, 1, 5, True
+    )
+    file, facts = run_of(page, "dear.ui.api", "generate")("rain", seed=1)
+    assert facts["seed"] == 1 and soundfile.info(file.path).frames == 10_000
+    assert len(spaces.processes) == 5
+
+    with pytest.raises(Exception, match="^'?cfg_scale must be a number from 0 to 20, got 99"):
+        list(run_of(page, "dear.ui.tabs.generate")("", "a dog", "student", 99, 4, 1, 1, 1, 5, True))
+
+
+def test_elsewhere_nothing_is_decorated(spaces, monkeypatch):
+    monkeypatch.delenv("SPACES_ZERO_GPU")
+    assert gpu.on_gpu(5)(len) is len
+    assert not is_fixed()
+    assert not spaces.decorated

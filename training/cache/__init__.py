@@ -1,0 +1,1 @@
+"""Tokens and conditioning of scenes, encoded once."""

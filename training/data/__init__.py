@@ -1,0 +1,1 @@
+"""Recordings, captions, scenes, and datasets with their manifests."""

@@ -1,0 +1,1 @@
+"""Training: recipes, the loop, its schedule, and what it writes."""

@@ -1,0 +1,84 @@
+"""What people watch while a model trains: curves in TensorBoard, and sounds of the averaged weights."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dear.config import MelConfig
+from dear.output import Output
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class Board:
+    """A :class:`training.engine.trainer.Observer` for a run's ``tensorboard/`` and ``samples/``."""
+
+    def __init__(
+        self,
+        folder: Path,
+        per_step: Mapping[str, float],
+        mel: MelConfig,
+        every: int = 0,
+        generate: Callable[[], Output] | None = None,
+    ):
+        """generate: makes the sounds that are shown ``every`` steps; None: none are."""
+        self.folder = folder
+        self.per_step = per_step
+        self.mel = mel
+        self.every = every if generate else 0
+        self.generate = generate
+        self.first: int | None = None  # step of the first event of this session
+
+    @cached_property
+    def writer(self) -> SummaryWriter:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # What an earlier session wrote past the state that this one began from did not happen.
+        return SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.first)
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        self._begin(step)
+        for name, value in flat(values):
+            self.writer.add_scalar(name, value, step)
+
+    def show(self, step: int) -> None:
+        """Sounds and their mels, in TensorBoard and as ``samples/<step>-<number>.wav`` and ``.png``."""
+        from dear.visual import plots  # here, as it imports transformers
+
+        self._begin(step)
+        try:
+            output = self.generate()
+        except FloatingPointError as error:  # an average that is young may still diverge under guidance
+            print(f"no samples at step {step}: {error}", file=sys.stderr)
+            return
+        folder = self.folder / "samples"
+        folder.mkdir(exist_ok=True)
+        paths = output.save(folder / f"{step:07d}.wav")
+        for path, prompt, waveform, mel in zip(paths, output.prompts, output.waveform, output.mel, strict=True):
+            figure = plots.mel_figure(mel, self.mel)
+            figure.savefig(path.with_suffix(".png"), dpi=110)
+            self.writer.add_audio(prompt, waveform[None], step, output.sample_rate)
+            self.writer.add_figure(prompt, figure, step)
+        self.writer.flush()
+
+    def close(self) -> None:
+        if self.first is not None:
+            self.writer.close()
+
+    def _begin(self, step: int) -> None:
+        if self.first is None:
+            self.first = step
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """(path/of/name, number) of an object of numbers and further objects."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name}/")
+        else:
+            yield prefix + name, value

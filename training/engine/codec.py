@@ -1,0 +1,204 @@
+"""Fitting and training of the codec: the linear patch codec, its refinement, and the ISTFT vocoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from dear.codec.conv import ConvVAE
+from dear.codec.istft import ISTFTVocoder
+from dear.codec.mel import MelSpectrogram
+from dear.codec.patch import PatchVAE
+from dear.config import MelConfig, VAEConfig
+from training.cache.tokens import weights_digest
+from training.data.scenes import SceneSource
+
+TOKEN_NOISE = 0.05  # standard deviation added to tokens while the refinement is trained; theirs is about 1
+EDGE_WEIGHT = 0.3  # of the differences in the refinement's loss
+MEL_WEIGHT = 1.0  # of the mel in the vocoder's loss
+MAGNITUDE_WEIGHT = 20.0  # of linear magnitudes beside logarithms in the vocoder's loss
+WINDOWS = (2048, 1024, 512, 256, 128)  # samples, of the spectral energy distance
+CROPS = 4  # crops that one composed scene gives to the vocoder
+
+
+@torch.no_grad()
+def fit_patch_vae(mels: Tensor, vae: VAEConfig, mel: MelConfig, exponent: float = 0.5, batch: int = 64) -> PatchVAE:
+    """Fit the linear patch codec to mels [N, F, M] by principal components, in float64; no randomness.
+
+    Component i with standard deviation s_i is scaled by ``s_i ** -exponent`` (0: the raw coefficients, 1: whitened),
+    then all by one factor that gives the tokens of these mels unit mean square. Each component's sign makes its
+    largest entry positive. ``batch`` mels are held in float64 at a time.
+
+    Raises ValueError where there are fewer patches than token dimensions.
+    """
+    codec = PatchVAE(vae, mel)
+    size = codec.mean.numel()
+    total, square, count = torch.zeros(size, dtype=torch.float64), torch.zeros(size, size, dtype=torch.float64), 0
+    # A first estimate of the mean keeps the one-pass covariance free of cancellation.
+    origin = codec.patches(mels[:1]).double().mean(dim=(0, 1))
+    for chunk in mels.split(batch):
+        patches = codec.patches(chunk).flatten(0, 1).double() - origin
+        total += patches.sum(0)
+        square += patches.T @ patches
+        count += len(patches)
+    if count < vae.token_dim:
+        raise ValueError(f"mels must hold at least {vae.token_dim} patches, got {count}")
+    offset = total / count
+    variance, vectors = torch.linalg.eigh(square / count - torch.outer(offset, offset))
+    variance, vectors = variance.flip(0)[: vae.token_dim], vectors.flip(1)[:, : vae.token_dim]
+    peak = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
+    # Directions without variance would get an unbounded scale under a positive exponent.
+    deviation = variance.clamp_min(1e-8 * variance[0].item()).sqrt()
+    scale = deviation**-exponent
+    scale = scale / (deviation * scale).square().mean().sqrt()
+    codec.mean.copy_(origin + offset)
+    codec.components.copy_(vectors * peak.sign())
+    codec.scale.copy_(scale)
+    return codec
+
+
+@torch.no_grad()
+def measure_codec(codec: PatchVAE, mels: Tensor, batch: int = 16) -> dict[str, float]:
+    """Reconstruction of mels [N, F, M]: ``l1`` (natural log), ``bias`` (mean error), and ``detail``.
+
+    ``detail`` is the mean absolute difference of neighbouring bins in time and frequency over that of the originals:
+    1 keeps all texture, less is over-smoothed.
+    """
+    chunks = [mel.to(codec.mean.device) for mel in mels.split(batch)]
+    pairs = [(mel, codec.decode(codec.encode(mel))) for mel in chunks]
+    error = torch.cat([(decoded - mel).flatten() for mel, decoded in pairs])
+    texture = [sum(sum(d.abs().sum() for d in _differences(x, 1)) for x in side) for side in zip(*pairs, strict=True)]
+    return {
+        "l1": error.abs().mean().item(),
+        "bias": error.mean().item(),
+        "detail": (texture[1] / texture[0]).item(),
+    }
+
+
+@torch.no_grad()
+def measure_vocoder(vocoder: nn.Module, spectrogram: MelSpectrogram, mels: Tensor, batch: int = 8) -> dict[str, float]:
+    """mels [N, F, M] -> sound -> mel: ``l1`` (natural log) and ``bias`` (mean error) against the input.
+
+    ``spectrogram`` lies on the device of ``vocoder``.
+    """
+    chunks = [mel.to(spectrogram.window.device) for mel in mels.split(batch)]
+    error = torch.cat([(spectrogram(vocoder(mel)) - mel).flatten() for mel in chunks])
+    return {"l1": error.abs().mean().item(), "bias": error.mean().item()}
+
+
+class RefineCodec:
+    """A :class:`training.engine.trainer.Task`: the refinement of a linear codec learns what the components leave out.
+
+    Loss: L1 on the log-mel, plus L1 on its differences over 1, 2 and 4 frames and bands, so that edges and harmonics
+    count for more than their level. The tokens carry a little noise in training, as generated ones do.
+    """
+
+    def __init__(self, codec: ConvVAE, scenes: SceneSource, mel: MelConfig, batch_size: int, held_out: Tensor):
+        """scenes: what is trained on, each once; held_out: mels [N, F, M] that :meth:`validate` measures on."""
+        self.module = codec
+        self.scenes = scenes
+        self.spectrogram = MelSpectrogram(mel)
+        self.batch_size = batch_size
+        self.held_out = held_out
+        self.settings = {"initial": weights_digest(codec), "scenes": scenes.settings}
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        first = step * self.batch_size
+        waves = [torch.from_numpy(self.scenes.scene(first + i).waveform) for i in range(self.batch_size)]
+        return {"mel": self.spectrogram(torch.stack(waves))}
+
+    def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        mel = batch["mel"]
+        tokens = self.module.encode(mel)
+        noise = torch.randn(tokens.shape, generator=generator).to(tokens)
+        error = self.module.refined(tokens + TOKEN_NOISE * noise) - mel
+        # Below the floor every value decodes to the floor, so only what lies above is an error.
+        error = torch.where(mel <= self.module.floor, error.clamp_min(0), error)
+        level = error.abs().mean()
+        edges = sum(d.abs().mean() for reach in (1, 2, 4) for d in _differences(error, reach)) / 6
+        return {"loss": level + EDGE_WEIGHT * edges, "l1": level.detach()}
+
+    def validate(self) -> dict[str, float]:
+        return measure_codec(self.module, self.held_out)
+
+
+class TrainVocoder:
+    """A :class:`training.engine.trainer.Task`: the ISTFT vocoder on short crops of scenes.
+
+    Loss: the spectral energy distance (Gritsenko et al. 2020) over several window lengths, which scores the
+    distribution of the sounds that the noise gives, not their mean, plus the L1 between the mel of the sound and the
+    mel that it was asked for.
+    """
+
+    def __init__(self, vocoder: ISTFTVocoder, scenes: SceneSource, mel: MelConfig, batch_size: int, held_out: Tensor):
+        """batch_size: crops per step, a multiple of 4; held_out: mels [N, F, M] that :meth:`validate` measures on."""
+        if batch_size % CROPS:
+            raise ValueError(f"batch_size must be a multiple of {CROPS}, got {batch_size}")
+        self.module = vocoder
+        self.scenes = scenes
+        self.spectrogram = MelSpectrogram(mel)  # of the scenes, on the CPU
+        self.hearing = MelSpectrogram(mel)  # of what is made, on the device of the vocoder
+        self.frames = min(mel.sample_rate // mel.hop_length, mel.frames)  # of one crop: a second
+        self.batch_size = batch_size
+        self.held_out = held_out
+        self.settings = {"initial": weights_digest(vocoder), "scenes": scenes.settings}
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(step)
+        waves, mels = [], []
+        count = self.batch_size // CROPS
+        for index in range(step * count, (step + 1) * count):
+            wave = torch.from_numpy(self.scenes.scene(index).waveform)
+            mel, hop = self.spectrogram(wave[None])[0], self.spectrogram.config.hop_length
+            for start in torch.randint(len(mel) - self.frames + 1, (CROPS,), generator=generator).tolist():
+                mels.append(mel[start : start + self.frames])
+                waves.append(wave[start * hop : (start + self.frames) * hop])
+        return {"mel": torch.stack(mels), "waveform": torch.stack(waves)}
+
+    def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        mel, real = batch["mel"], batch["waveform"]
+        frames = self.module.frames
+        made = [self.module.synthesise(mel, frames.noise(mel.shape[1], generator, len(mel))) for _ in range(2)]
+        distance = spectral_energy_distance(real, *made)
+        self.hearing.to(mel.device)
+        # Frames whose window reaches over the edge of the crop saw other samples when the mel was made.
+        inner = slice(4, -4)
+        level = sum((self.hearing(wave)[:, inner] - mel[:, inner]).abs().mean() for wave in made) / 2
+        return {"loss": distance + MEL_WEIGHT * level, "distance": distance.detach(), "mel": level.detach()}
+
+    def validate(self) -> dict[str, float]:
+        return measure_vocoder(self.module, self.hearing, self.held_out)
+
+
+def spectral_energy_distance(real: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """real, first, second [B, S], the latter two made from independent noise -> scalar.
+
+    ``d(real, first) + d(real, second) - d(first, second)``: least in expectation where what is made is distributed as
+    what is real.
+    """
+    total = real.new_zeros(())
+    for window in WINDOWS:
+        if window <= real.shape[1]:
+            x, y, z = (_spectrum(wave, window) for wave in (real, first, second))
+            total = total + _distance(x, y) + _distance(x, z) - _distance(y, z)
+    return total / len(WINDOWS)
+
+
+def _spectrum(waveform: Tensor, window: int) -> Tensor:
+    taper = torch.hann_window(window, device=waveform.device)
+    spectrum = torch.stft(waveform, window, window // 4, window=taper, center=False, return_complex=True)
+    # abs() has no gradient problem at zero, but its logarithm needs a floor: -80 dB of a full-scale sine.
+    return (spectrum.abs() * (2 / window)).clamp_min(1e-4)
+
+
+def _distance(a: Tensor, b: Tensor) -> Tensor:
+    """a, b [B, bins, frames] magnitudes -> scalar: L1 of magnitudes and, per frame, L2 of logarithms."""
+    logs = torch.linalg.vector_norm(a.log() - b.log(), dim=1) / a.shape[1] ** 0.5
+    return MAGNITUDE_WEIGHT * (a - b).abs().mean() + logs.mean()
+
+
+def _differences(x: Tensor, reach: int) -> tuple[Tensor, Tensor]:
+    """x [B, F, M] -> its differences over ``reach`` frames and over ``reach`` bands."""
+    return x[:, reach:] - x[:, :-reach], x[:, :, reach:] - x[:, :, :-reach]

@@ -1,0 +1,209 @@
+"""A recipe: everything that a run needs beyond its data, as one YAML file in ``training/configs``.
+
+:class:`Recipe` is that of a whole reproduction, :class:`TeacherRecipe` and :class:`StudentRecipe` those of one model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+
+from dear.conditioning import check_prompt
+from dear.config import Config, ConfigError, from_dict
+from dear.distillation import REDUCTIONS
+from dear.request import MAX_SAMPLES
+from training.engine.schedule import TrainConfig
+
+R = TypeVar("R")
+SHARES = ("uniform", "cosine")
+
+
+@dataclass(frozen=True)
+class ScenesConfig:
+    """What the generator is trained on: scenes composed from recordings."""
+
+    count: int = 8000  # training scenes in the cache
+    validation: int = 256  # scenes from the held-out fold, with held-back wordings
+    kinds: tuple[float, float, float] = (0.7, 0.15, 0.15)  # shares of single, "A, then B", "A while B"
+    often: Mapping[str, int] = field(default_factory=dict)  # labels that come more than once in a turn of all
+    in_time: bool = False  # clocks run so fast that ticks are a whole number of tokens apart
+    recaption: bool = False  # each time that a scene is seen, it has the caption of any scene of the same sounds
+    held_out_fold: int = 4  # the fold that no training stage hears
+    fit: int = 512  # scenes that the linear codec is fitted to
+    classifier: int = 1200  # scenes that the evaluation classifier is trained on, beside the recordings
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("count", "validation", "fit", "classifier"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"scenes.{name} must be at least 1, got {getattr(self, name)!r}")
+        if not (all(share >= 0 for share in self.kinds) and sum(self.kinds) > 0):
+            raise ConfigError(f"scenes.kinds must be shares from 0 on, not all 0, got {self.kinds!r}")
+
+
+@dataclass(frozen=True)
+class MaskingConfig:
+    """How the generator's training hides tokens and conditions."""
+
+    ratio: tuple[float, float] = (0.7, 1.0)  # range of the share of hidden tokens (the paper's by default)
+    shares: str = "uniform"  # how they are distributed in it: uniform (the paper's), or cosine: as decoding meets them
+    drop: float = 0.1  # probability that an item's condition is dropped, for guidance
+    # Probability that an item's prompt is blurred: it loses a share of its conditioning tokens, and noise moves the
+    # others. Of two sounds a blurred prompt hardly says which comes first: leave some prompts as they are.
+    blurred: float = 0.0
+    jitter: float = 0.0  # most noise on a blurred item's tokens, relative to their size; uniform up to it
+
+    def __post_init__(self) -> None:
+        low, high = self.ratio
+        if not 0 <= low <= high <= 1:
+            raise ConfigError(f"masking.ratio must satisfy 0 <= low <= high <= 1, got {self.ratio!r}")
+        if self.shares not in SHARES:
+            raise ConfigError(f"masking.shares must be one of {', '.join(SHARES)}, got {self.shares!r}")
+        if not 0 <= self.drop < 1:
+            raise ConfigError(f"masking.drop must be in [0, 1), got {self.drop!r}")
+        if not 0 <= self.blurred <= 1:
+            raise ConfigError(f"masking.blurred must be in [0, 1], got {self.blurred!r}")
+        if not 0 <= self.jitter < math.inf:
+            raise ConfigError(f"masking.jitter must be a number from 0 on, got {self.jitter!r}")
+        if self.jitter and not self.blurred:
+            raise ConfigError(f"masking.jitter must be 0 where masking.blurred is 0, got {self.jitter!r}")
+
+    @property
+    def mean_share(self) -> float:
+        """Of hidden tokens."""
+        low, high = self.ratio
+        if self.shares == "uniform" or low == high:
+            return (low + high) / 2
+        return (math.sqrt(1 - low**2) - math.sqrt(1 - high**2)) / (math.acos(low) - math.acos(high))
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Equation (5) at this recipe's size."""
+
+    weight: float = 1000.0  # lambda
+    channels: str = "mean"  # or sum: how equation (4) reduces over channels
+    freeze: bool = False  # train the head alone, on the teacher's backbone as it is ("freeze" of Table 2)
+
+    def __post_init__(self) -> None:
+        if not self.weight >= 0:
+            raise ConfigError(f"distill.weight must be at least 0, got {self.weight!r}")
+        if self.channels not in REDUCTIONS:
+            raise ConfigError(f"distill.channels must be one of {', '.join(REDUCTIONS)}, got {self.channels!r}")
+        if self.freeze and self.weight:
+            raise ConfigError(f"distill.weight must be 0 with freeze: nothing is left to pull, got {self.weight!r}")
+
+
+@dataclass(frozen=True)
+class MeasureConfig:
+    """How sampling settings are chosen, and how the result is scored."""
+
+    cfg_scales: tuple[float, ...] = (1.5, 2.0, 3.0)
+    # By variant; every guidance scale is tried with every temperature.
+    temperatures: Mapping[str, tuple[float, ...]] = field(
+        default_factory=lambda: {"student": (0.7, 0.85, 1.0), "teacher": (1.0,)}
+    )
+    tuning_clips: int = 8  # per class and setting, on wordings of the training
+    tuning_seed: int = 10_000  # of the first of them: other noise than that of the scores
+    scored_clips: int = 20  # per class and variant, on held-back wordings
+
+    def __post_init__(self) -> None:
+        for name in ("tuning_clips", "scored_clips"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"measure.{name} must be at least 1, got {getattr(self, name)!r}")
+        if not self.cfg_scales:
+            raise ConfigError("measure.cfg_scales must hold at least one scale, got none")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All stages of ``python -m training.reproduce``."""
+
+    model: Config
+    teacher: TrainConfig
+    student: TrainConfig
+    conv: TrainConfig  # refinement of the linear codec
+    vocoder: TrainConfig  # the ISTFT vocoder
+    classifier: TrainConfig  # the evaluation classifier
+    finish: TrainConfig | None = None  # the student's second phase, from its averaged weights; None: it has one only
+    scenes: ScenesConfig = field(default_factory=ScenesConfig)
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    finish_masking: MaskingConfig = field(default_factory=MaskingConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    measure: MeasureConfig = field(default_factory=MeasureConfig)
+
+    def __post_init__(self) -> None:
+        if missing := [name for name in self.model.variants if not self.measure.temperatures.get(name)]:
+            raise ConfigError(f"measure.temperatures must name some for every variant, got none for {missing[0]!r}")
+
+
+@dataclass(frozen=True)
+class SamplesConfig:
+    """Sounds of the averaged weights, made while a model trains."""
+
+    prompts: tuple[str, ...] = ()
+    every: int = 0  # steps between them, and after the last step; 0: never
+    seed: int = 0  # of the first prompt; the others follow it one by one
+
+    def __post_init__(self) -> None:
+        for name in ("every", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"samples.{name} must be at least 0, got {getattr(self, name)!r}")
+        if self.every and not self.prompts:
+            raise ConfigError("samples.prompts must name at least one prompt where samples.every is above 0, got none")
+        if len(self.prompts) > MAX_SAMPLES:
+            raise ConfigError(f"samples.prompts must be at most {MAX_SAMPLES}, got {len(self.prompts)}")
+        for prompt in self.prompts:
+            check_prompt(prompt)
+
+
+@dataclass(frozen=True)
+class TeacherRecipe:
+    """One model by masked modelling alone: ``python -m training.teacher``."""
+
+    model: Config  # its one variant is what is trained, with any head
+    train: TrainConfig
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    samples: SamplesConfig = field(default_factory=SamplesConfig)
+
+    def __post_init__(self) -> None:
+        if len(self.model.variants) != 1:
+            raise ConfigError(
+                f"model.variants must name the one variant that is trained, got {', '.join(self.model.variants)}"
+            )
+
+    @property
+    def variant(self) -> str:
+        return self.model.default_variant
+
+
+@dataclass(frozen=True)
+class StudentRecipe(TeacherRecipe):
+    """One model under a teacher: ``python -m training.distill``."""
+
+    distill: DistillConfig = field(default_factory=DistillConfig)
+
+
+def load_recipe(path: str | Path, kind: type[R] = Recipe, section: str = "") -> R:
+    """Read a recipe of ``kind``, or one section of any recipe as ``kind``.
+
+    Raises ConfigError that names the file and the field at fault.
+    """
+    path = Path(path)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the recipe {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if section and not (isinstance(data, Mapping) and section in data):
+        raise ConfigError(f"{path} must have a section {section}")
+    try:
+        return from_dict(kind, data[section] if section else data, section)
+    except (ConfigError, TypeError) as error:
+        raise ConfigError(f"{path}: {error}") from None

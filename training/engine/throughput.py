@@ -1,0 +1,95 @@
+"""How much work a training step is, by closed formulas, and how much a device can do.
+
+Counted are the multiplications of matrices, two operations per multiply-add, and nothing else: norms, activations and
+the depthwise convolution are well under a percent. ``tests/training/test_scale.py`` checks the formulas against
+torch's counter.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+
+import torch
+
+from dear.config import Config, HeadConfig
+from dear.heads.embedding import FEATURES
+
+ROUNDS = 6  # products that a peak is the best of, after one to warm up
+
+
+def backbone_flops(config: Config, conditioning: int) -> float:
+    """One forward pass for one item of L audio tokens behind T = ``conditioning`` tokens.
+
+    ``2 (T E C + L D C) + depth (2 (T + L) (4 + 2 r) C^2 + 4 C (T^2 + L (T + L)))``, r the MLP's ratio: projections
+    into the width C, then per block queries, keys, values, output and MLP of all tokens, and attention, where
+    conditioning tokens see T and audio tokens T + L others.
+    """
+    width, length, count = config.backbone.width, config.length, conditioning
+    projections = 2 * width * (count * config.conditioning.dim + length * config.vae.token_dim)
+    matrices = 2 * (count + length) * (4 * width**2 + 2 * width * int(width * config.backbone.mlp_ratio))
+    attention = 4 * width * (count**2 + length * (count + length))
+    return projections + config.backbone.depth * (matrices + attention)
+
+
+def head_flops(head: HeadConfig, token_dim: int, context_dim: int) -> float:
+    """One forward pass of the head's loss for one masked token, all its draws included.
+
+    With W the width, per draw ``2 (2 D W + 2 depth W^2)`` for the token's own path and ``2 (3 depth + 2) W^2`` for the
+    modulations, which the energy head with its context as condition shares among its draws; ``2 C W`` for the context;
+    and ``2 (256 W + W^2)`` for each embedding of a time.
+    """
+    width = head.width
+    path = 2 * token_dim * width + 2 * head.depth * width**2
+    modulations = (3 * head.depth + 2) * width**2
+    context = context_dim * width
+    if head.kind == "energy":
+        shared = context + (modulations if head.noise_as == "input" else 0)
+        own = path + (modulations if head.noise_as == "condition" else 0)
+        return 2 * (shared + head.samples * own)
+    times = 2 if head.kind in ("meanflow", "shortcut") else 1
+    return 2 * head.levels * (context + path + modulations + times * (FEATURES * width + width**2))
+
+
+def step_flops(
+    config: Config,
+    variant: str,
+    batch_size: int,
+    conditioning: int,
+    hidden: float,
+    teacher: bool = False,
+    frozen: bool = False,
+) -> float:
+    """One training step: three forward passes' worth, one of them forward and two backward.
+
+    conditioning: T of the batches; hidden: mean share of masked tokens; teacher: its backbone runs forward beside;
+    frozen: the backbone runs forward only. The head of MeanFlow runs once more for its derivative, that of the shortcut
+    model twice more, without gradients, on the tokens that are not plain flow matching.
+    """
+    head = config.variants[variant].head
+    passes = 3 + {"meanflow": 1, "shortcut": 2 * (1 - head.flow_share)}.get(head.kind, 0)
+    heads = passes * config.length * hidden * head_flops(head, config.vae.token_dim, config.backbone.width)
+    return batch_size * (backbone_flops(config, conditioning) * ((1 if frozen else 3) + teacher) + heads)
+
+
+def measured_peak(device: torch.device, precision: str) -> float:
+    """Operations per second of one large product of matrices on ``device``, in the precision of training."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    size = 1024 if device.type == "cpu" else 8192
+    a = torch.full((size, size), 0.5, dtype=dtype, device=device)
+    best = float("inf")
+    for round_number in range(ROUNDS + 1):
+        started = time.perf_counter()
+        product = a @ a
+        product[0, 0].item()  # waits for the device
+        if round_number:
+            best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process has held so far: on the device, or of main memory where that is the CPU's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

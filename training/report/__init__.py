@@ -1,0 +1,1 @@
+"""Measurements after a training, and the model card that states them."""

@@ -1,0 +1,105 @@
+"""What a reproduction measures on the held-out fold: codecs and vocoders to choose from, and sampling settings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dear.codec.mel import MelSpectrogram
+from dear.evaluation.judge.classifier import SoundClassifier
+from dear.evaluation.judge.features import embed, fit
+from dear.evaluation.score import Reference, generate_for_scoring, score_embedding, score_waveforms
+from dear.pipeline import AudioDEAR
+from training.data.scenes import Clip, load_waveform
+from training.engine.codec import measure_codec, measure_vocoder
+from training.engine.recipe import MeasureConfig
+from training.runtime.progress import Progress
+
+CLOSE = 0.02  # settings this near to the best accuracy count as equal; the lower FD decides among them
+
+
+def recordings(clips: Sequence[Clip], mel: MelSpectrogram) -> tuple[Tensor, list[str]]:
+    """Log-mels [N, F, M] of recordings, each looped to the length of a clip, and their labels."""
+    samples = mel.config.frames * mel.config.hop_length
+    with torch.no_grad():
+        mels = [mel(fit(load_waveform(clip, mel.config.sample_rate), samples)[None]) for clip in clips]
+    return torch.cat(mels), [clip.label for clip in clips]
+
+
+def embed_training(clips: Sequence[Clip], classifier: SoundClassifier) -> Reference:
+    """The recordings of the training folds as a reference, for what is chosen before the held-out fold is looked at."""
+    sounds = (load_waveform(clip, classifier.config.mel.sample_rate) for clip in clips)
+    return Reference(embed(sounds, [clip.label for clip in clips], classifier), None, "recordings of the training")
+
+
+@torch.no_grad()
+def compare_codecs(
+    vaes: Mapping[str, nn.Module],
+    vocoders: Mapping[str, nn.Module],
+    mels: Tensor,
+    labels: Sequence[str],
+    classifier: SoundClassifier,
+    reference: Reference,
+) -> dict[str, Any]:
+    """Every vocoder on real mels, then every codec before the first vocoder: errors, accuracy, FD, seconds a clip."""
+    spectrogram = MelSpectrogram(classifier.config.mel)
+    sounds: dict[str, tuple[nn.Module | None, nn.Module]] = {name: (None, one) for name, one in vocoders.items()}
+    usual = next(iter(vocoders))
+    sounds |= {f"{name} + {usual}": (vae, vocoders[usual]) for name, vae in vaes.items()}
+    table = {}
+    for name, (vae, vocoder) in sounds.items():
+        found, started = [], time.perf_counter()
+        with closing(Progress(name, len(mels), unit="recording")) as progress:
+            for mel in mels:
+                found.append(vocoder(mel[None] if vae is None else vae.decode(vae.encode(mel[None]))))
+                progress.update()
+        waveforms, seconds = torch.cat(found), (time.perf_counter() - started) / len(mels)
+        score = score_embedding(embed(waveforms, labels, classifier), classifier, reference)
+        errors = measure_vocoder(vocoder, spectrogram, mels) if vae is None else measure_codec(vae, mels)
+        table[name] = {
+            "l1": round(errors["l1"], 4),
+            "accuracy": score["accuracy"],
+            "fd": score["fd"],
+            "seconds": round(seconds, 3),
+        }
+    return table
+
+
+def choose_codec(table: Mapping[str, Any], usual: str) -> tuple[str, str]:
+    """(vae, vocoder) that ship: the refined codec only where it beats the linear one in error and for the classifier,
+    the ISTFT vocoder only where neither sees a loss against ``usual``."""
+    plain, refined = table[f"patch + {usual}"], table[f"conv + {usual}"]
+    slow, fast = table[usual], table["istft"]
+    heard = (refined["accuracy"], -refined["fd"]) > (plain["accuracy"], -plain["fd"])
+    lossless = fast["l1"] <= slow["l1"] and fast["accuracy"] >= slow["accuracy"]
+    return "conv" if refined["l1"] < plain["l1"] and heard else "patch", "istft" if lossless else usual
+
+
+def sampling_grid(
+    pipeline: AudioDEAR,
+    prompts: Mapping[str, Sequence[str]],
+    classifier: SoundClassifier,
+    reference: Reference,
+    config: MeasureConfig,
+) -> list[dict[str, Any]]:
+    """Accuracy and FD of each guidance scale and temperature, on the same prompts and seeds."""
+    rows = []
+    for cfg_scale, temperature in product(config.cfg_scales, config.temperatures[pipeline.variant]):
+        row = {"cfg_scale": cfg_scale, "temperature": temperature}
+        waveforms, labels = generate_for_scoring(pipeline, prompts, config.tuning_clips, seed=config.tuning_seed, **row)
+        score = score_waveforms(waveforms, labels, classifier, reference)
+        rows.append(row | {"accuracy": score["accuracy"], "fd": score["fd"], "is": score["is"]})
+    return rows
+
+
+def choose_sampling(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The settings with the lowest FD among those whose accuracy is within CLOSE of the best."""
+    best = max(row["accuracy"] for row in rows)
+    chosen = min((row for row in rows if row["accuracy"] >= best - CLOSE), key=lambda row: row["fd"])
+    return {"cfg_scale": chosen["cfg_scale"], "temperature": chosen["temperature"]}

@@ -1,0 +1,67 @@
+"""What something was made from, as plain data: how settings are written down, and how older ones are read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dear.files import read_json, write_json
+
+
+class StampError(ValueError):
+    """Something on disk was made from other things than those at hand."""
+
+
+def plain(data: Any) -> Any:
+    """Data as it comes back from JSON: dataclasses become objects, tuples become lists."""
+    return json.loads(json.dumps(data, default=dataclasses.asdict))
+
+
+def completed(saved: Any, wanted: Any) -> Any:
+    """``saved`` (plain data) with the fields that dataclasses in ``wanted`` have gained since, at their defaults.
+
+    So what was saved before a field existed stays equal to what leaves the field alone.
+    """
+    if dataclasses.is_dataclass(wanted) and isinstance(saved, dict):
+        defaults: dict[str, Any] = {}
+        for field in dataclasses.fields(wanted):
+            if field.default is not dataclasses.MISSING:
+                defaults[field.name] = field.default
+            elif field.default_factory is not dataclasses.MISSING:
+                defaults[field.name] = field.default_factory()
+        return plain(defaults) | {key: completed(value, getattr(wanted, key, None)) for key, value in saved.items()}
+    if isinstance(wanted, Mapping) and isinstance(saved, dict):
+        return {key: completed(value, wanted.get(key)) for key, value in saved.items()}
+    return saved
+
+
+def once(path: Path, stamp: Mapping[str, Any], make: Callable[[], Any]) -> Any:
+    """What ``make`` returns (plain data), made once and kept in ``path`` with the ``stamp`` of what it was made from.
+
+    stamp: plain data, or dataclasses of it; a kept one may lack fields that these have gained since.
+    Raises :class:`StampError` where ``path`` was made from something else.
+    """
+    if path.exists():
+        kept = read_json(path)
+        if clause := difference(completed(kept["stamp"], stamp), plain(stamp)):
+            raise StampError(f"{path} was made from something else: {clause}; remove it to make it anew")
+        return kept["result"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    result = plain(make())
+    write_json(path, {"stamp": plain(stamp), "result": result})
+    return result
+
+
+def difference(saved: Any, wanted: Any, path: str = "") -> str:
+    """The first field in which two trees of plain data differ, as a clause; empty where they are equal."""
+    if isinstance(saved, dict) and isinstance(wanted, dict):
+        for key in [*wanted, *(key for key in saved if key not in wanted)]:
+            inner = f"{path}.{key}" if path else str(key)
+            clause = difference(saved.get(key), wanted.get(key), inner)
+            if clause:
+                return clause
+        return ""
+    return "" if saved == wanted else f"its {path} is {saved!r}, wanted is {wanted!r}"

@@ -1,0 +1,49 @@
+"""The ten-second protocol (Section 4.1): short sounds are padded with silence, of long ones a random part is taken.
+
+Where a peak is named, the part that is taken is then scaled, as AudioLDM's VAE heard its training data:
+``normalize_wav`` in ``audioldm_train/utilities/data/dataset.py`` of haoheliu/AudioLDM-training-finetuning, the data of
+its VAE and of its diffusion model, takes the mean off and scales to a peak of 0.5, after resampling, before padding.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from dear.audio import AudioError, resample
+from training.data.manifest import Entry
+
+
+def load_segment(
+    entry: Entry, sample_rate: int, length: int, seed: int, index: int, variant: int = 0, peak: float = 0.0
+) -> np.ndarray:
+    """The sound of a manifest's entry as mono float32 [length] in [-1, 1] at ``sample_rate`` Hz.
+
+    Where it is longer, the part that is taken follows from ``(seed, variant, index)`` alone; ``index`` is the entry's
+    place in its manifest, ``variant`` an epoch or the number of a crop. Only that part of the file is decoded.
+    peak: what it is scaled to, without its mean; 0: left as it is. A constant sound becomes silence.
+    Raises :class:`~dear.audio.AudioError` naming a file that can no longer be read.
+    """
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(entry.path) as file:
+            rate = file.samplerate
+            wanted = math.ceil(length * rate / sample_rate)
+            first, whole = round(entry.start * rate), round(entry.duration * rate)
+            if whole > wanted:
+                first += int(np.random.default_rng([seed, variant, index]).integers(whole - wanted + 1))
+            file.seek(first)
+            samples = file.read(min(whole, wanted), dtype="float32", always_2d=True)
+    except (OSError, RuntimeError) as error:
+        raise AudioError(f"{entry.path} can't be read as a sound: {error}") from None
+    if not (len(samples) and np.isfinite(samples).all()):
+        raise AudioError(f"{entry.path} must hold a finite sound at {first / rate:.2f} s")
+    mono = resample(samples.mean(axis=1), rate, sample_rate)[:length]
+    if peak:
+        mono = mono - mono.mean()
+        mono *= peak / (np.abs(mono).max() + 1e-8)
+    segment = np.zeros(length, dtype=np.float32)
+    segment[: len(mono)] = mono.clip(-1, 1)
+    return segment
