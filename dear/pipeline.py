@@ -61,17 +61,44 @@ class AudioDEAR:
         """digest: names the weights in the settings of what they generate; card: is saved with them; commit: of the
         Hub repository that they came from."""
         self.synthesizer = Synthesizer(config, variant, model, vae, vocoder, text_encoder, digest)
-        self.config = config
-        self.variant = variant
-        self.sampling: SamplingConfig = config.variants[variant].sampling
-        self.sample_rate = config.mel.sample_rate
-        self.model = model
-        self.vae = vae
-        self.vocoder = vocoder
-        self.text_encoder = text_encoder
-        self.digest = digest
         self.card = card
         self.commit = commit
+
+    @property
+    def config(self) -> Config:
+        return self.synthesizer.config
+
+    @property
+    def variant(self) -> str:
+        return self.synthesizer.variant
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        return self.synthesizer.sampling
+
+    @property
+    def model(self) -> MaskedModel:
+        return self.synthesizer.model
+
+    @property
+    def vae(self) -> nn.Module:
+        return self.synthesizer.vae
+
+    @property
+    def vocoder(self) -> nn.Module:
+        return self.synthesizer.vocoder
+
+    @property
+    def text_encoder(self) -> TextEncoder:
+        return self.synthesizer.text_encoder
+
+    @property
+    def digest(self) -> str:
+        return self.synthesizer.digest
+
+    @property
+    def sample_rate(self) -> int:
+        return self.config.mel.sample_rate
 
     @property
     def device(self) -> torch.device:

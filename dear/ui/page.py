@@ -16,16 +16,12 @@ from dear.ui.api import endpoints
 from dear.ui.components.parts import QUIET, forget_old
 from dear.ui.gpu import is_zero
 from dear.ui.look import CSS, HEAD, THEME
+from dear.ui.registry import TABS, Frame
 from dear.ui.shelf import Shelf
-from dear.ui.tabs.compare import compare_tab
-from dear.ui.tabs.duel import duel_tab
-from dear.ui.tabs.edit import edit_tab
-from dear.ui.tabs.generate import generate_tab
 from dear.ui.tabs.hood import CSS as HOOD_CSS
-from dear.ui.tabs.hood import hood_tab
 from dear.ui.tabs.listening import CSS as LISTENING_CSS
-from dear.ui.tabs.listening import listening_tab, test_from
-from dear.ui.tabs.models import is_fixed, models_tab
+from dear.ui.tabs.listening import test_from
+from dear.ui.tabs.models import is_fixed
 
 TITLE = "AudioDEAR"
 SENTENCE = "Describe a sound and hear ten seconds of it, drawn from noise in a few passes that you can watch."
@@ -34,7 +30,6 @@ UPLOADS = "250mb"  # two hours as MP3, a minute as 96 kHz WAV of eight channels;
 
 def build(shelf: Shelf, folder: Path) -> gr.Blocks:
     """The page around the models of ``shelf``. Files of results go into ``folder``, which must exist."""
-    test = test_from(os.environ)
     if is_zero():  # what is loaded before the launch is kept ready for the GPU
         for name in shelf.get(None).config.variants:
             shelf.get(None, name)
@@ -44,21 +39,11 @@ def build(shelf: Shelf, folder: Path) -> gr.Blocks:
         # forgotten an hour after a browser was away, as that of a phone in a pocket.
         chosen = gr.Textbox("", visible=False)
         with gr.Tabs(selected="generate", elem_classes="dear-tabs") as tabs:
-            with gr.Tab("Generate", id="generate"):
-                generate = generate_tab(shelf, chosen, folder)
-            with gr.Tab("Compare", id="compare"):
-                updates = compare_tab(shelf, chosen, folder, generate, tabs)
-            with gr.Tab("Teacher and student", id="duel"):
-                duel_tab(shelf, chosen, folder)
-            with gr.Tab("Edit", id="edit"):
-                updates |= edit_tab(shelf, chosen, folder, generate, tabs)
-            with gr.Tab("Listening test", id="listening"):
-                listening_tab(page, test, folder)
-            with gr.Tab("Under the hood", id="hood") as hood:
-                hood_tab(hood, shelf, chosen)
-            with gr.Tab("Model", id="model"):
-                then = models_tab(page, shelf, chosen, generate.updates | updates)
-        then(generate.restore, chosen, generate.restored, **QUIET)
+            frame = Frame(page, tabs, shelf, chosen, folder, test_from(os.environ))
+            for name, tab in TABS.items():
+                with gr.Tab(tab.title, id=name) as place:
+                    tab.lay(frame, place)
+        frame.then(frame.generate.restore, chosen, frame.generate.restored, **QUIET)
         endpoints(shelf, folder)
     return page.queue(max_size=32, default_concurrency_limit=4)
 
