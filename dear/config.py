@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 VAE_KINDS = ("patch", "conv", "audioldm")
-VOCODER_KINDS = ("griffin-lim", "istft", "audioldm")
+VOCODER_KINDS = ("griffin-lim", "mel-gain", "istft", "audioldm")
 CONDITIONING_KINDS = ("minilm", "paper")
 TEXT_EMBEDDINGS = ("clap+t5", "t5", "clap")
 CLAP_BACKENDS = ("transformers", "laion_clap")
@@ -96,9 +96,9 @@ class VAEConfig:
 class VocoderConfig:
     """Log-mel to waveform."""
 
-    kind: str = "griffin-lim"  # griffin-lim (no weights), istft (trained here), audioldm (from the Hub)
-    iterations: int = 32  # Griffin-Lim iterations; unused by the others
-    momentum: float = 0.99  # Griffin-Lim momentum; unused by the others
+    kind: str = "griffin-lim"  # griffin-lim and mel-gain (no weights), istft (trained here), audioldm (from the Hub)
+    iterations: int = 32  # of griffin-lim and mel-gain
+    momentum: float = 0.99  # of griffin-lim and mel-gain, which diverges above 0.9
     width: int = 192  # channels of the ISTFT vocoder
     depth: int = 6  # ConvNeXt blocks of the ISTFT vocoder
     source: str = AUDIOLDM  # where audioldm comes from: owner/name on the Hub, or a folder that holds vocoder/

@@ -15,12 +15,14 @@ from dear.codec.audioldm import AudioLDMVAE, AudioLDMVocoder
 from dear.codec.conv import ConvVAE
 from dear.codec.griffin_lim import GriffinLim
 from dear.codec.istft import ISTFTVocoder
+from dear.codec.mel_gain import MelGain
 from dear.codec.patch import PatchVAE
 from dear.config import ConfigError, MelConfig, VAEConfig, VocoderConfig
 
 CODECS: dict[str, type[nn.Module]] = {"patch": PatchVAE, "conv": ConvVAE, "audioldm": AudioLDMVAE}
 VOCODERS: dict[str, type[nn.Module]] = {
     "griffin-lim": GriffinLim,
+    "mel-gain": MelGain,
     "istft": ISTFTVocoder,
     "audioldm": AudioLDMVocoder,
 }
