@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from dear.bundled import bundled
 from dear.card import model_card
 from dear.codec import audioldm, build_vae, build_vocoder
 from dear.config import Config, ConfigError, VAEConfig, VocoderConfig
@@ -26,7 +27,7 @@ from dear.files import sha256
 from dear.hub import REPOSITORY, CheckpointError, fetch, upload
 from dear.model import MaskedModel
 
-BUNDLED = Path(__file__).resolve().parent.parent / "assets" / "mini"
+BUNDLED = bundled("mini")
 CARD = "README.md"
 
 

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from dear.bundled import bundled
 from dear.cli import Parser, guarded
-from dear.evaluation.judge.classifier import BUNDLED, SoundClassifier, check_mel, load_classifier
+from dear.evaluation.judge.classifier import SoundClassifier, check_mel, load_classifier
 from dear.evaluation.judge.features import embed
 from dear.evaluation.score import ROUNDED, generate_each
 
-PROMPTS = BUNDLED.parent / "eval_compositions.json"  # [[prompt, first label, second label], ...], none seen in training
+PROMPTS = bundled("eval_compositions.json")  # [[prompt, first label, second label], ...], none seen in training
 BEGINNING, END = 0.36, 0.6  # shares of a clip, until the one and from the other on: a single sound is expected there
 
 

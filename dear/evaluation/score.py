@@ -22,15 +22,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dear.audio import read_sound
+from dear.bundled import bundled
 from dear.cli import Parser, guarded
-from dear.evaluation.judge.classifier import BUNDLED, SoundClassifier, check_mel, load_classifier
+from dear.evaluation.judge.classifier import SoundClassifier, check_mel, load_classifier
 from dear.evaluation.judge.features import Embedding, SoundsError, embed, embed_sounds, find_sounds
 from dear.evaluation.judge.metrics import frechet_distance, inception_score, kl_divergence
 
 if TYPE_CHECKING:
     from dear.pipeline import AudioDEAR
 
-PROMPTS = BUNDLED.parent / "eval_prompts.json"  # {label: [wordings that training never showed to a model]}
+PROMPTS = bundled("eval_prompts.json")  # {label: [wordings that training never showed to a model]}
 ROUNDED = 4  # digits behind the point in what is reported
 
 

@@ -14,10 +14,11 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from dear.bundled import bundled
 from dear.config import ConfigError, MelConfig, from_dict
 from dear.files import write_atomically
 
-BUNDLED = Path(__file__).resolve().parents[3] / "assets" / "classifier"
+BUNDLED = bundled("classifier")
 RANGE = 10.0  # natural-log units below a clip's loudest mel value at which the network stops listening (87 dB)
 SPECTRUM = ("sample_rate", "n_fft", "hop_length", "n_mels", "f_min", "f_max", "floor")  # what makes a mel comparable
 
