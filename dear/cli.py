@@ -59,7 +59,7 @@ def _number(kind: Callable[[str], float], name: str) -> Callable[[str], float]:
 
 def parser() -> Parser:
     whole, number = _number(int, "a whole number"), _number(float, "a number")
-    root = Parser(prog="dear", description="Text to ten seconds of sound.", allow_abbrev=False)
+    root = Parser(prog="audiodear", description="Text to ten seconds of sound.", allow_abbrev=False)
     commands = root.add_subparsers(dest="command", required=True)
 
     one = commands.add_parser("generate", help="write the sound of a prompt to a file", allow_abbrev=False)

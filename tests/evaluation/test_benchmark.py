@@ -286,9 +286,7 @@ def test_the_command_measures_a_checkpoint_and_names_what_is_missing(checkpoint,
     )
     found = {(row["name"], row["batch"]): row for row in result["rows"]}
     assert set(found) == {(name, batch) for name in rows for batch in (1, 2)}
-    assert (
-        found["stable-audio-open", 1]["skipped"] == "torchsde is not installed (pip install -r requirements-peers.txt)"
-    )
+    assert found["stable-audio-open", 1]["skipped"] == "torchsde is not installed (pip install torchsde)"
     one = found["bundled", 1]
     assert set(one["stages"]) == {"text", "decode", "codec", "vocoder", "rest"}
     assert sum(one["stages"].values()) == pytest.approx(one["median"], rel=0.5)

@@ -90,7 +90,7 @@ class MissingError(ValueError):
 def require(package: str) -> None:
     """Raises MissingError where ``package`` is not installed."""
     if importlib.util.find_spec(package) is None:
-        raise MissingError(f"{package} is not installed (pip install -r requirements-peers.txt)")
+        raise MissingError(f"{package} is not installed (pip install {package})")
 
 
 def audioldm_job(setting: Setting) -> Job:

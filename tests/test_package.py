@@ -1,0 +1,104 @@
+"""What describes the package agrees with itself: ranges, exact versions, the Space's front matter."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import dear
+from dear.bundled import bundled
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+
+
+def requirements(lines):
+    """Requirements of lines such as those of requirements.txt, comments left out."""
+    bare = (line.partition("#")[0].strip() for line in lines)
+    return [Requirement(line) for line in bare if line]
+
+
+def keys(lines):
+    """Comparable forms: name, range and marker."""
+    return {(canonicalize_name(r.name), str(r.specifier), str(r.marker)) for r in requirements(lines)}
+
+
+def test_requirements_are_the_core_and_the_extras_of_page_training_and_paper():
+    expected = keys(PROJECT["dependencies"] + EXTRAS["ui"] + EXTRAS["train"] + EXTRAS["paper"])
+    found = keys((ROOT / "requirements.txt").read_text().splitlines())
+    assert {row for row in expected if row[0] != "torchvision"} == {row for row in found if row[0] != "pytest"}
+    assert {row for row in found if row[0] == "pytest"} <= keys(EXTRAS["dev"])
+
+
+def test_every_range_is_bounded_above_and_holds_the_exact_version():
+    ranges = requirements(PROJECT["dependencies"] + [line for extra in EXTRAS.values() for line in extra])
+    exact = requirements((ROOT / "constraints.txt").read_text().splitlines())
+    assert all(str(pin.specifier).startswith("==") and pin.url is None for pin in exact)
+    for wanted in ranges:
+        assert any(part.operator in ("<", "==") for part in wanted.specifier), f"{wanted} has no upper bound"
+        for version in ("3.11", "3.12", "3.13"):
+            python = {"python_version": version, "python_full_version": f"{version}.7", "sys_platform": "linux"}
+            if wanted.marker is not None and not wanted.marker.evaluate(python):
+                continue
+            pins = [
+                pin
+                for pin in exact
+                if canonicalize_name(pin.name) == canonicalize_name(wanted.name)
+                and (pin.marker is None or pin.marker.evaluate(python))
+            ]
+            assert len(pins) == 1, f"{wanted} on Python {version}: {pins}"
+            (pinned,) = pins[0].specifier
+            assert pinned.version in wanted.specifier, f"{pins[0]} is not in {wanted}"
+
+
+def test_a_user_of_the_library_is_not_held_below_numpy_2():
+    assert all("2.2.0" in r.specifier for r in requirements(PROJECT["dependencies"]) if r.name == "numpy")
+    assert "laion-clap" not in {r.name for r in requirements(PROJECT["dependencies"])}
+
+
+def test_the_front_matter_of_the_space_names_what_is_here():
+    facts = yaml.safe_load((ROOT / "README.md").read_text().split("---\n")[1])
+    exact = {r.name: str(r.specifier)[2:] for r in requirements((ROOT / "constraints.txt").read_text().splitlines())}
+    assert facts["sdk_version"] == exact["gradio"]
+    assert facts["python_version"] in ("3.10", "3.12", "3.13")
+    assert (ROOT / facts["thumbnail"]).is_file()
+    assert (ROOT / facts["app_file"]).is_file()
+
+
+def test_pre_commit_runs_the_ruff_of_the_constraints():
+    text = (ROOT / ".pre-commit-config.yaml").read_text()
+    exact = (ROOT / "constraints.txt").read_text().splitlines()
+    for name in ("ruff", "import-linter"):
+        pins = set(re.findall(rf"{name}==[\d.]+", text))
+        assert pins == {line for line in exact if line.startswith(f"{name}==")}
+
+
+def test_the_version_is_told_in_one_place():
+    assert "version" in PROJECT["dynamic"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", dear.__version__)
+    assert f"version: {dear.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"## [{dear.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_bundled_files_lie_inside_an_installed_package_or_beside_a_checkout(inside, tmp_path, monkeypatch):
+    package = tmp_path / "dear"
+    folder = (package if inside else tmp_path) / "assets"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr("dear.bundled.__file__", str(package / "bundled.py"))
+    assert bundled("mini") == folder / "mini"
+
+
+def test_the_wheel_holds_every_bundled_file_that_is_read():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    used = set()
+    for file in (ROOT / "dear").rglob("*.py"):
+        used |= set(re.findall(r'bundled\("([^"]+)"\)', file.read_text()))
+    assert used == {"mini", "classifier", "eval_prompts.json", "eval_compositions.json"}
+    assert settings["force-include"] == {f"assets/{name}": f"dear/assets/{name}" for name in used}
+    assert all(bundled(name).exists() for name in used)
