@@ -52,10 +52,10 @@ constraints: .venv/tools
 	  $(COMPILE) --universal --upgrade --python-version 3.11 --all-extras pyproject.toml; } > constraints.new
 	mv constraints.new constraints.txt
 
-# Needs PyPI's JSON interface, or OSV (--vulnerability-service osv). Where neither can be reached it fails and has
-# checked nothing. Lines with markers of other platforms are skipped by pip-audit.
+# Needs PyPI's JSON interface (or OSV's, with AUDIT="--vulnerability-service osv"). Where it cannot be reached, the
+# step fails at the first package and has checked nothing. Lines for other platforms and Pythons are left out.
 audit: .venv/tools
-	$(BIN)/pip-audit --disable-pip --no-deps --requirement constraints.txt
+	$(BIN)/pip-audit --strict --disable-pip --no-deps $(AUDIT) --requirement constraints.txt
 
 space: .venv/tools
 	mkdir -p $(SPACE)
