@@ -9,6 +9,7 @@ keys and values of known tokens, which is not exact: they change as more becomes
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ class Block(nn.Module):
         wanted: Tensor | slice | None = None,
     ) -> Tensor:
         """Audio states x [B, P, C] -> next states [B, P, C]; with ``wanted``, of W of them, theirs alone [B, W, C]."""
-        if self.mixing is not None:
+        if self.mixing is not None and self.mixing_norm is not None:
             x = x + others.mix(self.mixing, self.mixing_norm(x))
         normed = self.attention_norm(x)
         if wanted is None:
@@ -143,6 +144,7 @@ class Kept:
     seen: Tensor  # [B * P * taps] rows that the computed tokens see
 
     def mix(self, mixing: LocalMixing, x: Tensor) -> Tensor:
+        assert self.inputs is not None  # a block that mixes has them
         rows = self.inputs.view(-1, x.shape[2])
         rows.index_copy_(0, self.stored, torch.where(self.known, x, 0).flatten(0, 1))
         seen = rows.index_select(0, self.seen).unflatten(0, (*x.shape[:2], -1))
@@ -172,7 +174,7 @@ class Backbone(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
         init_weights(self)
         nn.init.normal_(self.mask_token, std=0.02)
-        if learned:
+        if self.positions is not None:
             nn.init.normal_(self.positions, std=0.02)
 
     def prefix(self, tokens: Tensor, mask: Tensor) -> Prefix:
@@ -184,7 +186,7 @@ class Backbone(nn.Module):
         angles = self._angles(torch.arange(x.shape[1], device=x.device)[None]) if ordered else None
         kept = []
         for block in self.blocks:
-            x, pair = block.prefix(x, visible, angles)
+            x, pair = cast(Block, block).prefix(x, visible, angles)
             kept.append(pair)
         return Prefix(tuple(kept), mask)
 

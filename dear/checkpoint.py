@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from dear.bundled import bundled
 from dear.card import model_card
 from dear.codec import audioldm, build_vae, build_vocoder
+from dear.codec.base import Codec
 from dear.config import Config, ConfigError, VAEConfig, VocoderConfig
 from dear.files import sha256
 from dear.hub import REPOSITORY, CheckpointError, fetch, upload
@@ -109,13 +110,13 @@ def load_model(
     return model.eval().to(device)
 
 
-def load_codec(folder: str | Path, config: Config, device: torch.device | str = "cpu") -> tuple[nn.Module, nn.Module]:
+def load_codec(folder: str | Path, config: Config, device: torch.device | str = "cpu") -> tuple[Codec, nn.Module]:
     """(vae, vocoder) with their weights, float32: the checkpoint's own, or those of the source that it names.
 
     Raises CheckpointError as :func:`load_model` does, and where a source cannot be downloaded or does not fit.
     """
     codec = Path(folder) / "codec"
-    named = {"vae": config.vae, "vocoder": config.vocoder}
+    named: dict[str, VAEConfig | VocoderConfig] = {"vae": config.vae, "vocoder": config.vocoder}
     sources = {name: _source(name, part.source) for name, part in named.items() if _is_named(part)}
     if "vae" not in sources:
         _open(codec / "vae.safetensors")
@@ -127,7 +128,7 @@ def load_codec(folder: str | Path, config: Config, device: torch.device | str = 
             vocoder = build_vocoder(config.vocoder, config.mel, sources.get("vocoder"))
     except ValueError as error:
         raise CheckpointError(str(error)) from error
-    parts = {"vae": vae, "vocoder": vocoder}
+    parts: dict[str, nn.Module] = {"vae": vae, "vocoder": vocoder}
     for name, part in parts.items():
         if name not in sources and part.state_dict():
             part.load_state_dict(_read(codec / f"{name}.safetensors", part, torch.float32))
@@ -233,7 +234,7 @@ def push(
         load_model(folder, config, variant)
     load_codec(folder, config)
     names = ["config.json", CARD, *(_weights(variant, config) for variant in config.variants)]
-    named = {"vae": config.vae, "vocoder": config.vocoder}
+    named: dict[str, VAEConfig | VocoderConfig] = {"vae": config.vae, "vocoder": config.vocoder}
     names += [f"codec/{name}.safetensors" for name, part in named.items() if not _is_named(part)]
     return upload(
         {name: folder / name for name in names if (folder / name).is_file()},

@@ -126,7 +126,7 @@ def generate(options: argparse.Namespace) -> None:
         seed=options.seed,
         num_samples=options.num_samples,
     )
-    seconds = out.waveform.shape[1] / out.sample_rate
+    seconds = out.sound.shape[1] / out.sample_rate
     for file, seed in zip(out.save(path), out.seeds, strict=True):
         print(f"{file}: seed {seed}, {seconds:g} s of sound, all done in {out.timings['total']:.2f} s")
 

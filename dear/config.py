@@ -12,7 +12,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -245,7 +245,7 @@ class Savings:
         """From "fast", or options such as "refresh_every=4,order=spread". Raises ConfigError naming what is wrong."""
         if text == "fast":
             return FAST
-        kinds = {each.name: type(each.default) for each in dataclasses.fields(cls)}
+        kinds: dict[str, Callable[[str], Any]] = {each.name: type(each.default) for each in dataclasses.fields(cls)}
         chosen: dict[str, Any] = {}
         for part in text.split(","):
             name, _, value = (piece.strip() for piece in part.partition("="))
@@ -369,7 +369,7 @@ def from_dict(cls: type[T], data: Any, path: str = "") -> T:
     if not isinstance(data, Mapping):
         raise ConfigError(f"{path or cls.__name__} must be an object with fields, got {data!r}")
     hints = typing.get_type_hints(cls)
-    known = {f.name: f for f in dataclasses.fields(cls)}
+    known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]  # T is a dataclass
     prefix = f"{path}." if path else ""
     for key in data:
         if key not in known:
@@ -379,7 +379,7 @@ def from_dict(cls: type[T], data: Any, path: str = "") -> T:
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
     origin = typing.get_origin(hint)
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return from_dict(hint, value, path)
     if origin is types.UnionType:  # X | None
         return None if value is None else _convert(typing.get_args(hint)[0], value, path)

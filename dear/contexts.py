@@ -78,13 +78,14 @@ class Contexts:
             return self._compute(tokens, known, CONDITIONAL, iteration, start, end), None
         if iteration % every:
             contexts = self._compute(tokens, known, CONDITIONAL, iteration, start, end)
+            assert self.difference is not None  # set by the iteration before, where every > 1
             null = contexts + self.difference[:, :count]
         else:
             until = self.bounds[min(iteration + every, self.guided)]
             contexts, null = self._compute(tokens, known, BOTH, iteration, start, until).chunk(2)
             self.difference = null - contexts if every > 1 else None
             contexts, null = contexts[:, :count], null[:, :count]
-        if every > 1:
+        if self.difference is not None:
             self.difference = self.difference[:, count:]
         return contexts, null
 
@@ -101,6 +102,7 @@ class Contexts:
         self.kept[:branches] = [start] * branches
         if self.static is not None:
             return self.workspace.decode(tokens, order, first, start, end)
+        assert past is not None  # static shapes alone do without
         return self.backbone.decode(tokens, order, past, slice(first, end), start, slice(start - first, None), end)
 
     def close(self) -> None:

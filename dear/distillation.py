@@ -29,6 +29,8 @@ class Distillation(nn.Module):
     null vector; the compared tensor is the one that the heads receive. The student may be of any head.
     """
 
+    teacher: MaskedModel
+
     def __init__(self, student: MaskedModel, teacher: MaskedModel, weight: float, channels: str = "mean"):
         super().__init__()
         if not weight >= 0:

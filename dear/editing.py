@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ def inpaint(
     (out,) = synthesizer.run(request)
     weight = region(mel.samples, first, last, round(CROSSFADE * mel.sample_rate))
     original = clip[: mel.samples]
-    mixed = (1 - weight.square()).sqrt() * original + weight * out.waveform / gain
+    mixed = (1 - weight.square()).sqrt() * original + weight * out.sound / gain
     waveform = torch.where(weight > 0, mixed, original).clamp(-1, 1)
     return dataclasses.replace(out, waveform=waveform, mel=out.mel - math.log(gain))
 
@@ -120,7 +121,7 @@ def redraw(
         num_samples=1,
         **options,
     )
-    drawn = out.waveform[0]
+    drawn = out.sound[0]
     if first == at > 0 or last == at + clip < len(sound):  # to an edge of the clip, beyond which the sound goes on
         weight = region(len(sound), first, last, round(CROSSFADE * rate))[at : at + clip]
         drawn = weight * drawn + (1 - weight.square()).sqrt() * sound[at : at + clip]
@@ -187,9 +188,9 @@ def extend(
             steps=request.sampling.steps,
             savings=request.sampling.savings,
             seed=(request.seeds[0] + i) % (MAX_SEED + 1),
-            progress=progress and (lambda n, _, done=done: progress(done + n, sum(counts))),
+            progress=None if progress is None else partial(_shifted, progress, done, sum(counts)),
         )
-        sound = torch.cat((sound[:-tail], out.waveform[0]))[:wanted]
+        sound = torch.cat((sound[:-tail], out.sound[0]))[:wanted]
         timings = {stage: timings.get(stage, 0.0) + each for stage, each in out.timings.items()}
     return dataclasses.replace(
         out,
@@ -200,6 +201,11 @@ def extend(
         settings=request.settings | {"seconds": seconds},
         timings=timings,
     )
+
+
+def _shifted(progress: Progress, done: int, total: int, iteration: int, _: int) -> object:
+    """Report an iteration of one clip as one of all clips."""
+    return progress(done + iteration, total)
 
 
 def _touched(synthesizer: Synthesizer, first: int, last: int) -> int:

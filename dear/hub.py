@@ -19,7 +19,7 @@ from typing import Any
 
 REPOSITORY = r"\w[\w.-]*/\w[\w.-]*"  # owner/name
 # Called with the bytes of a download that have arrived, and those of all its files known so far. It must not raise.
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int], object]
 _told: ContextVar[Progress | None] = ContextVar("told", default=None)
 
 
@@ -58,7 +58,7 @@ def fetch(
         url = hf_hub_url(repository, name, revision=revision)
         return get_hf_file_metadata(url, token=token, timeout=constants.HF_HUB_ETAG_TIMEOUT)
 
-    unreachable = None
+    unreachable, told = None, _told.get()
     try:
         try:  # with a time limit: snapshot_download would wait for a silent server for ever
             metadata(names[0], revision)
@@ -73,15 +73,15 @@ def fetch(
                 token=token,
                 allow_patterns=list(names),
                 local_files_only=unreachable is not None,
-                tqdm_class=None if _told.get() is None else _bar(_told.get()),
+                tqdm_class=None if told is None else _bar(told),
             )
         )
-        announced = {}
+        announced: dict[Path, str] = {}
         for path in sorted(path for name in names for path in folder.glob(name) if path.suffix == ".safetensors"):
             if path.is_symlink():  # to bytes that the cache named by their ETag: the sha256, where a file is large
                 announced[path] = Path(os.readlink(path)).name
             elif unreachable is None:  # a file system without links
-                announced[path] = metadata(path.relative_to(folder).as_posix(), folder.name).etag
+                announced[path] = metadata(path.relative_to(folder).as_posix(), folder.name).etag or ""
     except Exception as error:  # network, disk and Hub errors share no narrower class
         error = unreachable or error
         raise CheckpointError(
@@ -104,7 +104,8 @@ def _bar(progress: Progress) -> type:
     """A class of progress bars that nobody sees, and that tell the bytes of a snapshot's files as they arrive."""
     from tqdm.std import tqdm
 
-    most, one_at_a_time = 0, threading.Lock()  # files arrive in threads of their own
+    most: float = 0
+    one_at_a_time = threading.Lock()  # files arrive in threads of their own
 
     class Told(tqdm):
         def __init__(self, *arguments: Any, **options: Any):
@@ -164,6 +165,8 @@ def upload(
         try:
             held = api.list_repo_files(repository, revision=revision)
         except RevisionNotFoundError:
+            if revision is None:
+                raise
             api.create_branch(repository, branch=revision)
             held = api.list_repo_files(repository, revision=revision)
         stale = [name for name in held if name.endswith(".safetensors") and name not in files]
@@ -173,7 +176,8 @@ def upload(
                 f"{where} holds {', '.join(left_out)} too, which this push would leave out: push a checkpoint of all "
                 "its variants, or to another repository or revision"
             )
-        contents = {name: text.encode() for name, text in defaults.items() if name not in held} | files
+        contents: dict[str, bytes | Path] = {name: text.encode() for name, text in defaults.items() if name not in held}
+        contents.update(files)
         add = [CommitOperationAdd(name, content) for name, content in contents.items()]
         remove = [CommitOperationDelete(name) for name in stale if name.startswith("codec/")]
         # Not upload_folder, which may spread its files over several commits.

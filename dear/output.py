@@ -6,6 +6,7 @@ import io
 import json
 import os
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,9 @@ class Output:
     def __len__(self) -> int:
         return self.tokens.shape[0]
 
+    def __iter__(self) -> Iterator[Output]:
+        return (self[index] for index in range(len(self)))
+
     def __getitem__(self, index: int) -> Output:
         """Item ``index`` alone. Raises IndexError beyond the last."""
         seed = self.seeds[index]
@@ -69,6 +73,13 @@ class Output:
             seeds=[seed],
             prompts=[self.prompts[index]],
         )
+
+    @property
+    def sound(self) -> Tensor:
+        """``waveform`` [B, S]. Raises ValueError for a partial output, which has none."""
+        if self.waveform is None:
+            raise ValueError(f"there is no sound yet after {self.iteration} of {self.iterations} iterations")
+        return self.waveform
 
     def save(self, path: str | Path) -> list[Path]:
         """Write the sounds as 16-bit WAV or FLAC, by the suffix; several become ``stem-1``, ``stem-2``, ...
@@ -98,7 +109,7 @@ class Output:
                     # The comment first: libsndfile reads nothing after a text of more than 2047 bytes.
                     sound.comment = json.dumps({"seed": item.seed} | self.settings)
                     sound.title = item.prompts[0]
-                    sound.write(item.waveform[0].numpy())
+                    sound.write(item.sound[0].numpy())
                 name.write_bytes(file.getvalue())
             for name, target in zip(work, targets, strict=True):
                 os.replace(name, target)

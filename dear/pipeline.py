@@ -27,6 +27,7 @@ from dear.checkpoint import (
     save_checkpoint,
 )
 from dear.checkpoint import digest as weights_digest
+from dear.codec.base import Codec
 from dear.conditioning import TextEncoder, build_text_encoder
 from dear.config import Config, SamplingConfig, Savings, from_dict
 from dear.hub import Progress as Downloaded
@@ -51,7 +52,7 @@ class AudioDEAR:
         config: Config,
         variant: str,
         model: MaskedModel,
-        vae: nn.Module,
+        vae: Codec,
         vocoder: nn.Module,
         text_encoder: TextEncoder,
         digest: str = "",
@@ -81,7 +82,7 @@ class AudioDEAR:
         return self.synthesizer.model
 
     @property
-    def vae(self) -> nn.Module:
+    def vae(self) -> Codec:
         return self.synthesizer.vae
 
     @property

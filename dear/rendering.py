@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dear.audio import check_audio, fit_clip
+from dear.codec.base import Codec
 from dear.codec.mel import MelSpectrogram
 from dear.conditioning import Conditioning, TextEncoder
 from dear.config import Config, SamplingConfig
@@ -32,7 +33,7 @@ class Synthesizer:
         config: Config,
         variant: str,
         model: MaskedModel,
-        vae: nn.Module,
+        vae: Codec,
         vocoder: nn.Module,
         text_encoder: TextEncoder,
         digest: str = "",
@@ -123,7 +124,7 @@ class Synthesizer:
             finite = tokens.isfinite().all()
             if lane is None:  # nothing is handed on that could be waited for later
                 self._check_finite(finite, request)
-            if request.left_out is not None:  # part of the sound all the same
+            if request.left_out is not None and request.given is not None:  # part of the sound all the same
                 left_out = request.left_out.to(known.device)
                 tokens = torch.where(left_out[..., None], request.given.to(tokens), tokens)
                 known = known | left_out

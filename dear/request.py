@@ -39,16 +39,16 @@ class Request:
     draft: bool = False  # whether the sound may be rendered in a hurry
 
 
-def check_number(name: str, value: object, low: float, high: float) -> float:
+def check_number(name: str, value: Any, low: float, high: float) -> float:
     """``value`` as a float from ``low`` to ``high``; else ValueError naming both."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:  # type: ignore[operator]  # Real has an order
         raise ValueError(f"{name} must be a number from {low:g} to {high:g}, got {_shown(value)}")
     return float(value)
 
 
-def check_whole(name: str, value: object, low: int, high: int) -> int:
+def check_whole(name: str, value: Any, low: int, high: int) -> int:
     """``value`` as a whole number from ``low`` to ``high``; else ValueError naming both."""
-    whole = isinstance(value, Integral) or (isinstance(value, Real) and math.isfinite(value) and value == int(value))
+    whole = isinstance(value, Integral) or (isinstance(value, Real) and math.isfinite(value) and value == int(value))  # type: ignore[call-overload]  # Real has int()
     if isinstance(value, bool) or not whole or not low <= value <= high:
         raise ValueError(f"{name} must be a whole number from {low} to {high}, got {_shown(value)}")
     return int(value)
@@ -77,7 +77,7 @@ def check_options(
 
     length: L, the most iterations that make sense. Raises ValueError naming the option, its value and what is allowed.
     """
-    chosen: dict[str, float | int | Savings] = {}
+    chosen: dict[str, Any] = {}
     if cfg_scale is not None:
         chosen["cfg_scale"] = check_number("cfg_scale", cfg_scale, 0, 20)
     if iterations is not None:

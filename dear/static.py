@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ class CUDAGraphs:
         return torch.cuda.Stream()
 
     @cached_property
-    def pool(self) -> tuple[int, int]:
+    def pool(self) -> Any:
         return torch.cuda.graph_pool_handle()
 
     def __call__(self, function: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:

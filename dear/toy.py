@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -31,7 +32,7 @@ MOST_STEPS = 100  # the paper's teacher takes so many
 # What takes each head about as long: MeanFlow differentiates through its network twice, Shortcut runs it three times.
 ITERATIONS = {"energy": 4000, "diffusion": 4000, "flow": 4000, "shortcut": 2600, "meanflow": 1500}
 # In so short a training, MeanFlow learns more from far rows than its own paper's weights let it.
-OPTIONS = {"meanflow": {"adaptive_power": 0.0, "flow_share": 0.5, "times": "uniform"}}
+OPTIONS: dict[str, dict[str, Any]] = {"meanflow": {"adaptive_power": 0.0, "flow_share": 0.5, "times": "uniform"}}
 SCALES = (0.1, 0.3, 1.0)  # of the kernel: from about the thickness of the roll to its radius
 _REFERENCE = 2**40  # seed of the points that are measured against
 
@@ -64,7 +65,8 @@ def mmd(a: Tensor, b: Tensor) -> float:
 
     def mean(x: Tensor, y: Tensor) -> Tensor:
         squared = torch.cdist(x, y).square()
-        return sum((squared / (-2 * scale**2)).exp().mean() for scale in SCALES) / len(SCALES)
+        each = [(squared / (-2 * scale**2)).exp().mean() for scale in SCALES]
+        return sum(each, torch.zeros(())) / len(SCALES)
 
     return math.sqrt(max(0.0, float(mean(a, a) + mean(b, b) - 2 * mean(a, b))))
 

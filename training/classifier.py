@@ -13,14 +13,16 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
 
 from dear.codec import build_vocoder
 from dear.codec.mel import MelSpectrogram
+from dear.codec.patch import PatchVAE
 from dear.config import MelConfig, VAEConfig, VocoderConfig
 from dear.evaluation.judge.classifier import ClassifierConfig, SoundClassifier, load_classifier, save_classifier
 from dear.evaluation.judge.features import embed, fit
@@ -70,7 +72,7 @@ class SoundTask:
 
     @property
     def settings(self) -> dict[str, Any]:
-        digest = hashlib.sha256(self.mels.contiguous().view(torch.uint8).numpy()).hexdigest()
+        digest = hashlib.sha256(self.mels.contiguous().view(torch.uint8).numpy().data).hexdigest()
         return {"network": list(self.module.config.channels), "mels": digest, "seed": self.seed}
 
     def batch(self, step: int) -> dict[str, Tensor]:
@@ -169,7 +171,7 @@ class Hearing:
         self.config = mel
         self.mel = MelSpectrogram(mel)
         self.vocoder = build_vocoder(VocoderConfig(kind="griffin-lim", iterations=iterations), mel)
-        self.codec: nn.Module | None = None
+        self.codec: PatchVAE | None = None
 
     def fit_codec(self, mels: Tensor) -> None:
         self.codec = fit_patch_vae(mels.float(), CODEC, self.config)
@@ -182,6 +184,7 @@ class Hearing:
     @torch.inference_mode()
     def returned(self, mel: Tensor) -> Tensor:
         """mel [F,M] -> waveform [S]."""
+        assert self.codec is not None  # fitted before
         return self.vocoder(self.codec.decode(self.codec.encode(mel[None])))[0].clamp(-1, 1)
 
 
@@ -323,7 +326,11 @@ def export_prompts(folder: str | Path) -> None:
     single = {label: list(prompts(label)[1]) for label in CLASSES}
     for name, value in (("eval_prompts", single), ("eval_compositions", compositions())):
         text = json.dumps(value, indent=2) + "\n"
-        write_atomically(Path(folder) / f"{name}.json", lambda file, text=text: file.write(text.encode()))
+        write_atomically(Path(folder) / f"{name}.json", partial(_put, text))
+
+
+def _put(text: str, file: IO[bytes]) -> None:
+    file.write(text.encode())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from dear.codec.mel import MelSpectrogram
 from dear.pipeline import AudioDEAR
 from dear.visual import plots
 from training.data.captions import prompts
-from training.data.scenes import CLASSES, DataError, read_clips
+from training.data.scenes import CLASSES, Clip, DataError, read_clips
 from training.report.measure import recordings
 from training.runtime.commands import guarded
 
@@ -21,7 +21,7 @@ from training.runtime.commands import guarded
 def draw(clips_folder: Path, out: Path, model: str | None, fold: int, seed: int) -> None:
     """First recording of ``fold`` and first held-back wording of each class, drawn with ``seed`` and those after it."""
     pipeline = AudioDEAR.from_pretrained(model)
-    first = {}
+    first: dict[str, Clip] = {}
     for clip in read_clips(clips_folder):
         if clip.fold == fold:
             first.setdefault(clip.label, clip)

@@ -29,7 +29,7 @@ from dear.pipeline import AudioDEAR
 from training.cache.tokens import weights_digest
 from training.data.captions import prompts
 from training.data.scenes import CLASSES
-from training.engine.recipe import MaskingConfig, MeasureConfig, load_recipe
+from training.engine.recipe import MaskingConfig, MeasureConfig, Recipe, load_recipe
 from training.engine.schedule import TrainConfig
 from training.engine.trainer import train
 from training.report.measure import choose_sampling, embed_training, sampling_grid
@@ -140,7 +140,7 @@ class Comparison:
         return [row | {"seconds": round(statistics.median(taken), 3)} for row, taken in zip(rows, seconds, strict=True)]
 
 
-def table(rows: list[Mapping[str, Any]]) -> str:
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Markdown; ``seconds`` are those of decoding one sound."""
     names = ("row", "steps", "parameters", "cfg_scale", "temperature", "accuracy", "fd", "kl", "is", "seconds")
     lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
@@ -164,7 +164,7 @@ def main(arguments: list[str] | None = None) -> int:
         chosen = options.rows or list(recipe.rows)
         if unknown := [name for name in chosen if name not in recipe.rows]:
             raise ConfigError(f"--rows must be among {', '.join(recipe.rows)}, got {unknown[0]!r}")
-        reproduction = Reproduction(load_recipe(options.recipe), options.clips, options.out, options.workers)
+        reproduction = Reproduction(load_recipe(options.recipe, Recipe), options.clips, options.out, options.workers)
         comparison = Comparison(recipe, reproduction)
         rows = comparison.timed([row for name in chosen for row in comparison.report(name)])
         print(table(rows))

@@ -16,7 +16,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -26,6 +26,7 @@ from torch import nn
 from dear.checkpoint import save_checkpoint
 from dear.codec import build_vocoder
 from dear.codec.conv import ConvVAE
+from dear.codec.istft import ISTFTVocoder
 from dear.codec.mel import MelSpectrogram
 from dear.codec.patch import PatchVAE
 from dear.conditioning import TextEncoder, build_text_encoder
@@ -148,23 +149,23 @@ class Reproduction:
         )
 
     @cached_property
-    def teacher(self) -> nn.Module:
+    def teacher(self) -> MaskedModel:
         """The diffusion teacher with its averaged weights."""
         model, config = self.model("teacher"), self.recipe.teacher
         task = MaskedModelling(model, *self.caches, self.recipe.masking, config.batch_size, config.seed)
         return train(task, config, self.out / "teacher", "teacher")
 
     @cached_property
-    def student(self) -> nn.Module:
+    def student(self) -> MaskedModel:
         """The one-step student with its averaged weights."""
         return self.distilled("student", self.recipe.distill)
 
     @cached_property
-    def plain(self) -> nn.Module:
+    def plain(self) -> MaskedModel:
         """A student that starts from the teacher and is then left alone, to compare with."""
         return self.distilled("student-plain", DistillConfig(weight=0.0))
 
-    def distilled(self, name: str, distill: DistillConfig) -> nn.Module:
+    def distilled(self, name: str, distill: DistillConfig) -> MaskedModel:
         """A student after all phases of its training, which differ in how tokens are hidden."""
         recipe, student, teacher = self.recipe, self.model("student"), self.teacher
         phases = {name: (recipe.student, recipe.masking)}
@@ -197,7 +198,7 @@ class Reproduction:
         return recordings(self.split(held_out=True), self.mel)
 
     @cached_property
-    def conv(self) -> nn.Module:
+    def conv(self) -> ConvVAE:
         """The linear codec with a trained refinement behind it."""
         config, settings = self.recipe.conv, replace(self.recipe.model.vae, kind="conv")
         codec = ConvVAE.from_patch(self.codec, settings, self.recipe.model.mel)
@@ -207,10 +208,10 @@ class Reproduction:
         return train(task, config, self.out / "conv", "conv").cpu()
 
     @cached_property
-    def istft(self) -> nn.Module:
+    def istft(self) -> ISTFTVocoder:
         """The one-pass vocoder."""
         config, settings = self.recipe.vocoder, replace(self.recipe.model.vocoder, kind="istft")
-        vocoder = build_vocoder(settings, self.recipe.model.mel)
+        vocoder = ISTFTVocoder(settings, self.recipe.model.mel)
         task = TrainVocoder(
             vocoder,
             self.codec_scenes,
@@ -273,12 +274,12 @@ class Reproduction:
         )
 
     @cached_property
-    def sound(self) -> tuple[nn.Module, nn.Module]:
+    def sound(self) -> tuple[PatchVAE, nn.Module]:
         """The codec and the vocoder that the table chooses."""
         vae, vocoder = choose_codec(self.codecs, "griffin-lim")
         return self.conv if vae == "conv" else self.codec, self.istft if vocoder == "istft" else self.griffin_lim
 
-    def sampling(self, variant: str) -> dict[str, float]:
+    def sampling(self, variant: str) -> dict[str, Any]:
         """The variant's best guidance scale and temperature, by wordings, recordings and seeds of the training side."""
         pipeline = self.pipeline(variant, self.recipe.model)
         wordings = {label: prompts(label)[0] for label in CLASSES}
@@ -323,7 +324,7 @@ class Reproduction:
     def composed(self) -> dict[str, Any]:
         """How often "A, then B" is heard as such: of held-out recordings composed so, and of the three models."""
         asked, source = compositions(), self.scenes(held_out=True)
-        wordings, pairs = [text for text, *_ in asked], [pair for _, *pair in asked]
+        wordings, pairs = [text for text, *_ in asked], [(first, second) for _, first, second in asked]
         stamp = {"asked": asked, "beginning": BEGINNING, "end": END}
 
         def recorded() -> dict[str, Any]:
@@ -344,7 +345,9 @@ class Reproduction:
         table = {}
         for name in ("student", "teacher", "plain"):
             pipeline = self.pipeline(name, self.config)
-            table[name] = self.report(f"{report}-{name}", self.heard(pipeline) | stamp, partial(measure, pipeline))
+            table[name] = self.report(
+                f"{report}-{name}", self.heard(pipeline) | dict(stamp), partial(measure, pipeline)
+            )
         return table
 
     @cached_property
@@ -370,13 +373,16 @@ class Reproduction:
         return once(self.out / "reports" / f"{name}.json", {**stamp, **judge}, measure)
 
 
+M = TypeVar("M", bound=nn.Module)
+
+
 def save_module(module: nn.Module, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     data = save({name: value.contiguous() for name, value in module.state_dict().items()})
     write_atomically(path, lambda file: file.write(data))
 
 
-def load_module(module: nn.Module, path: Path) -> nn.Module:
+def load_module(module: M, path: Path) -> M:
     """Raises StampError where the file that :func:`save_module` wrote is lost or damaged."""
     try:
         module.load_state_dict(load_file(path))
@@ -415,7 +421,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def run() -> None:
-        reproduction = Reproduction(load_recipe(options.recipe), options.clips, options.out, options.workers)
+        reproduction = Reproduction(load_recipe(options.recipe, Recipe), options.clips, options.out, options.workers)
         for stage in options.stages:
             print(f"stage {stage}", file=sys.stderr, flush=True)
             STAGES[stage](reproduction)

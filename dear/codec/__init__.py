@@ -6,12 +6,14 @@ F * hop samples for F frames, and the same samples for the same mel.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from torch import nn
 
 from dear.codec.audioldm import AudioLDMVAE, AudioLDMVocoder
+from dear.codec.base import Codec
 from dear.codec.conv import ConvVAE
 from dear.codec.griffin_lim import GriffinLim
 from dear.codec.istft import ISTFTVocoder
@@ -19,7 +21,9 @@ from dear.codec.mel_gain import MelGain
 from dear.codec.patch import PatchVAE
 from dear.config import ConfigError, MelConfig, VAEConfig, VocoderConfig
 
-CODECS: dict[str, type[nn.Module]] = {"patch": PatchVAE, "conv": ConvVAE, "audioldm": AudioLDMVAE}
+T = TypeVar("T", bound=nn.Module)
+
+CODECS: dict[str, type[Codec]] = {"patch": PatchVAE, "conv": ConvVAE, "audioldm": AudioLDMVAE}
 VOCODERS: dict[str, type[nn.Module]] = {
     "griffin-lim": GriffinLim,
     "mel-gain": MelGain,
@@ -28,7 +32,7 @@ VOCODERS: dict[str, type[nn.Module]] = {
 }
 
 
-def build_vae(vae: VAEConfig, mel: MelConfig, folder: Path | None = None) -> nn.Module:
+def build_vae(vae: VAEConfig, mel: MelConfig, folder: Path | None = None) -> Codec:
     """The codec that ``vae.kind`` names, untrained, or with the weights of ``folder`` where it has a source.
 
     Raises ConfigError for a kind that is not in ``CODECS``.
@@ -46,7 +50,7 @@ def build_vocoder(vocoder: VocoderConfig, mel: MelConfig, folder: Path | None = 
     return kind(vocoder, mel) if folder is None else kind(vocoder, mel, folder)
 
 
-def _known(name: str, kind: str, kinds: Mapping[str, type[nn.Module]]) -> type[nn.Module]:
+def _known(name: str, kind: str, kinds: Mapping[str, type[T]]) -> Callable[..., T]:
     if kind not in kinds:
         raise ConfigError(f"{name} must be one of {', '.join(kinds)}, got {kind!r}")
     return kinds[kind]

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dear.codec.base import Codec
 from dear.codec.convolution import accelerate, in_groups
 from dear.codec.frames import limit
 from dear.config import MelConfig, VAEConfig, VocoderConfig
@@ -42,7 +43,7 @@ AUTOENCODER = {
 
 # `vocoder_config` and `create_transformers_vocoder_config` in the same script; the slope is LRELU_SLOPE of AudioLDM's
 # audioldm/hifigan/models.py.
-HIFIGAN = {
+HIFIGAN: dict[str, Any] = {
     "model_in_dim": 64,
     "sampling_rate": 16000,
     "upsample_initial_channel": 1024,
@@ -55,7 +56,7 @@ HIFIGAN = {
 }
 
 
-class AudioLDMVAE(nn.Module):
+class AudioLDMVAE(Codec):
     """AudioLDM's frozen autoencoder, kind "audioldm": the paper's (Section 4.1).
 
     Latents [B, Z, F / 4, M / 4] are the mean of the posterior times the scaling factor of the autoencoder's own
@@ -143,7 +144,7 @@ class AudioLDMVocoder(nn.Module):
         return limit(in_groups(self.network, mel.float())[:, : mel.shape[1] * self.hop])
 
 
-def autoencoder(folder: Path | None = None) -> nn.Module:
+def autoencoder(folder: Path | None = None) -> Any:
     """diffusers' AutoencoderKL from ``folder``; None: untrained, as published, the same each time.
 
     Raises ValueError naming the file and what is wrong.
@@ -160,7 +161,7 @@ def autoencoder(folder: Path | None = None) -> nn.Module:
     return _load(AutoencoderKL, folder, "vae", torch_dtype=torch.float32)
 
 
-def hifigan(folder: Path | None = None) -> nn.Module:
+def hifigan(folder: Path | None = None) -> Any:
     """transformers' SpeechT5HifiGan from ``folder``; None: untrained, as published, the same each time.
 
     The published weights are already folded (AudioLDM removes the weight norm where it builds its vocoder), and the
@@ -202,7 +203,7 @@ def _check(folder: Path, part: str, wanted: str) -> dict[str, Any]:
     return described
 
 
-def _load(kind: type[nn.Module], folder: Path, part: str, **options: Any) -> nn.Module:
+def _load(kind: Any, folder: Path, part: str, **options: Any) -> nn.Module:
     path = folder / FILES[part][1]
     try:
         network, told = kind.from_pretrained(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,10 @@ def in_groups(function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
     return torch.cat([function(part) for part in batch.split(1 if batch.device.type == "cpu" else GROUP)])
 
 
-def accelerate(network: nn.Module) -> nn.Module:
+M = TypeVar("M", bound=nn.Module)
+
+
+def accelerate(network: M) -> M:
     """Give the layers of an AutoencoderKL's decoder or a SpeechT5HifiGan the faster forms, in place."""
     for name, module in list(network.named_modules()):
         if type(module) is nn.Conv1d:
@@ -66,8 +70,9 @@ class Conv1d(nn.Conv1d):
         (items, length, channels), step, size = x.shape, self.dilation[0], len(inverse)
         weight = (kernel @ self.weight.permute(2, 1, 0).flatten(1)).unflatten(1, (channels, -1))  # [R, C, C']
         count, group = -(-length // (size * step)), max(1, TILES // step)
-        behind = ((count - 1) * size + POINTS) * step - length - self.padding[0]
-        x = functional.pad(x, (0, 0, self.padding[0], behind))
+        before = int(self.padding[0])
+        behind = ((count - 1) * size + POINTS) * step - length - before
+        x = functional.pad(x, (0, 0, before, behind))
         out = x.new_empty(items, count, size, step, weight.shape[2])
         for item, result in zip(x, out, strict=True):
             tiles = item.as_strided(
@@ -75,7 +80,8 @@ class Conv1d(nn.Conv1d):
             )
             for part, into in zip(tiles.split(group), result.split(group), strict=True):
                 spectra = (forward @ part.flatten(0, 1)).transpose(0, 1) @ weight  # [R, tiles, C']
-                spectra[0] += POINTS * self.bias  # where the constant part is
+                if self.bias is not None:
+                    spectra[0] += POINTS * self.bias  # where the constant part is
                 signals = inverse @ spectra.transpose(0, 1)  # [tiles, size, C']
                 into.copy_(signals.unflatten(0, (-1, step)).transpose(1, 2))
         return out.flatten(1, 3)[:, :length]
@@ -101,11 +107,11 @@ def transform(taps: int) -> tuple[Tensor, Tensor, Tensor]:
 class ConvTranspose1d(nn.ConvTranspose1d):
     """nn.ConvTranspose1d as a short convolution whose channels are the samples between two of its input."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """x [B, C, S] -> [B, C', (S - 1) * stride - 2 * padding + taps]."""
         if _plain(x):
             return super().forward(x)
-        stride, taps, padding = self.stride[0], self.kernel_size[0], self.padding[0]
+        stride, taps, padding = self.stride[0], self.kernel_size[0], int(self.padding[0])
         reach = -(-taps // stride)  # inputs that a sample depends on
         weight = functional.pad(self.weight, (0, reach * stride - taps)).unflatten(2, (reach, stride)).flip(2)
         weight = weight.permute(3, 1, 0, 2).flatten(0, 1).unsqueeze(2).contiguous(memory_format=torch.channels_last)

@@ -25,6 +25,10 @@ class MelInverse(nn.Module):
     over its bins, twelve updates leave a log-mel error of about 0.001 on recordings. (Lee and Seung 2001, eq. 5.)
     """
 
+    filters: Tensor  # [bins, M]
+    bands: Tensor  # [M]
+    spread: Tensor  # [M, bins]
+
     def __init__(self, mel: MelConfig, updates: int = 12):
         super().__init__()
         self.updates = updates
@@ -48,6 +52,8 @@ class MelInverse(nn.Module):
 
 class Frames(nn.Module):
     """Windowed frames of a signal and back by least-squares overlap-add: F frames, (F - 1) * hop + n_fft samples."""
+
+    window: Tensor  # [n_fft]
 
     def __init__(self, n_fft: int, hop: int):
         super().__init__()

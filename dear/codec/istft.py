@@ -42,7 +42,8 @@ class ISTFTVocoder(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.Linear | nn.Conv1d):
                 nn.init.normal_(layer.weight, std=layer.weight[0].numel() ** -0.5, generator=generator)
-                nn.init.zeros_(layer.bias)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
         nn.init.zeros_(self.out.weight)
 
     def forward(self, mel: Tensor) -> Tensor:

@@ -12,6 +12,9 @@ from dear.config import MelConfig
 class MelSpectrogram(nn.Module):
     """Log magnitude mel of clips, framed as HiFi-GAN does: reflect padding, frame i centred near sample i * hop."""
 
+    filters: Tensor  # [bins, M]
+    window: Tensor  # [n_fft]
+
     def __init__(self, config: MelConfig):
         super().__init__()
         self.config = config

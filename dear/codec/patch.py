@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from dear.codec.base import Codec
 from dear.config import MelConfig, VAEConfig
 
 
-class PatchVAE(nn.Module):
+class PatchVAE(Codec):
     """Linear patch codec, kind "patch": ``token = ((patch - mean) @ components) * scale``, and its inverse.
 
     Buffers, set by ``training.engine.codec.fit_patch_vae``: ``mean`` [P], ``components`` [P, D] with orthonormal
@@ -23,6 +24,10 @@ class PatchVAE(nn.Module):
 
     Raises ValueError where the patch does not divide the mel or D exceeds P.
     """
+
+    mean: Tensor  # [P]
+    components: Tensor  # [P, D]
+    scale: Tensor  # [D]
 
     def __init__(self, vae: VAEConfig, mel: MelConfig):
         super().__init__()

@@ -96,8 +96,11 @@ class NullCondition(nn.Module):
 class TextEncoder(Protocol):
     """Frozen encoders of one configuration. ``digest`` tells apart what gives other values for the same prompt."""
 
-    dim: int
-    digest: str
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def digest(self) -> str: ...
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """``prompts`` (B of them) -> tokens [B, T, E] float32 on the encoder's device, mask [B, T].

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from dear.files import sha256
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-    from transformers import ClapFeatureExtractor, ClapModel
+    from transformers import ClapFeatureExtractor
 
 MAX_PIECES = 77  # of a text, as LAION trained
 ROBERTA = "FacebookAI/roberta-base"  # whose tokenizer LAION's checkpoints go with
@@ -33,7 +33,7 @@ class Clap:
 
     def __init__(
         self,
-        model: ClapModel,
+        model: Any,
         extractor: ClapFeatureExtractor,
         tokenizer: Tokenizer,
         weights: Path,
@@ -41,10 +41,12 @@ class Clap:
         dtype: torch.dtype = torch.float32,
     ):
         """dtype: of the text branch. Sound stays in float32: rounded decibels are no longer the same sound."""
-        self.model = model.to(torch.device(device))
+        self.model = model
+        self.model.to(torch.device(device))
         self.model.text_model.to(dtype)
         self.model.text_projection.to(dtype)
-        self.mel = ClapMel(extractor, model.config.audio_config.enable_fusion)
+        sound: Any = model.config.audio_config  # a dict or None in its type alone
+        self.mel = ClapMel(extractor, sound.enable_fusion)
         self.tokenizer = tokenizer
         self.weights = weights
         self.device = torch.device(device)

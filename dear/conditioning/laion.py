@@ -6,7 +6,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -48,8 +48,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     Tensors may lie in the file still (memory-mapped); the optimiser's are never read.
     """
     # The figures of training are NumPy scalars; their constructors are all that is allowed beside tensors.
-    scalar = type(np.float64(0)).__reduce__(np.float64(0))[0]
-    allowed = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    scalar: Any = type(np.float64(0)).__reduce__(np.float64(0))[0]
+    allowed: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     kinds = [np.dtype, *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8"))]
     try:
         with torch.serialization.safe_globals([*allowed, *kinds]):
@@ -114,7 +114,8 @@ def _mapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _fixed(config: ClapConfig) -> dict[str, Tensor]:
     """Buffers that transformers keeps among the weights and LAION does not."""
-    positions = torch.arange(config.text_config.max_position_embeddings)[None]
+    text: Any = config.text_config  # a dict or None in its type alone
+    positions = torch.arange(text.max_position_embeddings)[None]
     prefix = "text_model.embeddings."
     return {prefix + "position_ids": positions, prefix + "token_type_ids": torch.zeros_like(positions)}
 

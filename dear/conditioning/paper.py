@@ -23,8 +23,11 @@ from dear.config import ConditioningConfig, ConfigError
 class Embedder(Protocol):
     """CLAP, whichever code computes it: texts and sounds to embeddings [B, P] of unit norm."""
 
-    dim: int
-    digest: str
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def digest(self) -> str: ...
 
     def embed_text(self, prompts: Sequence[str]) -> Tensor: ...
 
@@ -61,13 +64,13 @@ class PaperEncoder:
             self.t5 = T5Encoder(config.t5, config.dim, config.max_tokens - 1, device, dtype)
         if "clap" in config.text_embeddings or audio:
             if config.clap_backend == "laion_clap":
-                self.clap = LaionModule(find_checkpoint(config.clap), device)
+                clap: Embedder = LaionModule(find_checkpoint(config.clap), device)
             else:
-                self.clap = load_clap(config.clap, device, dtype)
-            if config.dim % self.clap.dim:
+                clap = load_clap(config.clap, device, dtype)
+            self.clap = clap
+            if config.dim % clap.dim:
                 raise ConfigError(
-                    f"conditioning.dim must be a multiple of {self.clap.dim}, the width of {config.clap}, "
-                    f"got {config.dim!r}"
+                    f"conditioning.dim must be a multiple of {clap.dim}, the width of {config.clap}, got {config.dim!r}"
                 )
 
     @cached_property
@@ -83,6 +86,12 @@ class PaperEncoder:
         }
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
+    @property
+    def _clap(self) -> Embedder:
+        """CLAP, where the kind of embeddings makes sure that it was loaded."""
+        assert self.clap is not None
+        return self.clap
+
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """``prompts`` (B of them) -> tokens [B, T, E] float32, mask [B, T] (Case 1 of Appendix J.1).
 
@@ -92,14 +101,15 @@ class PaperEncoder:
         prompts = check_prompts(prompts)
         kind = self.config.text_embeddings
         if kind == "clap":
-            return self._repeated(self.clap.embed_text(prompts))
+            return self._repeated(self._clap.embed_text(prompts))
+        assert self.t5 is not None  # every other kind loads it
         states, counts = self.t5(prompts)
         length = self.config.max_tokens - (kind == "t5")
         tokens = states.new_zeros(len(prompts), length, self.dim)
         tokens[:, : states.shape[1]] = states
         if kind == "clap+t5":
             items = torch.arange(len(prompts), device=self.device)
-            tokens[items, counts] = self._widened(self.clap.embed_text(prompts))
+            tokens[items, counts] = self._widened(self._clap.embed_text(prompts))
             counts = counts + 1
         return Conditioning(tokens, torch.arange(length, device=self.device) < counts[:, None])
 
@@ -128,7 +138,7 @@ class PaperEncoder:
 
     def _widened(self, embeddings: Tensor) -> Tensor:
         """[B, P] -> [B, E], repeated along its values."""
-        return embeddings.repeat(1, self.dim // self.clap.dim)
+        return embeddings.repeat(1, self.dim // self._clap.dim)
 
     def _repeated(self, embeddings: Tensor) -> Conditioning:
         """[B, P] -> the sequence that consists of it alone."""

@@ -97,6 +97,7 @@ def served_page() -> Iterator[str]:
     )  # fmt: skip
     try:
         told = []
+        assert server.stdout is not None  # a pipe, as asked for
         for line in server.stdout:
             told.append(line)
             if " is served at " in line:

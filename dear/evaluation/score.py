@@ -148,7 +148,7 @@ def generate_each(
     """One clip for each prompt -> waveforms [N,S]; clip i has seed ``seed + i`` whatever the batch size."""
     sounds = pipeline.generate_many(prompts, batch=batch, seed=seed, **options)
     bar = tqdm(sounds, desc="generating", total=len(prompts), unit="sound", disable=None)
-    return torch.cat([out.waveform for out in bar])
+    return torch.cat([out.sound for out in bar])
 
 
 def load_prompts(path: str | Path = PROMPTS) -> dict[str, list[str]]:
@@ -268,7 +268,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.sounds is not None:
             sounds, rate = find_sounds(args.sounds, args.manifest), classifier.config.mel.sample_rate
             made_by = {"sounds": str(args.sounds)}
-            waveforms = (read_sound(sound.path, rate) for sound in sounds)
+            waveforms: Any = (read_sound(sound.path, rate) for sound in sounds)
             labels = [sound.label for sound in sounds]
         else:
             waveforms, labels, made_by = _generated(args, classifier)

@@ -79,7 +79,8 @@ class DiffusionHead(Head):
         """
         self.check_steps(steps)
         eta = self.config.eta
-        context, null_context = (None if each is None else self.context_in(each) for each in (context, null_context))
+        context = self.context_in(context)
+        null_context = None if null_context is None else self.context_in(null_context)
         predict = self.guide(context, null_context, cfg_scale, self.denoise)
         times = torch.linspace(self.config.timesteps - 1, 0, steps, dtype=torch.float64).round().long().tolist()
         signals = [self.signal[time] for time in times] + [1.0]

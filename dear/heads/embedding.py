@@ -23,9 +23,9 @@ class TimeEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(FEATURES, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        weight = self.mlp[0].weight
+        dtype = next(self.mlp.parameters()).dtype
         half = FEATURES // 2
         frequencies = 10000 ** (-torch.arange(half, device=t.device, dtype=torch.float32) / half)
         # Half precision cannot tell neighbouring times apart.
         angles = t[:, None].to(torch.promote_types(t.dtype, torch.float32)) * frequencies
-        return self.mlp(torch.cat((angles.cos(), angles.sin()), dim=-1).to(weight.dtype))
+        return self.mlp(torch.cat((angles.cos(), angles.sin()), dim=-1).to(dtype))

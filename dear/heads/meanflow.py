@@ -21,7 +21,7 @@ def meanflow_target(
     z, velocity: [N, D]; r, t: [N].
     """
     with torch.no_grad():
-        _, rate = torch.func.jvp(u, (z, r, t), (velocity, torch.zeros_like(r), torch.ones_like(t)))
+        _, rate, *_ = torch.func.jvp(u, (z, r, t), (velocity, torch.zeros_like(r), torch.ones_like(t)))
         return velocity - (t - r)[:, None] * rate
 
 

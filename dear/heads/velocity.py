@@ -74,7 +74,8 @@ class VelocityHead(Head):
         is that of flow matching where they are many, and there mixed representations fail (Table 8).
         """
         self.check_steps(steps)
-        context, null_context = (None if each is None else self.context_in(each) for each in (context, null_context))
+        context = self.context_in(context)
+        null_context = None if null_context is None else self.context_in(null_context)
         predict = self.guide(context, null_context, cfg_scale, self.move)
         schedule = self.schedule(steps)
         times = on_device(schedule, context.device)

@@ -125,7 +125,7 @@ def _prompt_inside(files: Sequence[Path]) -> str:
     """The prompt that the sounds of one clip carry in their metadata."""
     import soundfile
 
-    told = {}
+    told: dict[str, Path] = {}
     for path in files:
         try:
             with soundfile.SoundFile(path) as sound:

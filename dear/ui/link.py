@@ -60,9 +60,11 @@ def read_link(query: Mapping[str, str], model: AudioDEAR) -> tuple[dict[str, Any
 
 
 def _option(name: str, model: AudioDEAR) -> Any:
-    return lambda text: getattr(
-        check_options(model.sampling, model.model.length, model.model.head, **{name: _number(text)}), name
-    )
+    def check(text: str) -> Any:
+        asked: dict[str, Any] = {name: _number(text)}
+        return getattr(check_options(model.sampling, model.model.length, model.model.head, **asked), name)
+
+    return check
 
 
 def _number(text: str) -> float | int | str:

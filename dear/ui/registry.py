@@ -34,9 +34,9 @@ class Frame:
     chosen: gr.Textbox
     folder: Path
     test: ListeningTest | None
-    generate: GenerateTab | None = None
+    generate: GenerateTab = field(init=False)  # of the first tab
     updates: dict[Any, Update] = field(default_factory=dict)
-    then: Callable[..., Any] | None = None
+    then: Callable[..., Any] = field(init=False)  # of the last tab
 
 
 @dataclass(frozen=True)

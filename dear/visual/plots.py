@@ -246,9 +246,10 @@ def _mel_image(axes: Axes, values: NDArray, config: MelConfig, seconds: float, l
 
 def _hertz_ticks(axes: Axes, config: MelConfig) -> None:
     """Marks at the bins whose centres have round frequencies (Slaney's mel scale, as in the filters)."""
-    low, high = (hertz_to_mel(hertz, mel_scale="slaney") for hertz in (config.f_min, config.f_max))
+    low, high = (float(hertz_to_mel(hertz, mel_scale="slaney")) for hertz in (config.f_min, config.f_max))
     hertz = [hertz for hertz in (500, 1000, 2000, 4000) if config.f_min < hertz < config.f_max]
-    bins = [(hertz_to_mel(each, mel_scale="slaney") - low) / (high - low) * (config.n_mels + 1) - 1 for each in hertz]
+    marks = [float(hertz_to_mel(each, mel_scale="slaney")) for each in hertz]
+    bins = [(mark - low) / (high - low) * (config.n_mels + 1) - 1 for mark in marks]
     names = [f"{each / 1000:g}" for each in hertz[:-1]] + [f"{each / 1000:g} kHz" for each in hertz[-1:]]
     axes.set_yticks(bins, names)
 
@@ -270,4 +271,4 @@ def _gradient(axes: Axes, colours: Colormap, labels: dict[float, str]) -> None:
     axes.tick_params(length=0)
     axes.set_yticks(list(labels), list(labels.values()))
     for height, text in zip(labels, axes.get_yticklabels(), strict=True):
-        text.set_verticalalignment({0.0: "bottom", 1.0: "top"}.get(height, "center"))
+        text.set_verticalalignment("bottom" if height == 0 else "top" if height == 1 else "center")

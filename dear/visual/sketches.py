@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
@@ -95,9 +97,11 @@ def score_figure(target: ArrayLike, samples: ArrayLike) -> Figure:
                 "", tip, one, arrowprops={"arrowstyle": "-|>,head_width=.22,head_length=.4", "color": colour,
                 "linewidth": 2.2, "shrinkA": 0, "shrinkB": 0},
             )  # fmt: skip
-        axes.text(*((one + y) / 2 + _aside(one, y)), f"{np.linalg.norm(one - y):.2f}", color=ACCENT, **_CENTRED)
+        across, up = (one + y) / 2 + _aside(one, y)
+        axes.text(across, up, f"{np.linalg.norm(one - y):.2f}", color=ACCENT, **_CENTRED)
     axes.plot(*x.T, color=WARM, linewidth=1, linestyle=(0, (1, 2.5)))
-    axes.text(*(x.mean(0) - (0, 0.17)), f"{np.linalg.norm(x[0] - x[1]):.2f}", color=WARM, **_CENTRED)
+    across, up = x.mean(0) - (0, 0.17)
+    axes.text(across, up, f"{np.linalg.norm(x[0] - x[1]):.2f}", color=WARM, **_CENTRED)
     axes.plot(*x.T, "o", color=WARM, markersize=9)
     axes.plot(*y, "o", color=ACCENT, markersize=9)
     for (across, up), name in ((y, "target"), (x[0], "sample 1"), (x[1], "sample 2")):
@@ -120,9 +124,10 @@ def spread_figure(spreads: Sequence[float], attraction: Sequence[float], score: 
         axes.plot(spreads[at], values[at], "o", color=colour, markersize=8, clip_on=False)
         axes.text(spreads[-1], values[-1] + above, name, color=colour, fontsize=9, ha="right", va="center")
     axes.set(xlim=(-0.04, spreads[-1]), yticks=[])
-    names = axes.set_xticks([0, 1, 2], ["one point", "that of the data", "twice that"]) and axes.get_xticklabels()
-    names[0].set_ha("left")
-    names[2].set_ha("right")
+    axes.set_xticks([0, 1, 2], ["one point", "that of the data", "twice that"])
+    names = axes.get_xticklabels()
+    names[0].set_horizontalalignment("left")
+    names[2].set_horizontalalignment("right")
     axes.tick_params(colors=INK, labelsize=9, length=3, width=0.7)
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
@@ -130,7 +135,7 @@ def spread_figure(spreads: Sequence[float], attraction: Sequence[float], score: 
     return figure
 
 
-_CENTRED = {"ha": "center", "va": "center", "fontsize": 9}
+_CENTRED: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9}
 
 
 def _aside(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -139,7 +144,7 @@ def _aside(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return 0.17 * across * (-1 if b[0] > a[0] else 1)
 
 
-def _bare(width: float, height: float) -> tuple[Figure, object]:
+def _bare(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), facecolor="none")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()

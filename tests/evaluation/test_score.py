@@ -196,7 +196,7 @@ class Tones:
         self.calls.append((prompts, options))
         for seed, text in enumerate(prompts, start=options["seed"]):
             wave = tone("low" if "low" in text else "high", np.random.default_rng(seed))
-            yield type("Output", (), {"waveform": torch.from_numpy(wave)[None]})
+            yield type("Output", (), {"sound": torch.from_numpy(wave)[None]})
 
 
 def test_generation_for_scoring_goes_through_the_wordings_of_each_label(classifier):

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from dear.codec.base import Codec
 from dear.codec.mel import MelSpectrogram
 from dear.conditioning import Conditioning
 from dear.files import read_json, write_atomically, write_json
@@ -42,10 +43,17 @@ class CacheError(StampError):
 class Scene(Protocol):
     """What is encoded: a waveform [S] float32 in [-1, 1], its caption, the labels in it, and how they are composed."""
 
-    waveform: np.ndarray
-    caption: str
-    labels: Sequence[str]
-    kind: str
+    @property
+    def waveform(self) -> np.ndarray: ...
+
+    @property
+    def caption(self) -> str: ...
+
+    @property
+    def labels(self) -> Sequence[str]: ...
+
+    @property
+    def kind(self) -> str: ...
 
 
 class Scenes(Protocol):
@@ -58,7 +66,8 @@ class Scenes(Protocol):
 class TextEncoder(Protocol):
     """A frozen text encoder, as in ``dear.conditioning``; ``digest`` names its weights."""
 
-    digest: str
+    @property
+    def digest(self) -> str: ...
 
     def encode(self, prompts: Sequence[str]) -> Conditioning: ...
 
@@ -76,7 +85,7 @@ def build(
     folder: str | Path,
     scenes: Scenes,
     count: int,
-    vae: nn.Module,
+    vae: Codec,
     mel: MelSpectrogram,
     text_encoder: TextEncoder,
     stamps: Mapping[str, Any],
@@ -129,7 +138,7 @@ class _Job:
     folder: Path
     scenes: Scenes
     count: int
-    vae: nn.Module
+    vae: Codec
     mel: MelSpectrogram
 
     @property

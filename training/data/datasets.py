@@ -97,10 +97,10 @@ def wavcaps(
     one table is given. ``blacklists``: WavCaps' own, as ``blacklist_exclude_all_ac.json``.
     """
     banned: set[tuple[str, str]] = set()
-    for path in blacklists:
-        lists = _json(path)
+    for blacklist in blacklists:
+        lists = _json(blacklist)
         if not (isinstance(lists, dict) and all(isinstance(names, list) for names in lists.values())):
-            raise DatasetError(f"{path} must hold lists of ids by part, as WavCaps' blacklists do")
+            raise DatasetError(f"{blacklist} must hold lists of ids by part, as WavCaps' blacklists do")
         banned |= {(part, str(name).removesuffix(".wav")) for part, names in lists.items() for name in names}
     for table in metadata:
         part = next((value for key, value in WAVCAPS.items() if table.stem.startswith(key)), None)

@@ -331,11 +331,12 @@ class SceneSource:
         rng = np.random.default_rng([self.seed, index])
         kind = captions.KINDS[rng.choice(3, p=self.kinds)]
         distant = kind == "single" and rng.random() < 0.15
-        labels = (label,) if kind == "single" else self._pair(label, kind, rng)
+        labels: tuple[str, ...] = (label,)
         if kind == "single":
             waveform = self._single(label, rng, distant)
         else:
-            waveform = self._then(labels, rng) if kind == "then" else self._while(labels, rng)
+            labels = pair = self._pair(label, kind, rng)
+            waveform = self._then(pair, rng) if kind == "then" else self._while(pair, rng)
         waveform *= rng.choice((-1, 1)) * min(1.0, PEAK / max(np.abs(waveform).max(), 1e-9))
         text = captions.caption(labels, kind, rng, self.held_back_captions, distant)
         return Scene(waveform.astype(np.float32), text, labels, "distant" if distant else kind)
@@ -355,7 +356,8 @@ class SceneSource:
                 others = preferred
         pair = (label, others[rng.integers(len(others))])
         if kind == "while":
-            return tuple(sorted(pair, key=lambda name: not _HABITS[name].texture))
+            first, second = sorted(pair, key=lambda name: not _HABITS[name].texture)
+            return first, second
         return pair if rng.random() < 0.5 else pair[::-1]
 
     def _single(self, label: str, rng: np.random.Generator, distant: bool) -> np.ndarray:

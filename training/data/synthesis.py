@@ -30,7 +30,8 @@ def beep(
 
 def sine(rng: np.random.Generator, seconds: float, sample_rate: int, *, frequency: Range) -> np.ndarray:
     """A sine of constant frequency, drawn on a logarithmic scale."""
-    pitch = np.exp(_draw(rng, np.log(frequency)))
+    low, high = np.log(frequency)
+    pitch = np.exp(_draw(rng, (low, high)))
     return _finish(np.sin(_phase(np.full(_count(seconds, sample_rate), pitch), sample_rate)))
 
 

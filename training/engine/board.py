@@ -51,6 +51,7 @@ class Board:
         from dear.visual import plots  # here, as it imports transformers
 
         self._begin(step)
+        assert self.generate is not None  # else every is 0
         try:
             output = self.generate()
         except FloatingPointError as error:  # an average that is young may still diverge under guidance
@@ -59,7 +60,7 @@ class Board:
         folder = self.folder / "samples"
         folder.mkdir(exist_ok=True)
         paths = output.save(folder / f"{step:07d}.wav")
-        for path, prompt, waveform, mel in zip(paths, output.prompts, output.waveform, output.mel, strict=True):
+        for path, prompt, waveform, mel in zip(paths, output.prompts, output.sound, output.mel, strict=True):
             figure = plots.mel_figure(mel, self.mel)
             figure.savefig(path.with_suffix(".png"), dpi=110)
             self.writer.add_audio(prompt, waveform[None], step, output.sample_rate)

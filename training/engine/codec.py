@@ -73,7 +73,7 @@ def measure_codec(codec: PatchVAE, mels: Tensor, batch: int = 16) -> dict[str, f
     return {
         "l1": error.abs().mean().item(),
         "bias": error.mean().item(),
-        "detail": (texture[1] / texture[0]).item(),
+        "detail": float(texture[1] / texture[0]),
     }
 
 

@@ -189,7 +189,7 @@ class StudentRecipe(TeacherRecipe):
     distill: DistillConfig = field(default_factory=DistillConfig)
 
 
-def load_recipe(path: str | Path, kind: type[R] = Recipe, section: str = "") -> R:
+def load_recipe(path: str | Path, kind: type[R], section: str = "") -> R:
     """Read a recipe of ``kind``, or one section of any recipe as ``kind``.
 
     Raises ConfigError that names the file and the field at fault.

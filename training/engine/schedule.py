@@ -92,7 +92,8 @@ def step_seed(seed: int, step: int, part: int = 0) -> int:
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Trainable parameters in two groups: weight matrices and kernels, which decay, and all the others."""
     embeddings = {id(p) for m in module.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    decayed, kept = [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             matrix = parameter.ndim >= 2 and name.endswith("weight") and id(parameter) not in embeddings

@@ -7,6 +7,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from dear.card import model_card
 from dear.checkpoint import load_codec, save_checkpoint
+from dear.codec.base import Codec
 from dear.conditioning import build_text_encoder
 from dear.config import ConfigError
 from dear.files import write_json
@@ -96,7 +98,7 @@ class Stage:
         self.data: tuple[dict[str, Any], int] = ({}, 0)  # its stamp and number of items, likewise
         self.codec = self._codec()
 
-    def _codec(self) -> tuple[nn.Module, nn.Module] | None:
+    def _codec(self) -> tuple[Codec, nn.Module] | None:
         """(vae, vocoder) that the checkpoint holds or the samples need, in the first process; None for neither."""
         config, folder = self.recipe.model, self.options.codec
         own = config.vae.kind != "audioldm" or config.vocoder.kind == "istft"  # weights that no source is named for
@@ -158,7 +160,7 @@ class Stage:
             raise CacheError(f"{name} must hold {told.format(*wanted)}, as the model takes, got {told.format(*found)}")
         return batch["conditioning"].shape[1]
 
-    def train(self, task: Task, name: str) -> None:
+    def train(self, task: Task[MaskedModel], name: str) -> None:
         """Train, and write the checkpoint and the summary."""
         recipe, options, config = self.recipe, self.options, self.recipe.train
         work = self._work(task)
@@ -167,7 +169,7 @@ class Stage:
         options.out.mkdir(parents=True, exist_ok=True)
         pipeline = self._pipeline(task)
         samples = recipe.samples
-        generate = pipeline and (lambda: pipeline.generate(samples.prompts, seed=samples.seed))
+        generate = None if pipeline is None else partial(pipeline.generate, samples.prompts, seed=samples.seed)
         board = Board(options.out, amounts, recipe.model.mel, samples.every, generate)
         with contextlib.closing(board):
             averaged = train(task, config, options.out, name, board, options.max_steps)
@@ -187,7 +189,7 @@ class Stage:
                 file=sys.stderr,
             )
 
-    def _work(self, task: Task) -> dict[str, Any]:
+    def _work(self, task: Task[MaskedModel]) -> dict[str, Any]:
         """What a step is, and what the device could do."""
         recipe, options, config = self.recipe, self.options, self.recipe.train
         distill = recipe.distill if isinstance(recipe, StudentRecipe) else None
@@ -212,7 +214,7 @@ class Stage:
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         }
 
-    def _pipeline(self, task: Task) -> AudioDEAR | None:
+    def _pipeline(self, task: Task[MaskedModel]) -> AudioDEAR | None:
         """The model that is trained, as it makes sound; None where no samples are wanted, or none can be made."""
         recipe = self.recipe
         if self.codec is None or not recipe.samples.every:
@@ -233,8 +235,8 @@ class Stage:
         command = command_line(options.prog, options.arguments, work["processes"])
         card = model_card(config, facts(config, *self.data, about, command, self.commit))
         # A codec that the configuration names the source of is not part of the checkpoint.
-        codec = self.codec or (nn.Module(), nn.Module())
-        save_checkpoint(self.options.out / "checkpoint", config, {recipe.variant: model}, *codec, card)
+        vae, vocoder = self.codec or (nn.Module(), nn.Module())
+        save_checkpoint(self.options.out / "checkpoint", config, {recipe.variant: model}, vae, vocoder, card)
 
 
 def done(log: Path) -> tuple[int, float]:

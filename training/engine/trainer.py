@@ -23,8 +23,9 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -57,7 +58,11 @@ class StateError(StampError):
     """A training state that cannot be read, or that belongs to another run."""
 
 
-class Task(Protocol):
+M = TypeVar("M", bound=nn.Module, covariant=True)
+T = TypeVar("T", bound=nn.Module)
+
+
+class Task(Protocol[M]):
     """What is trained and on what. A task may also have:
 
     - ``settings``: plain data (numbers, strings, lists, dicts), or dataclasses of it, that says what the task is, such
@@ -66,7 +71,9 @@ class Task(Protocol):
     - ``validate() -> dict[str, float]``: called without gradients while ``module`` holds the averaged weights.
     """
 
-    module: nn.Module  # its parameters are trained
+    @property
+    def module(self) -> M:
+        """Its parameters are trained."""
 
     def batch(self, step: int) -> Mapping[str, Tensor]:
         """Tensors [B, ...] of step ``step``, from 0: a pure function; runs in a second thread, without gradients.
@@ -102,7 +109,7 @@ class Observer(Protocol):
 class _Objective(nn.Module):
     """The task's loss as a forward pass, so that Accelerate's wrappers see it and average its gradients."""
 
-    def __init__(self, task: Task, precision: str):
+    def __init__(self, task: Task[nn.Module], precision: str):
         super().__init__()
         self.loss, self.precision = task.loss, precision
         self.module = task.module
@@ -115,13 +122,13 @@ class _Objective(nn.Module):
 
 
 def train(
-    task: Task,
+    task: Task[T],
     config: TrainConfig,
     folder: str | Path,
     name: str,
     observer: Observer | None = None,
     max_steps: int | None = None,
-) -> nn.Module:
+) -> T:
     """Train ``task.module`` for ``config.steps`` and return a copy of it that holds the averaged weights.
 
     ``folder`` receives ``state.pt`` (weights, average, optimiser, step) every ``save_every`` steps and on SIGTERM or
@@ -141,12 +148,12 @@ def train(
     return _Run(task, config, Path(folder), name, observer, max_steps).finish()
 
 
-class _Run:
+class _Run(Generic[T]):
     """One run in this process: what :func:`train` sets up, resumes and steps through."""
 
     def __init__(
         self,
-        task: Task,
+        task: Task[T],
         config: TrainConfig,
         folder: Path,
         name: str,
@@ -182,7 +189,7 @@ class _Run:
         self.description = {"name": name, "config": config, "settings": getattr(task, "settings", {})}
         self.state_path, self.log_path = folder / "state.pt", folder / "log.jsonl"
 
-    def finish(self) -> nn.Module:
+    def finish(self) -> T:
         with self._folder_held():
             if self.state_path.exists():
                 self._load()
@@ -235,8 +242,9 @@ class _Run:
                 note = f"loss {self._log_means():.4f}" if line else None
                 if config.validate_every and (last or self.step % config.validate_every == 0):
                     self._validate()
-                if self.observer and self.observer.every and (last or self.step % self.observer.every == 0):
-                    self._watched(lambda: self.observer.show(self.step))
+                observer = self.observer
+                if observer and observer.every and (last or self.step % observer.every == 0):
+                    self._watched(partial(observer.show, self.step))
                 if save:
                     self._save()
                 progress.update(note=note)
@@ -327,7 +335,9 @@ class _Run:
 
     def _validate(self) -> None:
         measured: dict[str, float] = {}
-        self._watched(lambda: measured.update({key: float(value) for key, value in self.task.validate().items()}))
+        task = self.task
+        assert isinstance(task, Validated)  # else it is told before the first step
+        self._watched(lambda: measured.update({key: float(value) for key, value in task.validate().items()}))
         if measured:
             self._log({"validation": measured})
 

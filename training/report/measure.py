@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dear.codec.mel import MelSpectrogram
+from dear.codec.patch import PatchVAE
 from dear.evaluation.judge.classifier import SoundClassifier
 from dear.evaluation.judge.features import embed, fit
 from dear.evaluation.score import Reference, generate_for_scoring, score_embedding, score_waveforms
@@ -40,7 +41,7 @@ def embed_training(clips: Sequence[Clip], classifier: SoundClassifier) -> Refere
 
 @torch.no_grad()
 def compare_codecs(
-    vaes: Mapping[str, nn.Module],
+    vaes: Mapping[str, PatchVAE],
     vocoders: Mapping[str, nn.Module],
     mels: Tensor,
     labels: Sequence[str],
@@ -49,7 +50,7 @@ def compare_codecs(
 ) -> dict[str, Any]:
     """Every vocoder on real mels, then every codec before the first vocoder: errors, accuracy, FD, seconds a clip."""
     spectrogram = MelSpectrogram(classifier.config.mel)
-    sounds: dict[str, tuple[nn.Module | None, nn.Module]] = {name: (None, one) for name, one in vocoders.items()}
+    sounds: dict[str, tuple[PatchVAE | None, nn.Module]] = {name: (None, one) for name, one in vocoders.items()}
     usual = next(iter(vocoders))
     sounds |= {f"{name} + {usual}": (vae, vocoders[usual]) for name, vae in vaes.items()}
     table = {}
@@ -91,14 +92,14 @@ def sampling_grid(
     """Accuracy and FD of each guidance scale and temperature, on the same prompts and seeds."""
     rows = []
     for cfg_scale, temperature in product(config.cfg_scales, config.temperatures[pipeline.variant]):
-        row = {"cfg_scale": cfg_scale, "temperature": temperature}
+        row: dict[str, Any] = {"cfg_scale": cfg_scale, "temperature": temperature}
         waveforms, labels = generate_for_scoring(pipeline, prompts, config.tuning_clips, seed=config.tuning_seed, **row)
         score = score_waveforms(waveforms, labels, classifier, reference)
         rows.append(row | {"accuracy": score["accuracy"], "fd": score["fd"], "is": score["is"]})
     return rows
 
 
-def choose_sampling(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def choose_sampling(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The settings with the lowest FD among those whose accuracy is within CLOSE of the best."""
     best = max(row["accuracy"] for row in rows)
     chosen = min((row for row in rows if row["accuracy"] >= best - CLOSE), key=lambda row: row["fd"])

@@ -49,5 +49,7 @@ def _begin(begin: Callable[..., None] | None, arguments: tuple[Any, ...]) -> Non
 
 def _end_with_parent() -> None:
     """A worker whose parent was killed would wait for work for ever."""
-    wait([multiprocessing.parent_process().sentinel])
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this runs in workers alone
+    wait([parent.sentinel])
     os._exit(1)

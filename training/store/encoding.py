@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from dear.checkpoint import load_codec, load_config
+from dear.codec.base import Codec
 from dear.codec.mel import MelSpectrogram
 from dear.conditioning import build_text_encoder
 from dear.config import Config, ConfigError, VocoderConfig
@@ -19,7 +19,7 @@ from training.store.sharding import EncodeConfig, encode
 TRAINED = ("patch", "conv")  # codecs whose weights come from a checkpoint
 
 
-def load_vae(config: Config, codec: Path | None, device: torch.device) -> nn.Module:
+def load_vae(config: Config, codec: Path | None, device: torch.device) -> Codec:
     """The codec's encoder: that of the checkpoint ``codec``, or the one that the configuration names the source of.
 
     Raises ConfigError where a codec that is trained here comes without a checkpoint, or with one whose tokens have

@@ -12,13 +12,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from dear.codec.base import Codec
 from dear.codec.mel import MelSpectrogram
+from dear.conditioning import Conditioning
 from dear.config import ConfigError
 from dear.files import read_json, sha256, write_atomically
 from training.cache.tokens import CacheError, TextEncoder, weights_digest
@@ -53,7 +55,7 @@ class EncodeConfig:
 def encode(
     entries: Sequence[Entry],
     folder: str | Path,
-    vae: nn.Module,
+    vae: Codec,
     mel: MelSpectrogram,
     text_encoder: TextEncoder,
     config: EncodeConfig,
@@ -78,7 +80,7 @@ def encode(
     if not 0 <= worker[0] < worker[1]:
         raise CacheError(f"worker must be i/n with i from 0 to n - 1, got {worker[0]}/{worker[1]}")
     silent = [entry for entry in entries if entry.captions is None]
-    if silent and not hasattr(text_encoder, "encode_audio"):
+    if silent and not isinstance(text_encoder, AudioEncoder):
         raise CacheError(
             f"{len(silent)} of {len(entries)} sounds have no caption (the first is {silent[0].dataset} "
             f"{silent[0].id!r}), and {type(text_encoder).__name__} cannot encode sound; leave them out, or use the "
@@ -103,13 +105,20 @@ def encode(
     return job.gather()
 
 
+@runtime_checkable
+class AudioEncoder(Protocol):
+    """An encoder that takes sounds without captions (Appendix J.1)."""
+
+    def encode_audio(self, waveforms: Tensor, sample_rate: int) -> Conditioning: ...
+
+
 @dataclass(frozen=True)
 class _Job:
     """One worker's part. A shard is done when the file that tells its digest exists in ``parts``."""
 
     entries: Sequence[Entry]
     folder: Path
-    vae: nn.Module
+    vae: Codec
     mel: MelSpectrogram
     text_encoder: TextEncoder
     config: EncodeConfig
@@ -249,6 +258,7 @@ class _Job:
         """The conditioning of sounds [B, S] without captions, from the sounds at ``rows`` themselves."""
         if not rows:
             return []
+        assert isinstance(self.text_encoder, AudioEncoder)  # checked before the first shard
         conditioning = self.text_encoder.encode_audio(waveforms[rows], self.mel.config.sample_rate)
         return _trimmed(conditioning.tokens, conditioning.mask)
 
@@ -294,10 +304,10 @@ def _digest(entries: Sequence[Entry]) -> str:
 
 
 def _half(values: Tensor, where: str) -> np.ndarray:
-    values = values.half().cpu().numpy()
-    if not np.isfinite(values).all():
+    halves = values.half().cpu().numpy()
+    if not np.isfinite(halves).all():
         raise CacheError(f"{where}: values exceed half precision")
-    return values
+    return halves
 
 
 def _trimmed(tokens: Tensor, mask: Tensor) -> list[np.ndarray]:

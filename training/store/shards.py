@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -83,7 +83,7 @@ def _parse(data: bytes) -> _Shard:
         for member in archive:
             for suffix, arrays in (("tokens", shard.tokens), ("conditioning", shard.conditioning)):
                 if member.name.endswith(f".{suffix}.npy"):
-                    content = io.BytesIO(archive.extractfile(member).read())
+                    content = io.BytesIO(cast(IO[bytes], archive.extractfile(member)).read())
                     arrays.append(np.lib.format.read_array(content, allow_pickle=False))
     return shard
 

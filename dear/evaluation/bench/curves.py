@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,15 +64,15 @@ def measure_curves(
     def continued(clips: int) -> list[Output]:
         outputs = once()
         if clips > 1:
-            sound, rate = outputs[0].waveform[0], pipeline.sample_rate
+            sound, rate = outputs[0].sound[0], pipeline.sample_rate
             outputs.append(pipeline.extend(sound, rate, (clips - 1) * seconds, PROMPT, seed=1))
         return outputs
 
     axes: dict[str, dict[float, Callable[[Meter], None]]] = {
-        "iterations": {n: pipeline_run(lambda n=n: once(iterations=n)) for n in iterations if n <= length},
-        "batch": {n: pipeline_run(lambda n=n: once(batch=n)) for n in batches},
+        "iterations": {n: pipeline_run(partial(once, iterations=n)) for n in iterations if n <= length},
+        "batch": {n: pipeline_run(partial(once, batch=n)) for n in batches},
         "threads": {n: pipeline_run(once, n) for n in threads},
-        "length": {n * seconds: pipeline_run(lambda n=n: continued(n)) for n in clips},
+        "length": {n * seconds: pipeline_run(partial(continued, n)) for n in clips},
     }
     jobs = [
         Job(f"{name} {value}", run, 1, seconds, None, (), "", None, None, "")

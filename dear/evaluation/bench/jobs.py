@@ -18,6 +18,7 @@ from tqdm import tqdm
 import dear
 from dear.checkpoint import load_config, resolve
 from dear.codec import build_vae, build_vocoder
+from dear.codec.base import Codec
 from dear.conditioning import Conditioning
 from dear.config import FAST, Config, SamplingConfig, Savings, preset
 from dear.evaluation.bench.machine import resident_bytes
@@ -66,16 +67,16 @@ def base_job(
     return compiled_job(job, model) if compiled else job
 
 
-def _model(config: Config, attention: str, setting: Setting, compiled: bool) -> nn.Module:
+def _model(config: Config, attention: str, setting: Setting, compiled: bool) -> MaskedModel:
     """Random weights, which all forms share."""
     changed = dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, masked_attention=attention))
 
-    def first() -> nn.Module:
+    def first() -> MaskedModel:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             return MaskedModel(config)
 
-    def view() -> nn.Module:
+    def view() -> MaskedModel:
         with torch.device("meta"):
             model = MaskedModel(changed)
         model.load_state_dict(setting.place(config.name, first).state_dict(), assign=True)
@@ -95,7 +96,7 @@ def _conditioning(model: MaskedModel, setting: Setting) -> Conditioning:
 def _own_job(name: str, model: MaskedModel, setting: Setting, sampling: SamplingConfig, codec: bool) -> Job:
     config = model.config
     conditioning = _conditioning(model, setting)
-    others: tuple[nn.Module, ...] = ()
+    others: tuple[Codec, nn.Module] | None = None
     notes = "random weights, decoding alone"
     if codec:
         others = (
@@ -111,7 +112,7 @@ def _own_job(name: str, model: MaskedModel, setting: Setting, sampling: Sampling
         with meter.stage("decode"):
             for state in generate(model, conditioning, range(setting.batch), sampling):
                 tokens = state.tokens
-        if codec:
+        if others is not None:
             with meter.stage("codec"):
                 mel = others[0].decode(tokens.float())
             with meter.stage("vocoder"):
@@ -123,7 +124,7 @@ def _own_job(name: str, model: MaskedModel, setting: Setting, sampling: Sampling
         setting.batch,
         config.mel.samples / config.mel.sample_rate,
         model,
-        others,
+        others or (),
         precision_name(setting.dtype),
         sampling.iterations,
         sampling.steps,

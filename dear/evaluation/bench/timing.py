@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ def _attention(queries: Sequence[int], keys: Sequence[int], values: Sequence[int
 
 # torch counts the attention of GPUs only.
 ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class Meter:
@@ -72,12 +75,12 @@ class Setting:
     device: torch.device
     dtype: torch.dtype
     timed: int | None
-    built: dict[Any, nn.Module] = field(default_factory=dict)  # shared by the rows: gigabytes otherwise
+    built: dict[Any, Any] = field(default_factory=dict)  # shared by the rows: gigabytes otherwise
 
-    def place(self, key: Any, build: Callable[[], nn.Module], dtype: torch.dtype | None = None) -> nn.Module:
+    def place(self, key: Any, build: Callable[[], M], dtype: torch.dtype | None = None) -> M:
         """What ``build`` makes, ready for inference on the device, in ``dtype`` or the setting's; once per ``key``."""
         if key not in self.built:
-            module = build().to(self.device, dtype or self.dtype)
+            module: nn.Module = build().to(self.device, dtype or self.dtype)
             self.built[key] = module.eval().requires_grad_(False)
         return self.built[key]
 
@@ -165,6 +168,7 @@ def measure(
 
     def compile_(job: Job) -> None:
         with PeakMemory(device) as memory:
+            assert job.compile is not None  # of these jobs alone
             job.compile()
             job.run(Meter(device, clock=clock))
         counted[job] = counted[job][0], memory.bytes

@@ -64,7 +64,7 @@ def inception_score(p: ArrayLike) -> float:
 def _root(features: np.ndarray) -> np.ndarray:
     """X with X'X = the unbiased covariance of features [N,D], of at most D rows."""
     centred = (features - features.mean(axis=0)) / np.sqrt(len(features) - 1)
-    return np.linalg.qr(centred, mode="r") if centred.shape[0] > centred.shape[1] else centred
+    return np.asarray(np.linalg.qr(centred, mode="r")) if centred.shape[0] > centred.shape[1] else centred
 
 
 def _matrix(name: str, values: ArrayLike, rows: int) -> np.ndarray:

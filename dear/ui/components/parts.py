@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,9 @@ from dear.visual import plots
 KEEP = 3600  # seconds for which a result's file is kept for the page and the endpoints to fetch
 LOOK_EVERY = 60  # seconds between looks for files that are older
 # No caller waits for more than this many others; one generation runs at a time, for it uses all cores.
-QUEUE = {"concurrency_id": "generation", "concurrency_limit": 1}
+QUEUE: dict[str, Any] = {"concurrency_id": "generation", "concurrency_limit": 1}
 LARGEST_SEED = 2**53 - 1  # beyond it a browser rounds whole numbers
-QUIET = {"show_progress": "hidden", "api_visibility": "private"}
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 SHOW_RESULTS = load("show_results.js").rstrip()
 
 STOPPED = '<p class="dear-headline" role="status">Stopped.</p>'
@@ -85,7 +85,7 @@ def runs(starts: list[tuple[list[Any], Callable[..., Any], list[Any]]], outputs:
 
 
 def _tidied(
-    run: Callable[..., Iterator[dict[Any, Any]]], stop: gr.Button, status: gr.HTML
+    run: Callable[..., Generator[dict[Any, Any], None, None]], stop: gr.Button, status: gr.HTML
 ) -> Callable[..., Iterator[dict[Any, Any]]]:
     """``run``, which can be stopped from its first report on, and whose progress doesn't outlive its failure."""
 
@@ -155,7 +155,7 @@ class _Stopped(Exception):
     pass
 
 
-def watch(call: Callable[[Progress], Any], end: bool = True) -> Iterator[Any]:
+def watch(call: Callable[[Progress], Any], end: bool = True) -> Generator[Any, None, None]:
     """Yield (done, of how many) while ``call(progress)`` runs, then its result, which is no tuple.
 
     end: whoever closes this iterator ends the call at its next report, and waits for that; else the call goes on alone.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +65,7 @@ def read_numbers(name: str, text: str) -> list[float]:
     return numbers
 
 
-def pairs(cfg_scales: list[float], iterations: list[float]) -> list[tuple[float, float]]:
+def pairs(cfg_scales: Sequence[float], iterations: Sequence[Any]) -> list[tuple[float, Any]]:
     """All pairs of the two, without repetition. Raises ValueError where they are more than the page compares."""
     scales, passes = dict.fromkeys(cfg_scales), dict.fromkeys(iterations)
     if not 1 <= len(scales) * len(passes) <= MOST_SOUNDS:
@@ -110,7 +110,7 @@ def compare_tab(
     state = gr.State(None, time_to_live=KEEP)
 
     @on_gpu(GPU_SECONDS)
-    def draw(which: str, text: str, settings: list[tuple[float, float]], number: float | None) -> Iterator[Any]:
+    def draw(which: str, text: str, settings: list[tuple[float, Any]], number: int) -> Generator[Any, None, None]:
         """The mel's configuration, once all settings are checked; then reports of progress and results, in order."""
         with parts.told():
             model = shelf.get(which)
@@ -119,7 +119,7 @@ def compare_tab(
             yield model.config.mel
             for scale, count in settings:
 
-                def call(progress: Any, scale: float = scale, count: float = count) -> Any:
+                def call(progress: Any, scale: float = scale, count: Any = count) -> Any:
                     return model.generate(text, cfg_scale=scale, iterations=count, seed=number, progress=progress)
 
                 yield from parts.watch(call)
@@ -195,7 +195,13 @@ def compare_tab(
     shown = [*cells, stop, state, status, best, send, scale_bar, seed]
     parts.runs([(triggers, run, [chosen, prompt, scales, passes, blind, seed, lock])], shown, stop, status)
     best.input(choose, [state, best], [*cells, send, status, best], **QUIET)
-    taken = [generate.prompt, generate.variant, generate.cfg_scale, generate.iterations, generate.temperature]
+    taken: list[Any] = [
+        generate.prompt,
+        generate.variant,
+        generate.cfg_scale,
+        generate.iterations,
+        generate.temperature,
+    ]
     taken += [generate.steps, generate.seed, generate.lock, tabs]
     send.click(take, [chosen, state, best], taken, **QUIET)
     return {passes: lambda model, _: str(model.sampling.iterations)}

@@ -6,7 +6,7 @@ import html
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -99,7 +99,7 @@ def duel_tab(shelf: Shelf, chosen: gr.Textbox, folder: Path) -> None:
     tally = gr.State(Tally())
 
     @on_gpu(GPU_SECONDS)
-    def draw(which: str, text: str, number: float) -> Iterator[Any]:
+    def draw(which: str, text: str, number: int) -> Generator[Any, None, None]:
         """The title and the mel's configuration of each; then each result as it comes, as (name, output)."""
         with parts.told():
             models = {name: shelf.get(which, name) for name in (STUDENT, TEACHER)}

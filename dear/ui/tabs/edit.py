@@ -5,8 +5,9 @@ from __future__ import annotations
 import html
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from dear.ui.components import parts
 from dear.ui.components.controls import cfg_slider, iterations_slider, steps_slider, temperature_slider
 from dear.ui.components.parts import QUIET, Update
 from dear.ui.gpu import on_gpu
-from dear.ui.shelf import Shelf
+from dear.ui.shelf import Choice, Shelf
 from dear.ui.tabs.generate import GenerateTab
 from dear.visual import plots
 
@@ -33,7 +34,7 @@ EMPTY = (
     "appears here, with the region that will be drawn anew.</p></div>"
 )
 # In the order of the page, and of the arguments of a run.
-CONTROLS = {
+CONTROLS: dict[str, Callable[..., Any]] = {
     "cfg-scale": cfg_slider,
     "iterations": iterations_slider,
     "temperature": temperature_slider,
@@ -113,7 +114,7 @@ def edit_tab(shelf: Shelf, chosen: gr.Textbox, folder: Path, generate: GenerateT
     def draw(
         which: str, file: str | None, what: str, text: str, first: float, last: float, reach: float,
         added: float, options: dict[str, Any],
-    ) -> Iterator[Any]:  # fmt: skip
+    ) -> Generator[Any, None, None]:  # fmt: skip
         """The mel's configuration, then reports of progress, and last the result."""
         with parts.told():
             model = shelf.get(which)
@@ -184,10 +185,7 @@ def edit_tab(shelf: Shelf, chosen: gr.Textbox, folder: Path, generate: GenerateT
     generate.use.click(
         lambda file: (_kept(file, "Generate"), gr.Tabs(selected="edit")), generate.path, [source, tabs], **QUIET
     )
-    return {
-        controls[name]: lambda model, _, name=name, make=make: make(model, name=f"edit-{name}")
-        for name, make in CONTROLS.items()
-    }
+    return {controls[name]: partial(_control, make, f"edit-{name}") for name, make in CONTROLS.items()}
 
 
 def _kept(file: str | None, button: str) -> str:
@@ -195,6 +193,10 @@ def _kept(file: str | None, button: str) -> str:
     if file is None or not Path(file).is_file():
         raise parts.forgotten(button)
     return file
+
+
+def _control(make: Callable[..., Any], name: str, model: AudioDEAR, _: Choice) -> Any:
+    return make(model, name=name)
 
 
 def _clip(model: AudioDEAR) -> float:
@@ -230,7 +232,7 @@ def _told(out: Output, took: float) -> str:
 
 def _pictures(config: MelConfig, out: Output) -> str:
     seconds = out.mel.shape[1] * config.hop_length / config.sample_rate
-    wave = out.waveform[0].numpy()
+    wave = out.sound[0].numpy()
     drawn = plots.waveform_figure(wave, out.sample_rate, seconds)
     shown = parts.figure("Waveform", "", drawn, f"Waveform, peak {abs(wave).max():.2f} of 1", seconds)
     drawn = plots.mel_figure(out.mel[0].numpy(), config)

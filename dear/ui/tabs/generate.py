@@ -5,9 +5,10 @@ from __future__ import annotations
 import html
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import gradio as gr
 
 from dear.config import Config
 from dear.output import Output
+from dear.pipeline import AudioDEAR
 from dear.ui.components import parts
 from dear.ui.components.controls import (
     cfg_slider,
@@ -48,7 +50,7 @@ PICTURE_SHARE = 0.12  # of the time of a generation in progress, at most, goes i
 DRAFT_WORTH = 1.5
 GPU_SECONDS = 30  # that one generation is allowed under ZeroGPU
 # In the order of the page, and of the arguments of a run.
-CONTROLS = {
+CONTROLS: dict[str, Callable[..., Any]] = {
     "variant": head_radio,
     "cfg_scale": cfg_slider,
     "iterations": iterations_slider,
@@ -130,8 +132,8 @@ def generate_tab(shelf: Shelf, chosen: gr.Textbox, folder: Path) -> GenerateTab:
 
     @on_gpu(GPU_SECONDS)
     def draw(
-        which: str, text: str, variant: str, count: float, known: Pace, options: dict[str, Any]
-    ) -> Iterator[tuple[Config, Output]]:
+        which: str, text: str, variant: str, count: int, known: Pace, options: dict[str, Any]
+    ) -> Generator[tuple[Config, Output], None, None]:
         """The results of one generation as they come, and perhaps a draft among them: it has a sound before the end."""
         with parts.told():
             model = shelf.get(which, variant)
@@ -148,7 +150,7 @@ def generate_tab(shelf: Shelf, chosen: gr.Textbox, folder: Path) -> GenerateTab:
 
     def run(
         which: str, text: str, variant: str, scale: float, passes: float, heat: float, steps: float,
-        count: float, number: float | None, keep: bool, example: bool = False,
+        count: int, number: float | None, keep: bool, example: bool = False,
     ) -> Iterator[dict[Any, Any]]:  # fmt: skip
         """One generation for the page; of an example, what was made before is heard at once."""
         options = {"cfg_scale": scale, "iterations": passes, "temperature": heat, "steps": steps}
@@ -169,9 +171,9 @@ def generate_tab(shelf: Shelf, chosen: gr.Textbox, folder: Path) -> GenerateTab:
             yield changes
 
     def run_example(which: str, sample: list[str], *settings: Any) -> Iterator[dict[Any, Any]]:
-        yield from run(which, sample[0], *settings, example=True)
+        yield from run(which, sample[0], *settings, example=True)  # type: ignore[misc]  # settings end before example
 
-    def produce(which: str, text: str, variant: str, count: float, options: dict[str, Any]) -> Iterator[dict[Any, Any]]:
+    def produce(which: str, text: str, variant: str, count: int, options: dict[str, Any]) -> Iterator[dict[Any, Any]]:
         """One generation for the page: pictures as it goes, perhaps a draft, and last the sound."""
         nonlocal pace
         began = time.perf_counter()
@@ -253,7 +255,7 @@ def generate_tab(shelf: Shelf, chosen: gr.Textbox, folder: Path) -> GenerateTab:
     triggers = [button.click, prompt.submit]
     shown = [stop, choice, sound, tools, wav, flac, facts, pictures, seed, kept, path]
     settings = [*controls.values(), seed, lock]
-    starts = [(triggers, run, [chosen, prompt, *settings])]
+    starts: list[tuple[list[Any], Callable[..., Any], list[Any]]] = [(triggers, run, [chosen, prompt, *settings])]
     for each, texts in zip(examples, EXAMPLES.values(), strict=True):
         # In the browser itself: what is pressed next finds the prompt there. A Dataset's value is an index in it.
         each.click(None, each, prompt, js=f"(index) => {json.dumps(texts)}[index]", api_visibility="private")
@@ -264,14 +266,16 @@ def generate_tab(shelf: Shelf, chosen: gr.Textbox, folder: Path) -> GenerateTab:
         switch, [chosen, controls["variant"]], [controls[name] for name in OPTIONS], show_progress="minimal",
         api_visibility="private",
     )  # fmt: skip
-    updates: dict[Any, Update] = {
-        controls[name]: lambda model, _, make=make: make(model) for name, make in CONTROLS.items()
-    }
+    updates: dict[Any, Update] = {controls[name]: partial(_control, make) for name, make in CONTROLS.items()}
     updates[note] = lambda _, choice: _note(choice)
     return GenerateTab(
         prompt=prompt, seed=seed, lock=lock, use=use, path=path, updates=updates, restore=restore,
         restored=[prompt, seed, lock, *controls.values()], **controls,
     )  # fmt: skip
+
+
+def _control(make: Callable[..., Any], model: AudioDEAR, _: Choice) -> Any:
+    return make(model)
 
 
 def _note(chosen: Choice) -> str:
@@ -295,7 +299,7 @@ def _facts(out: Output, count: int, link: str) -> str:
     # Not the pipeline's total: the time that the page itself took for its pictures would be part of that.
     seconds = {name: out.timings[stage] for stage, name in STAGES.items()}
     total = sum(seconds.values())
-    duration = count * out.waveform.shape[-1] / out.sample_rate
+    duration = count * out.sound.shape[-1] / out.sample_rate
     factor = total / duration
     pace = f"{1 / factor:.1f}× faster" if factor <= 1 else f"{factor:.1f}× slower"
     stages = "".join(

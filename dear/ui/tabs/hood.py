@@ -25,7 +25,7 @@ from dear.ui.shelf import MOST, Choice, Shelf
 from dear.visual import plots, sketches
 
 # One playground trains at a time, on one core, beside the one generation that may run.
-QUEUE = {"concurrency_id": "toy", "concurrency_limit": 1}
+QUEUE: dict[str, Any] = {"concurrency_id": "toy", "concurrency_limit": 1}
 FRAME = 0.3  # seconds of training between two pictures
 DRAWING = 0.3  # share of the time that goes into pictures, at most
 ALL = "All five"
@@ -199,7 +199,7 @@ def _chain(config: Config, out: Output) -> str:
         ("Spectrogram", f"{config.mel.n_mels} pitches over {config.mel.samples / config.mel.sample_rate:g} s",
          plots.to_svg(plots.mel_strip(out.mel[0].numpy(), config.mel), "Mel spectrogram of the sound")),
         ("Sound", f"{config.mel.samples:,} samples",
-         plots.to_svg(sketches.waveform_strip(out.waveform[0].numpy()), "Waveform of the sound")),
+         plots.to_svg(sketches.waveform_strip(out.sound[0].numpy()), "Waveform of the sound")),
     )  # fmt: skip
     boxes = "".join(
         f'<i aria-hidden="true">→</i><figure><div class="dear-strip">{picture}</div>'
