@@ -12,7 +12,7 @@ from dear.cli import main
 from dear.config import preset
 from dear.evaluation.judge.classifier import load_classifier
 from dear.evaluation.judge.features import embed
-from training.engine.recipe import load_recipe
+from training.engine.recipe import Recipe, load_recipe
 
 ROOT = Path(__file__).parent.parent
 MIB = 2**20
@@ -38,7 +38,7 @@ def test_sizes_stay_within_the_promise(model):
 
 def test_the_preset_is_what_ships(student):
     assert preset("mini") == student.config
-    recipe = load_recipe(ROOT / "training" / "configs" / "mini.yaml").model
+    recipe = load_recipe(ROOT / "training" / "configs" / "mini.yaml", Recipe).model
     assert recipe.backbone == student.config.backbone
     assert {name: variant.head for name, variant in recipe.variants.items()} == {
         name: variant.head for name, variant in student.config.variants.items()

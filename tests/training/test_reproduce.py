@@ -24,7 +24,7 @@ from dear.pipeline import AudioDEAR
 from training import heads
 from training.cache.tokens import weights_digest
 from training.data.scenes import CLASSES, Clip
-from training.engine.recipe import load_recipe
+from training.engine.recipe import Recipe, load_recipe
 from training.report.card import attribution, last_phase
 from training.reproduce import main
 
@@ -203,7 +203,7 @@ def test_students_start_from_the_teacher_and_differ_by_lambda(finished):
 
 
 def test_the_last_phase_goes_on_from_the_averages_of_the_first(finished, recipe):
-    model = MaskedModel(load_recipe(recipe).model, "student")
+    model = MaskedModel(load_recipe(recipe, Recipe).model, "student")
     for name in ("student", "student-plain"):
         first, last = (
             torch.load(finished / phase / "state.pt", weights_only=True) for phase in (name, f"{name}-finish")
@@ -292,7 +292,7 @@ def test_what_would_fail_after_hours_is_refused_at_once(recipe, tmp_path, old, n
     assert text.count(old) == 1
     (tmp_path / "wrong.yaml").write_text(text.replace(old, new))
     with pytest.raises(ConfigError, match=re.escape(words)):
-        load_recipe(tmp_path / "wrong.yaml")
+        load_recipe(tmp_path / "wrong.yaml", Recipe)
 
 
 def test_the_recipe_of_the_heads_is_sound():
@@ -305,11 +305,11 @@ def test_the_recipe_of_the_heads_is_sound():
 
 
 def test_the_bundled_recipe_is_sound_and_within_its_bounds():
-    recipe = load_recipe(ROOT / "training" / "configs" / "mini.yaml")
+    recipe = load_recipe(ROOT / "training" / "configs" / "mini.yaml", Recipe)
     assert recipe.scenes.held_out_fold == 4
     assert recipe.model.length == 128
     assert set(recipe.model.variants) == {"student", "teacher"}
     assert last_phase(recipe)
     assert last_phase(dataclasses.replace(recipe, finish=None)) == ""
     with pytest.raises(ConfigError, match="cannot read the recipe"):
-        load_recipe(ROOT / "training" / "configs" / "none.yaml")
+        load_recipe(ROOT / "training" / "configs" / "none.yaml", Recipe)
