@@ -4,7 +4,7 @@
 # make format       formats the code and mends what ruff can mend
 # make types        checks the types of the library, the training code and app.py
 # make wheel        builds dist/audiodear-VERSION-py3-none-any.whl with the bundled weights
-# make docs         builds the documentation into site/; any warning is an error
+# make docs         draws the figures and builds the documentation into site/; any warning is an error
 # make constraints  renews the exact versions in constraints.txt from the ranges in pyproject.toml
 # make audit        looks the exact versions up in PyPI's database of known vulnerabilities
 # make space        fills SPACE= with the files of a Hugging Face Space, requirements at exact versions
@@ -44,6 +44,7 @@ wheel: | .venv/bin/python
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 docs: .venv/docs
+	$(BIN)/python docs/figures/draw.py
 	$(BIN)/mkdocs build --quiet --strict
 
 # One file for every supported Python and platform; markers tell the lines apart.

@@ -1,6 +1,6 @@
-"""The README's picture: a held-out recording of each class beside a generated clip, neither chosen by hand.
+"""The picture of docs/evaluation.md: a held-out recording of each class beside a generated clip, neither chosen by hand.
 
-python -m training.figures --clips DIR --out assets/spectrograms.png
+python -m training.figures --clips DIR --out docs/figures/spectrograms.png
 """
 
 from __future__ import annotations
