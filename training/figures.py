@@ -1,4 +1,4 @@
-"""The picture of docs/evaluation.md: a held-out recording of each class beside a generated clip, neither chosen by hand.
+"""The picture of docs/evaluation.md: a held-out recording of each class beside a generated clip, not chosen by hand.
 
 python -m training.figures --clips DIR --out docs/figures/spectrograms.png
 """
