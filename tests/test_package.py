@@ -99,6 +99,6 @@ def test_the_wheel_holds_every_bundled_file_that_is_read():
     used = set()
     for file in (ROOT / "dear").rglob("*.py"):
         used |= set(re.findall(r'bundled\("([^"]+)"\)', file.read_text()))
-    assert used == {"mini", "classifier", "eval_prompts.json", "eval_compositions.json"}
+    assert used == {"mini", "classifier", "eval_prompts.json", "eval_compositions.json", "audioset.json"}
     assert settings["force-include"] == {f"assets/{name}": f"dear/assets/{name}" for name in used}
     assert all(bundled(name).exists() for name in used)

@@ -1,7 +1,7 @@
 """Whether of "A, then B" both are heard, in this order: ``python -m dear.evaluation.compositions``.
 
-JSON goes to stdout, one line for people to stderr. Of each clip the classifier hears the beginning alone, and the end
-alone; the middle, where one sound gives way to the other, is left out.
+JSON goes to stdout, one line for people to stderr. The judge hears the beginning and the end of each clip separately;
+the middle, where one sound gives way to the other, is left out.
 """
 
 from __future__ import annotations
@@ -17,26 +17,28 @@ from torch import Tensor
 
 from dear.bundled import bundled
 from dear.cli import Parser, guarded
-from dear.evaluation.judge.classifier import SoundClassifier, check_mel, load_classifier
+from dear.evaluation.judge import DEFAULT, JUDGE_HELP, Judge, describe, load_judge
+from dear.evaluation.judge.answers import all_choices
 from dear.evaluation.judge.features import embed
-from dear.evaluation.score import ROUNDED, generate_each
+from dear.evaluation.score import ROUNDED, check_fits, generate_each
 
 PROMPTS = bundled("eval_compositions.json")  # [[prompt, first label, second label], ...], none seen in training
 BEGINNING, END = 0.36, 0.6  # shares of a clip, until the one and from the other on: a single sound is expected there
 
 
 def score_compositions(
-    waveforms: Iterable[np.ndarray | Tensor], pairs: Sequence[Sequence[str]], classifier: SoundClassifier
+    waveforms: Iterable[np.ndarray | Tensor], pairs: Sequence[Sequence[str]], judge: Judge
 ) -> dict[str, Any]:
-    """waveforms [N,S], or N arrays [S], at the classifier's sample rate; pairs: N times a first and a second label.
+    """waveforms [N,S], or N arrays [S], at the judge's sample rate; pairs: N times a first and a second label.
 
     Returns ``clips`` (N) and shares of them: the beginning is heard as the first label (``first``), the end as the
-    second (``second``), ``both``; the end is still heard as the first (``same``). Raises :class:`SoundsError` as
-    :func:`dear.evaluation.judge.features.embed` does.
+    second (``second``), ``both``; the end is still heard as the first (``same``). Raises :class:`JudgeError` for
+    labels that the judge cannot name, and :class:`SoundsError` as :func:`dear.evaluation.judge.features.embed` does.
     """
     parts = (part for wave in waveforms for part in (wave[: int(BEGINNING * len(wave))], wave[int(END * len(wave)) :]))
-    found = embed(parts, [label for pair in pairs for label in pair], classifier)
-    heard = np.array(classifier.labels)[found.probabilities.argmax(axis=1)]
+    labels = [label for pair in pairs for label in pair]
+    choices = all_choices(judge, labels)
+    heard = np.array(choices.judge(embed(parts, labels, judge).probabilities, labels).heard)
     begins, ends = heard[0::2], heard[1::2]
     first, second = np.array(pairs).T
     shares = {
@@ -64,21 +66,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--variant", help="student or teacher")
     parser.add_argument("--device", help="where to generate, such as cpu or cuda")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--judge", default=DEFAULT, metavar="KIND[:PATH]", help=JUDGE_HELP)
     from dear.pipeline import AudioDEAR
 
     def command() -> None:
         args = parser.parse_args(argv)
-        classifier, rows = load_classifier(), load_compositions()
+        judge, rows = load_judge(args.judge), load_compositions()
         given = {name: getattr(args, name) for name in ("variant", "device") if getattr(args, name) is not None}
         pipeline = AudioDEAR.from_pretrained(args.model, **given)
-        check_mel(classifier.config.mel, pipeline.config.mel)
+        check_fits(judge, pipeline)
         waveforms = generate_each(pipeline, [text for text, *_ in rows], seed=args.seed)
-        result = score_compositions(waveforms, [pair for _, *pair in rows], classifier)
+        result = score_compositions(waveforms, [pair for _, *pair in rows], judge)
         told = (
             "{clips} clips of two sounds: the first is heard in {first:.1%}, the second in {second:.1%}, "
-            "both in {both:.1%}"
+            "both in {both:.1%}; judge: {name} {digest}"
         )
-        print(told.format(**result), file=sys.stderr)
+        print(told.format(**result, **describe(judge)), file=sys.stderr)
         made_by = {
             "name": pipeline.config.name,
             "variant": pipeline.variant,
@@ -86,8 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "seed": args.seed,
             "options": asdict(pipeline.sampling),
         }
-        embedder = {"name": "SoundClassifier", "digest": classifier.config.digest[:12]}
-        print(json.dumps(result | {"embedder": embedder, "made_by": made_by}, indent=2))
+        print(json.dumps(result | {"judge": describe(judge), "made_by": made_by}, indent=2))
 
     return guarded(command)
 

@@ -23,8 +23,8 @@ from dear.config import FAST, Savings, preset
 from dear.evaluation.bench.jobs import base_job, checkpoint_job
 from dear.evaluation.bench.machine import describe
 from dear.evaluation.bench.timing import Job, Setting, measure
-from dear.evaluation.judge.classifier import check_mel, load_classifier
-from dear.evaluation.score import embed_reference, generate_for_scoring, load_prompts, score_waveforms
+from dear.evaluation.judge import DEFAULT, JUDGE_HELP, load_judge
+from dear.evaluation.score import check_fits, embed_reference, generate_for_scoring, load_prompts, score_waveforms
 from dear.request import check_whole
 
 if TYPE_CHECKING:
@@ -103,9 +103,9 @@ def base_jobs(names: Sequence[str], device: torch.device) -> dict[str, Job]:
 
 def run(args: argparse.Namespace, pipeline: AudioDEAR) -> dict[str, Any]:
     """Every row, as plain data."""
-    classifier = load_classifier()
-    check_mel(classifier.config.mel, pipeline.config.mel)
-    reference, prompts = embed_reference(args.reference, classifier, args.fold), load_prompts()
+    judge = load_judge(args.judge)
+    check_fits(judge, pipeline)
+    reference, prompts = embed_reference(args.reference, judge, args.fold), load_prompts()
     default = pipeline.sampling.iterations
     options = {name: TRIALS[name].options(default) for name in args.rows}
     timed = {"": {name: checkpoint_job(name, pipeline, 1, **options[name]) for name in args.rows}}
@@ -117,15 +117,15 @@ def run(args: argparse.Namespace, pipeline: AudioDEAR) -> dict[str, Any]:
         waveforms, labels = generate_for_scoring(
             pipeline, prompts, args.clips_per_class, args.batch, args.seed, **options[name]
         )
-        scores = score_waveforms(waveforms, labels, classifier, reference)
+        scores = score_waveforms(waveforms, labels, judge, reference)
         row = {"name": name, "trades": TRIALS[name].trades, "savings": dataclasses.asdict(options[name]["savings"])}
         row["iterations"] = options[name]["iterations"]
         for kind, found in seconds.items():
             row[f"{kind}decode_seconds"] = found[name]
             row[f"{kind}speed_up"] = found[EXACT] / found[name]
-        rows.append(row | {key: scores[key] for key in ("clips", "accuracy", "fd")})
+        rows.append(row | {key: scores[key] for key in ("clips", "accuracy", "top5", "fd")})
     made_by = {"name": pipeline.config.name, "variant": pipeline.variant, "digest": pipeline.digest, "seed": args.seed}
-    shared = {"floor_fd": scores["floor_fd"], "reference": scores["reference"], "embedder": scores["embedder"]}
+    shared = {"floor_fd": scores["floor_fd"], "reference": scores["reference"], "judge": scores["judge"]}
     return {"machine": describe(pipeline.device), "made_by": made_by, **shared, "rows": rows}
 
 
@@ -139,7 +139,8 @@ def table(result: Mapping[str, Any]) -> str:
         scores = [f"{row['accuracy']:.1%}", "" if row["fd"] is None else f"{row['fd']:.2f}"]
         lines.append("| " + " | ".join([row["name"], str(row["iterations"]), row["trades"], *speed, *scores]) + " |")
     floor = "" if result["floor_fd"] is None else f"; FD of real recordings among themselves: {result['floor_fd']:.2f}"
-    return "\n".join(lines) + f"\n\n{result['rows'][0]['clips']} clips in each row{floor}"
+    by = f"judge: {result['judge']['name']} {result['judge']['digest']}"
+    return "\n".join(lines) + f"\n\n{result['rows'][0]['clips']} clips in each row, one candidate each; {by}{floor}"
 
 
 def _parser() -> Parser:
@@ -151,6 +152,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--reference", type=Path, required=True, metavar="DIR", help="recordings with a clips.csv")
     parser.add_argument("--fold", type=int, default=4, help="the held-out fold of the reference")
+    parser.add_argument("--judge", default=DEFAULT, metavar="KIND[:PATH]", help=JUDGE_HELP)
     parser.add_argument("--clips-per-class", type=int, default=20, metavar="N")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help=f"some of {', '.join(TRIALS)}; all where absent")
     parser.add_argument("--base", action="store_true", help="time the base size, too (minutes for each row on a CPU)")

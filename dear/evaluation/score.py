@@ -1,9 +1,11 @@
-"""Score sounds: ``python -m dear.evaluation.score --sounds DIR`` or ``--model PATH``, ``--reference DIR`` beside it.
+"""Score sounds: ``python -m dear.evaluation.score --sounds DIR`` or ``--model PATH``, with ``--reference DIR``.
 
-JSON goes to stdout, a table to stderr. Accuracy is how often the classifier hears what was asked for. FD is the Fréchet
-distance to held-out recordings in its features, to be read beside its floor: those recordings against the others of
-the same folder. KL is KL(reference || generated), the mean over all pairs of one label. IS is the inception score.
-Each clip is the first and only candidate for its prompt.
+JSON goes to stdout, a table to stderr. Accuracy is the share of clips in which the judge hears the label that was asked
+for before all others; top 5, that in which one of the label's names is among the judge's five most probable ones. FD is
+the Fréchet distance to held-out recordings in the judge's features, to be read beside its floor: those recordings
+against the others of the same folder. KL is KL(reference || generated), the mean over all pairs of one label. IS is the
+inception score. KL and IS need a judge whose classes exclude each other. Each clip is the only
+candidate for its prompt.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +27,9 @@ from tqdm import tqdm
 from dear.audio import read_sound
 from dear.bundled import bundled
 from dear.cli import Parser, guarded
-from dear.evaluation.judge.classifier import SoundClassifier, check_mel, load_classifier
+from dear.evaluation.judge import DEFAULT, JUDGE_HELP, Judge, JudgeError, describe, load_judge
+from dear.evaluation.judge.answers import Choices, all_choices, load_answers, nameable
+from dear.evaluation.judge.classifier import SoundClassifier, check_mel
 from dear.evaluation.judge.features import Embedding, SoundsError, embed, embed_sounds, find_sounds
 from dear.evaluation.judge.metrics import frechet_distance, inception_score, kl_divergence
 
@@ -44,79 +49,102 @@ class Reference:
     source: str  # where they come from, for people
 
 
-def embed_reference(folder: str | Path, classifier: SoundClassifier, fold: int = 4) -> Reference:
-    """Embed a folder of recordings in the format of clips.csv; those of ``fold`` are the held-out ones.
+def embed_reference(
+    folder: str | Path, judge: Judge, fold: int = 4, answers: Mapping[str, Sequence[str]] | None = None
+) -> Reference:
+    """Embed a folder of recordings in the format of clips.csv; those of ``fold`` are held out.
 
-    The classifier itself was trained on the other folds, so their features are a little too sure of themselves and the
-    floor is, if anything, too high. Sounds of labels that the classifier doesn't know are left out.
+    Recordings whose label the judge has no name for are left out. answers: as of
+    :func:`dear.evaluation.judge.answers.all_choices`. This repository's classifier was trained on the other folds,
+    which makes its floor too high, if anything.
+    Raises :class:`SoundsError` where fewer than two recordings are left.
     """
-    known = [sound for sound in find_sounds(folder) if sound.label in classifier.labels]
+    sounds = find_sounds(folder)
+    answers = load_answers() if answers is None else answers
+    named = set(nameable(judge, [sound.label for sound in sounds], {} if judge.exclusive else answers))
+    known = [sound for sound in sounds if sound.label in named]
     held_out = [sound for sound in known if sound.fold == fold]
     others = [sound for sound in known if sound.fold != fold]
     if len(held_out) < 2:
         folds = sorted({sound.fold for sound in known if sound.fold is not None})
         raise SoundsError(f"fold must be one of {folds} in {folder}, with at least two known sounds, got {fold!r}")
-    embedding = embed_sounds(held_out, classifier)
+    embedding = embed_sounds(held_out, judge)
     floor = None
     if len(others) >= 2:
-        floor = frechet_distance(embedding.features, embed_sounds(others, classifier).features)
+        floor = frechet_distance(embedding.features, embed_sounds(others, judge).features)
     return Reference(embedding, floor, f"{folder}, fold {fold}")
 
 
 def score_waveforms(
     waveforms: Iterable[np.ndarray | Tensor],
     labels: Sequence[str],
-    classifier: SoundClassifier,
-    reference_features: Reference | None = None,
+    judge: Judge,
+    reference: Reference | None = None,
+    choices: Choices | None = None,
 ) -> dict[str, Any]:
     """Score sounds against the labels that they were made for.
 
-    waveforms [N,S], or any iterable of N arrays [S], at the classifier's sample rate; labels N names. Returns plain
-    numbers, ready for JSON; ``fd``, ``floor_fd`` and ``kl`` are None without a reference.
-    Raises :class:`SoundsError` as :func:`dear.evaluation.judge.features.embed` does.
+    waveforms [N,S], or any iterable of N arrays [S], at the judge's sample rate; labels N names. choices: what the
+    judge chooses from; None for :func:`dear.evaluation.judge.answers.all_choices` of the labels and the reference's.
+    Returns plain numbers, ready for JSON. ``fd``, ``floor_fd`` and ``kl`` are None without a reference, ``kl`` and
+    ``is`` where the judge's classes do not exclude each other.
+    Raises :class:`JudgeError` for labels that the judge cannot name, and :class:`SoundsError` as
+    :func:`dear.evaluation.judge.features.embed` does.
     """
-    return score_embedding(embed(waveforms, labels, classifier), classifier, reference_features)
+    choices = _choices(judge, labels, reference) if choices is None else choices
+    return score_embedding(embed(waveforms, labels, judge), judge, reference, choices)
 
 
 def score_embedding(
-    found: Embedding, classifier: SoundClassifier, reference: Reference | None = None
+    found: Embedding, judge: Judge, reference: Reference | None = None, choices: Choices | None = None
 ) -> dict[str, Any]:
     """What :func:`score_waveforms` returns, from features that are already there."""
-    index = {label: i for i, label in enumerate(classifier.labels)}
-    wanted = np.array([index[label] for label in found.labels])
-    heard = found.probabilities.argmax(axis=1)
-    confusion = np.zeros((len(index), len(index)), dtype=int)
-    np.add.at(confusion, (wanted, heard), 1)
-    asked = [label for label in classifier.labels if confusion[index[label]].any()]
-    measured = dict(classifier.config.measured)
+    choices = _choices(judge, found.labels, reference) if choices is None else choices
+    verdicts = choices.judge(found.probabilities, found.labels)
+    labels, heard = np.array(found.labels), np.array(verdicts.heard)
+    asked = [label for label in choices.labels if label in found.labels]
+    counts = {label: Counter(heard[labels == label].tolist()) for label in asked}
     result: dict[str, Any] = {
-        "clips": len(found.labels),
+        "clips": len(labels),
         "candidates": 1,
-        "accuracy": _rounded((wanted == heard).mean()),
-        "per_class": {label: _rounded((heard == index[label])[wanted == index[label]].mean()) for label in asked},
+        "choices": len(choices.labels),
+        "accuracy": _rounded(verdicts.right.mean()),
+        "top5": _rounded(verdicts.top.mean()),
+        "score": _rounded(verdicts.score.mean()),
+        "per_class": {label: _rounded(verdicts.right[labels == label].mean()) for label in asked},
+        "per_class_top5": {label: _rounded(verdicts.top[labels == label].mean()) for label in asked},
         "heard_as": {
-            label: {classifier.labels[j]: int(n) for j, n in enumerate(confusion[index[label]]) if n} for label in asked
+            label: {other: counts[label][other] for other in choices.labels if counts[label][other]} for label in asked
         },
         "fd": None,
         "floor_fd": None,
         "kl": None,
-        "is": _rounded(inception_score(found.probabilities)),
-        "embedder": {"name": "SoundClassifier", "digest": classifier.config.digest[:12], "measured": measured},
+        "is": _inception_score(judge, found),
+        "judge": describe(judge),
         "reference": None,
     }
     if reference is not None:
         real = reference.embedding
-        result["fd"] = _rounded(frechet_distance(found.features, real.features)) if len(found.labels) > 1 else None
+        result["fd"] = _rounded(frechet_distance(found.features, real.features)) if len(labels) > 1 else None
         result["floor_fd"] = None if reference.floor is None else _rounded(reference.floor)
-        result["kl"] = _rounded(_paired_kl(real, found))
-        right = real.probabilities.argmax(axis=1) == [index[label] for label in real.labels]
+        result["kl"] = _rounded(_paired_kl(real, found)) if judge.exclusive else None
+        verdicts = choices.judge(real.probabilities, real.labels)
         result["reference"] = {
             "source": reference.source,
             "clips": len(real.labels),
-            "accuracy": _rounded(right.mean()),
-            "is": _rounded(inception_score(real.probabilities)),
+            "accuracy": _rounded(verdicts.right.mean()),
+            "top5": _rounded(verdicts.top.mean()),
+            "is": _inception_score(judge, real),
         }
     return result
+
+
+def _choices(judge: Judge, labels: Sequence[str], reference: Reference | None) -> Choices:
+    return all_choices(judge, [*labels, *(reference.embedding.labels if reference else ())])
+
+
+def _inception_score(judge: Judge, found: Embedding) -> float | None:
+    return _rounded(inception_score(found.probabilities)) if judge.exclusive else None
 
 
 def generate_for_scoring(
@@ -151,6 +179,14 @@ def generate_each(
     return torch.cat([out.sound for out in bar])
 
 
+def check_fits(judge: Judge, pipeline: AudioDEAR) -> None:
+    """Raise ValueError where the judge cannot hear what the pipeline makes."""
+    if isinstance(judge, SoundClassifier):
+        check_mel(judge.config.mel, pipeline.config.mel)
+    elif judge.sample_rate != pipeline.sample_rate:
+        raise JudgeError(f"judge must hear sounds at {pipeline.sample_rate} Hz, got one of {judge.sample_rate} Hz")
+
+
 def load_prompts(path: str | Path = PROMPTS) -> dict[str, list[str]]:
     """Held-back wordings, ``{label: [prompt, ...]}``. Raises :class:`SoundsError` naming the file."""
     try:
@@ -173,17 +209,20 @@ def table(result: Mapping[str, Any]) -> str:
         wrong = {other: n for other, n in result["heard_as"][label].items() if other != label}
         heard = ", ".join(f"{n} as {other}" for other, n in sorted(wrong.items(), key=lambda item: -item[1]))
         lines.append(f"{label:<{width}}  {result['per_class'][label]:6.1%}  {heard}".rstrip())
+    lines.append(f"{'top 5':<{width}}  {result['top5']:6.1%}  of {result['judge']['names']} names")
     real = result["reference"]
     if real is not None:
         floor = "" if result["floor_fd"] is None else f"  (floor {result['floor_fd']:.2f})"
         fd = "none of one clip" if result["fd"] is None else f"{result['fd']:.2f}"
         lines.append(f"{'FD':<{width}}  {fd}{floor}")
+    if result["kl"] is not None:
         lines.append(f"{'KL':<{width}}  {result['kl']:.3f}")
-    lines.append(f"{'IS':<{width}}  {result['is']:.2f}" + (f"  (real {real['is']:.2f})" if real else ""))
+    if result["is"] is not None:
+        lines.append(f"{'IS':<{width}}  {result['is']:.2f}" + (f"  (real {real['is']:.2f})" if real else ""))
     if real is not None:
         lines.append(f"{'real':<{width}}  {real['accuracy']:6.1%}  of {real['clips']} recordings, {real['source']}")
-    embedder = result["embedder"]
-    lines.append(f"{'by':<{width}}  {embedder['name']} {embedder['digest']}")
+    judge = result["judge"]
+    lines.append(f"{'judge':<{width}}  {judge['name']} {judge['digest']}, which hears {judge['hears']}")
     return "\n".join(lines)
 
 
@@ -219,19 +258,21 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("--seed", type=int, default=0)
     parser.add_argument("--reference", type=Path, metavar="DIR", help="real recordings with a clips.csv")
     parser.add_argument("--fold", type=int, default=4, help="the held-out fold of the reference")
-    parser.add_argument("--classifier", type=Path, metavar="DIR", help="another classifier than the bundled one")
+    parser.add_argument("--judge", default=DEFAULT, metavar="KIND[:PATH]", help=JUDGE_HELP)
+    parser.add_argument("--classifier", type=Path, metavar="DIR", help="the same as --judge classifier:DIR")
     return parser
 
 
-def _generated(args: argparse.Namespace, classifier: SoundClassifier) -> tuple[Tensor, list[str], dict[str, Any]]:
+def _generated(args: argparse.Namespace, judge: Judge) -> tuple[Tensor, list[str], dict[str, Any]]:
     """Clips of the checkpoint that the command line names, their labels, and what made them."""
     from dear.pipeline import AudioDEAR
 
     given = {name: getattr(args, name) for name in ("variant", "device") if getattr(args, name) is not None}
     options = {name: getattr(args, name) for name in ("cfg_scale", "iterations", "temperature", "steps")}
     prompts = load_prompts(args.prompts)
+    all_choices(judge, list(prompts))
     pipeline = AudioDEAR.from_pretrained(args.model, **given)
-    check_mel(classifier.config.mel, pipeline.config.mel)
+    check_fits(judge, pipeline)
     waveforms, labels = generate_for_scoring(pipeline, prompts, args.clips_per_class, args.batch, args.seed, **options)
     used = asdict(pipeline.sampling) | {name: value for name, value in options.items() if value is not None}
     made_by = {
@@ -263,16 +304,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     def command() -> None:
         args = _parser().parse_args(argv)
         _check_use(args)
-        classifier = load_classifier(args.classifier)
-        reference = None if args.reference is None else embed_reference(args.reference, classifier, args.fold)
+        judge = load_judge(args.judge if args.classifier is None else f"{DEFAULT}:{args.classifier}")
+        reference = None if args.reference is None else embed_reference(args.reference, judge, args.fold)
         if args.sounds is not None:
-            sounds, rate = find_sounds(args.sounds, args.manifest), classifier.config.mel.sample_rate
+            sounds = find_sounds(args.sounds, args.manifest)
             made_by = {"sounds": str(args.sounds)}
-            waveforms: Any = (read_sound(sound.path, rate) for sound in sounds)
+            waveforms: Any = (read_sound(sound.path, judge.sample_rate) for sound in sounds)
             labels = [sound.label for sound in sounds]
         else:
-            waveforms, labels, made_by = _generated(args, classifier)
-        result = score_waveforms(waveforms, labels, classifier, reference) | {"made_by": made_by}
+            waveforms, labels, made_by = _generated(args, judge)
+        result = score_waveforms(waveforms, labels, judge, reference) | {"made_by": made_by}
         print(table(result), file=sys.stderr)
         print(json.dumps(result, indent=2))
 

@@ -11,6 +11,8 @@ from dear.audio import AudioError, read_sound
 from dear.config import MelConfig
 from dear.evaluation.compositions import load_compositions, score_compositions
 from dear.evaluation.compositions import main as compose
+from dear.evaluation.judge import Heard, JudgeError
+from dear.evaluation.judge.answers import choices
 from dear.evaluation.judge.classifier import ClassifierConfig, SoundClassifier, save_classifier
 from dear.evaluation.judge.features import SoundsError, embed, find_sounds, fit
 from dear.evaluation.judge.metrics import frechet_distance
@@ -22,6 +24,7 @@ from dear.evaluation.score import (
     main,
     score_embedding,
     score_waveforms,
+    table,
 )
 from training.classifier import export_prompts
 
@@ -140,8 +143,6 @@ def test_embedding_holds_a_batch_at_a_time_and_is_the_same_for_any_batch(classif
     np.testing.assert_allclose(found.probabilities.sum(axis=1), 1, atol=1e-5)
     with pytest.raises(SoundsError, match="one label per waveform, 5, got 4"):
         embed(sounds, ["low"] * 4, classifier)
-    with pytest.raises(SoundsError, match="labels must be among low, high, got 'cat'"):
-        embed(sounds, ["cat"] * 5, classifier)
     with pytest.raises(SoundsError, match="finite"):
         embed([np.full(10, np.nan)], ["low"], classifier)
 
@@ -173,6 +174,31 @@ def test_the_floor_is_held_out_against_the_rest_and_a_lone_fold_has_none(classif
     assert embed_reference(recordings, classifier, fold=4).floor is None
     with pytest.raises(SoundsError, match=r"fold must be one of \[4\]"):
         embed_reference(recordings, classifier, fold=9)
+
+
+def test_a_judge_of_waveforms_scores_too_without_kl_and_is(recordings, classifier):
+    class Ears(SoundClassifier):
+        """The same network as a tagger of four names, of which two mean the same label."""
+
+        name, hears, exclusive, names = "ears", "waveforms", False, ("Low", "High", "Bass", "Treble")
+
+        def hear(self, waveform):
+            features, probabilities = super().hear(waveform)
+            return Heard(features, torch.cat((probabilities, probabilities / 2), dim=1))
+
+    ears = Ears(classifier.config)
+    ears.load_state_dict(classifier.state_dict())
+    answers = {"low": ["Low", "Bass"], "high": ["Treble", "High"]}
+    reference = embed_reference(recordings, ears, answers=answers)
+    sounds = [tone(label, np.random.default_rng(i)) for label in LABELS for i in range(4)]
+    chosen = choices(ears, LABELS, answers)
+    result = score_waveforms(sounds, ["low"] * 4 + ["high"] * 4, ears, reference, chosen)
+    assert result["accuracy"] == result["top5"] == 1 and result["choices"] == 2 and result["score"] > 0.5
+    assert result["kl"] is None and result["is"] is None and result["fd"] is not None
+    assert result["judge"]["name"] == "ears" and result["judge"]["names"] == 4
+    assert "ears" in table(result) and "KL" not in table(result)
+    with pytest.raises(JudgeError, match="labels must be among low, high, got 'cat'"):
+        score_waveforms(sounds[:1], ["cat"], classifier)
 
 
 def test_without_a_reference_and_with_a_missing_label(classifier, recordings):
@@ -230,7 +256,7 @@ def test_command_line(tmp_path, classifier, recordings, capsys):
     out, err = capsys.readouterr()
     result = json.loads(out)
     assert result["clips"] == 24 and result["accuracy"] > 0.9 and result["floor_fd"] > 0
-    assert len(result["embedder"]["digest"]) == 12 and result["embedder"]["measured"] == {"held_out_recordings": 1.0}
+    assert len(result["judge"]["digest"]) == 12 and result["judge"]["measured"] == {"held_out_recordings": 1.0}
     assert f"accuracy  {result['accuracy']:6.1%}  of 24 clips, one candidate each" in err and "floor" in err
 
 
@@ -292,7 +318,7 @@ def test_compositions_on_the_command_line(tiny_folder, tmp_path, monkeypatch, ca
         judge = SoundClassifier(
             ClassifierConfig(labels=("rain", "dog"), mel=tiny_config().mel, channels=(8, 16), width=16)
         )
-    monkeypatch.setattr("dear.evaluation.compositions.load_classifier", lambda: judge)
+    monkeypatch.setattr("dear.evaluation.compositions.load_judge", lambda text: judge)
     rows = [("rain, then a dog", "rain", "dog"), ("a dog before rain", "dog", "rain")]
     monkeypatch.setattr("dear.evaluation.compositions.load_compositions", lambda: rows)
     assert compose(["--model", str(tiny_folder), "--device", "cpu", "--seed", "3"]) == 0

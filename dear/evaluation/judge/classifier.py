@@ -1,4 +1,8 @@
-"""The classifier that judges generated sounds: a small convolutional network on log-mels, and its file format."""
+"""The classifier trained by this repository: a small convolutional network on log-mels, and its file format.
+
+It hears mels only. Phase, and whatever else a log-mel does not show, is lost on it: a vocoder that keeps the mel gets
+full marks however it sounds. ``dear.evaluation.judge.efficientat`` hears waveforms.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,9 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from dear.bundled import bundled
+from dear.codec.mel import MelSpectrogram
 from dear.config import ConfigError, MelConfig, from_dict
+from dear.evaluation.judge.base import Heard, JudgeError
 from dear.files import write_atomically
 
 BUNDLED = bundled("classifier")
@@ -23,7 +29,7 @@ RANGE = 10.0  # natural-log units below a clip's loudest mel value at which the 
 SPECTRUM = ("sample_rate", "n_fft", "hop_length", "n_mels", "f_min", "f_max", "floor")  # what makes a mel comparable
 
 
-class ClassifierError(ValueError):
+class ClassifierError(JudgeError):
     """A classifier's folder that is missing, damaged, or made for another spectrogram."""
 
 
@@ -64,15 +70,20 @@ class Block(nn.Module):
 
 
 class SoundClassifier(nn.Module):
-    """Log-mel [B,F,M] of any number of frames -> features [B,W] and logits [B,K].
+    """Log-mel [B,F,M] of any number of frames -> features [B,W] and logits [B,K]; as a judge, from waveforms.
 
     Loudness is taken out at the door: each clip is measured from its own loudest mel value. Group norms keep an item
     independent of its batch and of whether the network is being trained.
     """
 
+    name = "SoundClassifier"
+    hears = "mels"
+    exclusive = True
+
     def __init__(self, config: ClassifierConfig):
         super().__init__()
         self.config = config
+        self.spectrogram = MelSpectrogram(config.mel)  # has no weights
         first, last = config.channels[0], config.channels[-1]
         self.stem = nn.Conv2d(2, first, 5, stride=2, padding=2, bias=False)
         self.stem_norm = nn.GroupNorm(8, first)
@@ -83,6 +94,32 @@ class SoundClassifier(nn.Module):
     @property
     def labels(self) -> tuple[str, ...]:
         return self.config.labels
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.config.labels
+
+    @property
+    def measured(self) -> Mapping[str, float]:
+        return self.config.measured
+
+    @property
+    def digest(self) -> str:
+        return self.config.digest[:12]
+
+    @property
+    def sample_rate(self) -> int:
+        return self.config.mel.sample_rate
+
+    @property
+    def samples(self) -> int:
+        return self.config.mel.samples
+
+    @torch.inference_mode()
+    def hear(self, waveform: Tensor) -> Heard:
+        """waveform [B,S] -> features [B,W], probabilities [B,K] that sum to 1."""
+        found = self.features(self.spectrogram(waveform))
+        return Heard(found, self.head(found).softmax(dim=1))
 
     def features(self, mel: Tensor) -> Tensor:
         """mel [B,F,M], natural logarithm -> penultimate features [B,W]."""

@@ -1,4 +1,4 @@
-"""Sounds on disk or in memory -> what the classifier sees in them, a few at a time."""
+"""Sounds on disk or in memory -> what a judge hears in them, a few at a time."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from dear.audio import read_sound
-from dear.codec.mel import MelSpectrogram
-from dear.evaluation.judge.classifier import SoundClassifier
+from dear.evaluation.judge.base import Judge
 
 SUFFIXES = (".wav", ".ogg", ".flac")
 MANIFESTS = ("clips.csv", "meta/esc50.csv", "manifest.csv", "manifest.json")  # looked for in this order
@@ -36,10 +35,10 @@ class Sound:
 
 @dataclass(frozen=True)
 class Embedding:
-    """What a classifier sees in N labelled sounds."""
+    """What a judge hears in N labelled sounds."""
 
-    features: np.ndarray  # [N, W] float32
-    probabilities: np.ndarray  # [N, K] float32
+    features: np.ndarray  # [N, K] float32
+    probabilities: np.ndarray  # [N, names] float32
     labels: tuple[str, ...]  # of each sound, as its maker meant it
 
 
@@ -82,37 +81,32 @@ def fit(waveform: np.ndarray | Tensor, samples: int) -> Tensor:
 
 
 @torch.inference_mode()
-def embed(
-    waveforms: Iterable[np.ndarray | Tensor], labels: Sequence[str], classifier: SoundClassifier, batch: int = 8
-) -> Embedding:
-    """Waveforms, each [S] at the classifier's sample rate, in [-1, 1] -> features and class probabilities.
+def embed(waveforms: Iterable[np.ndarray | Tensor], labels: Sequence[str], judge: Judge, batch: int = 8) -> Embedding:
+    """Waveforms, each [S] at the judge's sample rate, in [-1, 1] -> features and class probabilities.
 
-    ``waveforms`` may be an array [N, S] or a generator: never more than ``batch`` of them are held. Each is fitted to
-    the length of a generated clip. Raises :class:`SoundsError` for a label that the classifier doesn't know, a waveform
-    that isn't finite, or as many labels as there are no waveforms for.
+    ``waveforms`` may be an array [N, S] or a generator: at most ``batch`` of them are held at a time. Each is fitted to
+    the length that the judge takes. Raises :class:`SoundsError` for a waveform that isn't finite, or where the numbers
+    of labels and waveforms differ.
     """
-    if unknown := sorted(set(labels) - set(classifier.labels)):
-        raise SoundsError(f"labels must be among {', '.join(classifier.labels)}, got {', '.join(map(repr, unknown))}")
-    mel, samples = MelSpectrogram(classifier.config.mel), classifier.config.mel.samples
     features, probabilities = [], []
     rest = iter(waveforms)
-    while chunk := [fit(waveform, samples) for waveform in islice(rest, batch)]:
+    while chunk := [fit(waveform, judge.samples) for waveform in islice(rest, batch)]:
         stacked = torch.stack(chunk)
         if not stacked.isfinite().all():
             raise SoundsError("waveforms must be finite, got NaN or infinity")
-        found = classifier.features(mel(stacked))
-        features.append(found.numpy())
-        probabilities.append(classifier.head(found).softmax(dim=1).numpy())
+        heard = judge.hear(stacked)
+        features.append(heard.features.numpy())
+        probabilities.append(heard.probabilities.numpy())
     count = sum(map(len, features))
     if count != len(labels) or not count:
         raise SoundsError(f"labels must name one label per waveform, {count}, got {len(labels)}")
     return Embedding(np.concatenate(features), np.concatenate(probabilities), tuple(labels))
 
 
-def embed_sounds(sounds: Sequence[Sound], classifier: SoundClassifier) -> Embedding:
+def embed_sounds(sounds: Sequence[Sound], judge: Judge) -> Embedding:
     """:func:`embed` of files, read one at a time."""
-    rate = classifier.config.mel.sample_rate
-    return embed((read_sound(sound.path, rate) for sound in sounds), [sound.label for sound in sounds], classifier)
+    waveforms = (read_sound(sound.path, judge.sample_rate) for sound in sounds)
+    return embed(waveforms, [sound.label for sound in sounds], judge)
 
 
 def _locate(folder: Path, name: str) -> Path:

@@ -1,0 +1,222 @@
+"""EfficientAT, a tagger of the 527 classes of AudioSet, read from its published weights.
+
+MobileNetV3 on a log-mel of 128 bands at 32 kHz, trained by distillation from transformers (Schmid, Koutini and Widmer
+2023). It hears waveforms, phase included, and nobody trained it on this project's sounds.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import pickle
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dear.evaluation.judge.base import Heard, JudgeError
+
+NAMES = ("class_labels_indices.csv", "audioset527.csv")  # AudioSet's list of names, beside the weights
+LARGEST = 128 * 2**20  # bytes; the widest published network has a third of that
+RATE = 16_000  # Hz of what is judged
+SAMPLES = 10 * RATE
+INNER_RATE = 2 * RATE  # Hz of the network
+N_FFT, WINDOW, HOP, BANDS, HIGHEST = 1024, 800, 320, 128, 15_000.0
+STRIDES = (1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1)  # of the 15 blocks
+HARD = 7  # the first block, counted from 1, with hard swish in place of ReLU
+EPSILON = 1e-3  # of the batch norms
+
+Weights = Mapping[str, Tensor]
+
+
+class EfficientAT(nn.Module):
+    """Any width of MobileNetV3 that EfficientAT published with global pooling and one linear classifier (mnXX_as).
+
+    Recordings are judged at 16 kHz, so that they have no more bandwidth than what is generated.
+    """
+
+    hears = "waveforms"
+    exclusive = False
+    measured: Mapping[str, float] = {}
+    bands: Tensor  # [bands, bins]
+    window: Tensor
+    sample_rate, samples = RATE, SAMPLES
+
+    def __init__(self, weights: Weights, names: tuple[str, ...], name: str, digest: str):
+        """weights: the published state, by name. Raises :class:`JudgeError` where it is not of this architecture."""
+        super().__init__()
+        self.name, self.digest, self.names = name, digest, names
+        reader = _Reader(weights)
+        try:
+            self.stem = reader.convolution("features.0", stride=2)
+            self.blocks = nn.ModuleList(Block(reader, index, stride) for index, stride in enumerate(STRIDES, 1))
+            self.last = reader.convolution(f"features.{len(STRIDES) + 1}")
+            self.hidden, self.out = reader.linear("classifier.2"), reader.linear("classifier.5")
+        except KeyError as error:
+            raise JudgeError(
+                f"the weights must be those of EfficientAT's MobileNetV3, got none named {error}"
+            ) from None
+        if reader.left:
+            raise JudgeError(
+                f"the weights must be those of EfficientAT's MobileNetV3, got {sorted(reader.left)[0]}, too"
+            )
+        if self.out.out_features != len(names):
+            raise JudgeError(f"names must be {self.out.out_features}, one for each class, got {len(names)}")
+        self.register_buffer("bands", _bands(), persistent=False)
+        self.register_buffer("window", torch.hann_window(WINDOW, periodic=False), persistent=False)
+        self.eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def hear(self, waveform: Tensor) -> Heard:
+        """waveform [B, S] at 16 kHz -> features [B, K], independent probabilities [B, N]."""
+        x = nn.functional.hardswish(self.stem(self.log_mel(_doubled(waveform))[:, None]))
+        for block in self.blocks:
+            x = block(x)
+        features = nn.functional.hardswish(self.last(x)).mean(dim=(2, 3))
+        return Heard(features, self.out(nn.functional.hardswish(self.hidden(features))).sigmoid())
+
+    def log_mel(self, waveform: Tensor) -> Tensor:
+        """waveform [B, S] at 32 kHz -> normalised log-mel [B, bands, frames], after pre-emphasis."""
+        emphasised = waveform[:, 1:] - 0.97 * waveform[:, :-1]
+        spectrum = torch.stft(emphasised, N_FFT, HOP, WINDOW, self.window, center=True, return_complex=True)
+        return ((self.bands @ spectrum.abs().square() + 1e-5).log() + 4.5) / 5
+
+
+class Block(nn.Module):
+    """Inverted residual block: widen, filter each channel, weigh the channels, narrow."""
+
+    def __init__(self, reader: _Reader, index: int, stride: int):
+        super().__init__()
+        self.activate = nn.functional.relu if index < HARD else nn.functional.hardswish
+        self.expand: nn.Conv2d | None = None
+        self.attention: nn.Sequential | None = None
+        parts = iter(range(4))
+        name = f"features.{index}.block"
+        if not reader.is_depthwise(f"{name}.0"):
+            self.expand = reader.convolution(f"{name}.{next(parts)}")
+        self.filter = reader.convolution(f"{name}.{next(parts)}", stride, depthwise=True)
+        weigh = f"{name}.{next(parts)}"
+        if reader.has(f"{weigh}.conc_se_layers.0.fc1.weight"):
+            squeeze, excite = (reader.linear(f"{weigh}.conc_se_layers.0.{layer}") for layer in ("fc1", "fc2"))
+            self.attention = nn.Sequential(squeeze, nn.ReLU(), excite, nn.Sigmoid())
+            weigh = f"{name}.{next(parts)}"
+        self.narrow = reader.convolution(weigh)
+        self.residual = stride == 1 and self.narrow.out_channels == (self.expand or self.filter).in_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W] -> [B, C', H / stride, W / stride], each side rounded up."""
+        y = x if self.expand is None else self.activate(self.expand(x))
+        y = self.activate(self.filter(y))
+        if self.attention is not None:
+            y = y * self.attention(y.mean(dim=(2, 3)))[:, :, None, None]
+        y = self.narrow(y)
+        return x + y if self.residual else y
+
+
+class _Reader:
+    """Layers from the published tensors, each of which is to be read once. ``left`` holds the names of the others."""
+
+    def __init__(self, weights: Weights):
+        self.weights = weights
+        self.left = {name for name in weights if not name.endswith("num_batches_tracked")}
+
+    def has(self, name: str) -> bool:
+        return name in self.weights
+
+    def is_depthwise(self, name: str) -> bool:
+        return self.weights[f"{name}.0.weight"].shape[1] == 1
+
+    def take(self, name: str) -> Tensor:
+        tensor = self.weights[name].float()
+        self.left.discard(name)
+        return tensor
+
+    def linear(self, name: str) -> nn.Linear:
+        weight, bias = self.take(f"{name}.weight"), self.take(f"{name}.bias")
+        layer = nn.Linear(weight.shape[1], weight.shape[0])
+        layer.load_state_dict({"weight": weight, "bias": bias}, assign=True)
+        return layer
+
+    def convolution(self, name: str, stride: int = 1, depthwise: bool = False) -> nn.Conv2d:
+        """Convolution and batch norm in one: inference needs the norm's mean and scale alone."""
+        weight, scale, bias, mean, variance = (
+            self.take(f"{name}.{part}")
+            for part in ("0.weight", "1.weight", "1.bias", "1.running_mean", "1.running_var")
+        )
+        scale = scale / (variance + EPSILON).sqrt()
+        count, inputs, size, _ = weight.shape
+        groups = count if depthwise else 1
+        layer = nn.Conv2d(inputs * groups, count, size, stride, size // 2, groups=groups)
+        layer.load_state_dict({"weight": weight * scale[:, None, None, None], "bias": bias - mean * scale}, assign=True)
+        return layer
+
+
+def load_efficientat(path: str | Path) -> EfficientAT:
+    """The network in a published file such as ``mn04_as_mAP_432.pt``, with the names of AudioSet from beside it.
+
+    Raises :class:`JudgeError` naming the file and what is wrong with it.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if size > LARGEST:
+            raise JudgeError(f"{path} must be at most {LARGEST} bytes, got {size}")
+        data = path.read_bytes()
+    except OSError as error:
+        raise JudgeError(f"{path} can't be read as EfficientAT's weights: {error.strerror}") from None
+    try:
+        weights = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise JudgeError(f"{path} is not a file of weights: {' '.join(str(error).split()):.200}") from None
+    if not isinstance(weights, Mapping) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+        raise JudgeError(f"{path} must hold tensors by name, got {type(weights).__name__}")
+    name = f"EfficientAT {path.stem.partition('_mAP')[0]}"
+    return EfficientAT(weights, _names(path.parent), name, hashlib.sha256(data).hexdigest()[:12])
+
+
+def _names(folder: Path) -> tuple[str, ...]:
+    path = next((folder / name for name in NAMES if (folder / name).is_file()), None)
+    if path is None:
+        raise JudgeError(f"{folder} must hold AudioSet's names as {' or '.join(NAMES)}, beside the weights")
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        return tuple(row["display_name"] for row in sorted(rows, key=lambda row: int(row["index"])))
+    except (KeyError, TypeError, ValueError):
+        raise JudgeError(f"{path} must have the columns index, mid and display_name") from None
+
+
+def _bands() -> Tensor:
+    """Kaldi's triangular filters, equally spaced in mel [bands, bins]; the bin at the Nyquist frequency is left out."""
+
+    def mel(hertz: np.ndarray) -> np.ndarray:
+        return 1127.0 * np.log1p(hertz / 700.0)
+
+    edges = np.linspace(0.0, mel(np.array(HIGHEST)), BANDS + 2)[:, None]
+    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
+    bins = mel(np.arange(N_FFT // 2) * INNER_RATE / N_FFT)
+    filters = np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)).clip(min=0)
+    return torch.tensor(np.pad(filters, ((0, 0), (0, 1))), dtype=torch.float32)
+
+
+def _doubled(waveform: Tensor) -> Tensor:
+    """waveform [B, S] -> [B, 2 S] at twice the rate."""
+    from scipy.signal import resample_poly
+
+    doubled = resample_poly(waveform.numpy(), 2, 1, axis=1, window=_low_pass())
+    return torch.from_numpy(np.ascontiguousarray(doubled, dtype=np.float32))
+
+
+@lru_cache(maxsize=1)
+def _low_pass() -> np.ndarray:
+    """The filter of soxr's high quality: flat to 7.3 kHz, 130 dB down from 8 kHz.
+
+    SciPy's own is not steep enough. It leaves images above 8 kHz, which change probabilities by up to 0.3.
+    """
+    from scipy.signal import firwin
+
+    return firwin(389, 7654.97, window=("kaiser", 12.974), fs=INNER_RATE)
