@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import torch
 
 from dear.config import Config
+from dear.heads import HEADS
 from dear.model import MaskedModel
 
-HEADS = {"energy": "energy scoring"}  # the others are called by their kind
 ENCODERS = {"minilm": "all-MiniLM-L6-v2", "paper": "Flan-T5-large and CLAP"}
 
 
@@ -92,8 +92,7 @@ def anatomy(config: Config) -> str:
 
 
 def _head(config: Config, variant: str) -> str:
-    kind = config.variants[variant].head.kind
-    return HEADS.get(kind, kind)
+    return HEADS[config.variants[variant].head.kind].title.lower()
 
 
 def _yaml(text: str) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -29,10 +28,6 @@ BATCH = 512
 WIDTH, DEPTH = 48, 3
 LEARNING_RATE, WARM_UP = 5e-3, 50
 MOST_STEPS = 100  # the paper's teacher takes so many
-# What takes each head about as long: MeanFlow differentiates through its network twice, Shortcut runs it three times.
-ITERATIONS = {"energy": 4000, "diffusion": 4000, "flow": 4000, "shortcut": 2600, "meanflow": 1500}
-# In so short a training, MeanFlow learns more from far rows than its own paper's weights let it.
-OPTIONS: dict[str, dict[str, Any]] = {"meanflow": {"adaptive_power": 0.0, "flow_share": 0.5, "times": "uniform"}}
 SCALES = (0.1, 0.3, 1.0)  # of the kernel: from about the thickness of the roll to its radius
 _REFERENCE = 2**40  # seed of the points that are measured against
 
@@ -96,7 +91,7 @@ class ToyTraining:
     """One of the heads while it learns a toy. A seed gives the same points again; nothing is shared between two."""
 
     def __init__(self, kind: str, toy: str, seed: int, iterations: int | None = None):
-        """kind: a key of ``HEADS``; toy: one of ``TOYS``; iterations: of the whole training, by default ``ITERATIONS``.
+        """kind: a key of ``HEADS``; toy: one of ``TOYS``; iterations: of the whole training; None: the head's own.
 
         Raises ValueError naming the argument.
         """
@@ -104,13 +99,13 @@ class ToyTraining:
         seed = check_whole("seed", seed, 0, 2**63 - 1)
         self.kind, self.toy = kind, toy
         self.iteration = 0
-        wanted = ITERATIONS[kind] if iterations is None else iterations
+        wanted = HEADS[kind].toy_iterations if iterations is None else iterations
         self.iterations = check_whole("iterations", wanted, 1, 1_000_000)
         self.reference = reference(toy)
         seeds = torch.randint(2**62, (2,), generator=torch.Generator().manual_seed(seed)).tolist()
         self._generator, noise = (torch.Generator().manual_seed(each) for each in seeds)
         self._noise = noise.get_state()
-        config = HeadConfig(kind=kind, width=WIDTH, depth=DEPTH, levels=1, **OPTIONS.get(kind, {}))
+        config = HeadConfig(kind=kind, width=WIDTH, depth=DEPTH, levels=1, **HEADS[kind].toy_options)
         self.head = HEADS[kind](config, token_dim=2, context_dim=1)
         _initialise(self.head, self._generator)
         self._optimizer = torch.optim.Adam(self.head.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), fused=True)
@@ -146,13 +141,8 @@ class ToyTraining:
         )
 
     def steps_taken(self, steps: int) -> int:
-        """``steps``, or 1 where the head samples in one step alone. Raises ValueError outside 1 to ``MOST_STEPS``."""
-        steps = check_whole("steps", steps, 1, MOST_STEPS)
-        try:
-            self.head.check_steps(steps)
-        except ValueError:
-            return 1
-        return steps
+        """``steps``, or the most that the head takes. Raises ValueError outside 1 to ``MOST_STEPS``."""
+        return min(check_whole("steps", steps, 1, MOST_STEPS), self.head.max_steps)
 
 
 def reference(toy: str, draw: int = 0) -> Tensor:

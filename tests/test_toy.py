@@ -10,7 +10,7 @@ import torch
 
 from dear.evaluation import toy as command
 from dear.heads import HEADS
-from dear.toy import ITERATIONS, POINTS, SCALES, TOYS, ToyTraining, mmd, reference, spread_scores, wasserstein
+from dear.toy import POINTS, SCALES, TOYS, ToyTraining, mmd, reference, spread_scores, wasserstein
 from dear.visual import sketches
 
 
@@ -120,7 +120,7 @@ def test_the_command_prints_a_table_and_draws_it(tmp_path, capsys):
     assert command.main(["--out", str(out), "--iterations", "1", "--steps", "1", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" | ")[:2] for line in lines[3:]] == [
-        [f"| {kind}", count] for kind in ITERATIONS for count in (["1"] if kind == "energy" else ["1", "3"])
+        [f"| {kind}", count] for kind in HEADS for count in (["1"] if kind == "energy" else ["1", "3"])
     ]
     assert out.read_bytes().startswith(b"\x89PNG")
     assert list(tmp_path.iterdir()) == [out]

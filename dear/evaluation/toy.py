@@ -16,7 +16,8 @@ from torch import Tensor
 
 from dear.cli import Parser, guarded
 from dear.evaluation.bench.curves import SUFFIXES, TEXT, save_figure
-from dear.toy import ITERATIONS, MOST_STEPS, TOYS, ToyTraining, mmd, reference, wasserstein
+from dear.heads import HEADS
+from dear.toy import MOST_STEPS, TOYS, ToyTraining, mmd, reference, wasserstein
 from dear.visual.plots import ACCENT
 from dear.visual.sketches import WARM
 
@@ -39,7 +40,7 @@ class Row:
 def measure_toy(toy: str, steps: Sequence[int], seed: int, iterations: int | None = None) -> list[Row]:
     """Train each head, and draw from it with each of ``steps`` that it takes. Raises ValueError naming an argument."""
     target, rows = reference(toy), []
-    for kind in ITERATIONS:
+    for kind in HEADS:
         training = ToyTraining(kind, toy, seed, iterations)
         counts = list(dict.fromkeys(training.steps_taken(count) for count in steps))
         began = time.perf_counter()

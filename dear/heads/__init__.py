@@ -11,6 +11,9 @@ A further head is one new file with a subclass of ``Head``, here ``dear/heads/ga
     class GaussianHead(Head):
         """A normal distribution with mean and deviation from the context."""
 
+        title = "Gaussian"
+        max_steps = 1
+
         def __init__(self, config, token_dim, context_dim):
             super().__init__(config, token_dim, context_dim)
             self.net = nn.Linear(context_dim, 2 * token_dim)
@@ -26,10 +29,6 @@ A further head is one new file with a subclass of ``Head``, here ``dear/heads/ga
         def sample(self, context, null_context, *, cfg_scale, steps, temperature, draw):
             self.check_steps(steps)
             return self.guide(context, null_context, cfg_scale)(temperature * draw())
-
-        def check_steps(self, steps):
-            if steps != 1:
-                raise ValueError(f"steps must be 1 for the gaussian head, got {steps!r}")
 
 and one more line in ``HEADS``, ``"gaussian": GaussianHead``: a configuration with ``HeadConfig(kind="gaussian")`` can
 then be trained, saved, loaded and sampled.

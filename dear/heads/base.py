@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +12,22 @@ from torch import Tensor, nn
 from dear.config import ConfigError, HeadConfig
 
 Draw = Callable[[], Tensor]
+MAX_STEPS = 1000  # sampling steps that any request may ask for
 
 
 class Head(nn.Module, ABC):
     """A distribution over one token [D] given its context [C], for N tokens at once.
 
     Rows are independent of each other: the model gathers the rows that matter and reduces the losses.
+    Facts that other rooms need are attributes of the class, so that a new head is one file.
     """
 
+    max_steps: int = MAX_STEPS  # the most sampling steps that this head takes
+    # Cost of a training step, in forward passes of the loss: one for the forward and two for the backward pass.
+    train_passes: float = 3.0
+    title: ClassVar[str]  # shown on the page and in model cards
+    toy_iterations: ClassVar[int] = 4000  # training steps on a toy of ``dear.toy``; fewer where each takes longer
+    toy_options: ClassVar[Mapping[str, Any]] = {}  # hyper-parameters for so short a training
     # What guidance may mix, the head's default first: its predictions, at each step, or the representations (contexts)
     # that it is given, once.
     guidance_levels: ClassVar[tuple[str, ...]] = ("prediction", "representation")
@@ -64,9 +72,17 @@ class Head(nn.Module, ABC):
         """
 
     def check_steps(self, steps: int) -> None:
-        """Raises ValueError saying which ``steps`` this head samples with: any from 1, unless a head says otherwise."""
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps!r}")
+        """Raises ValueError where this head cannot sample in ``steps`` steps."""
+        if not 1 <= steps <= self.max_steps:
+            allowed = "1" if self.max_steps == 1 else f"from 1 to {self.max_steps}"
+            raise ValueError(f"steps must be {allowed} for the {self.config.kind} head, got {steps!r}")
+
+    def loss_flops(self) -> float:
+        """Operations of one forward pass of the loss for one token, all its draws included.
+
+        Matrix products alone are counted, at two operations per multiply-add. By default each matrix is applied once.
+        """
+        return matrix_flops(self)
 
     def guide(
         self,
@@ -94,3 +110,8 @@ class Head(nn.Module, ABC):
             return cfg_scale * conditional + (1 - cfg_scale) * unconditional
 
         return predict
+
+
+def matrix_flops(module: nn.Module, suffix: str = "") -> float:
+    """Operations of applying each matrix of ``module`` to one vector; with ``suffix``, those of such a name alone."""
+    return 2.0 * sum(p.numel() for name, p in module.named_parameters() if p.ndim > 1 and name.endswith(suffix))

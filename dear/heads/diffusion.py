@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dear.config import HeadConfig
-from dear.heads.base import Draw, Head
+from dear.heads.base import MAX_STEPS, Draw, Head
 from dear.heads.embedding import TimeEmbedding, on_device
 from dear.layers import AdaLNMLP, init_weights
 
@@ -30,12 +30,15 @@ def cosine_signal(timesteps: int) -> Tensor:
 class DiffusionHead(Head):
     """Denoises a token from its context; any number of ancestral (``eta`` 1) or DDIM (``eta`` 0) steps."""
 
+    title = "Diffusion"
+
     def __init__(self, config: HeadConfig, token_dim: int, context_dim: int):
         super().__init__(config, token_dim, context_dim)
         self.context_in = nn.Linear(context_dim, config.width)
         self.time_in = TimeEmbedding(config.width)
         self.net = AdaLNMLP(token_dim, token_dim, config.width, config.depth)
         init_weights(self)
+        self.max_steps = min(config.timesteps, MAX_STEPS)
         # The schedule follows from the configuration; as plain float64 it also survives a meta-device build.
         self.signal = cosine_signal(config.timesteps).tolist()
 
@@ -102,6 +105,5 @@ class DiffusionHead(Head):
                 x = x + temperature * spread * draw()
         return x
 
-    def check_steps(self, steps: int) -> None:
-        if not 1 <= steps <= self.config.timesteps:
-            raise ValueError(f"steps must be from 1 to {self.config.timesteps} for the diffusion head, got {steps!r}")
+    def loss_flops(self) -> float:
+        return self.config.levels * super().loss_flops()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dear.config import ConfigError, HeadConfig
-from dear.heads.base import Draw, Head
+from dear.heads.base import Draw, Head, matrix_flops
 from dear.layers import AdaLNMLP, init_weights
 
 
@@ -34,6 +34,8 @@ class EnergyHead(Head):
     """Residual MLP in both designs of Appendix E: noise as the input and context through adaptive LayerNorm, or (a) the
     reverse."""
 
+    title = "Energy scoring"
+    max_steps = 1
     # Mixed samples are no sample, and would cost a second pass of the head (Appendix F.1).
     guidance_levels = ("representation",)
 
@@ -86,6 +88,11 @@ class EnergyHead(Head):
         self.check_steps(steps)
         return self.guide(context, null_context, cfg_scale)(temperature * draw())
 
-    def check_steps(self, steps: int) -> None:
-        if steps != 1:
-            raise ValueError(f"steps must be 1 for the energy head, which samples in one step, got {steps!r}")
+    def loss_flops(self) -> float:
+        """The draws share what depends on the context alone, which is the condition or the input of the network."""
+        modulations = matrix_flops(self, "modulation.weight")
+        if self.config.noise_as == "input":
+            shared = matrix_flops(self.context_in) + modulations
+        else:
+            shared = matrix_flops(self.net.input)
+        return shared + self.config.samples * (matrix_flops(self) - shared)

@@ -11,6 +11,8 @@ from dear.heads.velocity import VelocityHead, draw_times
 class FlowHead(VelocityHead):
     """Velocity at one time; any number of Euler steps. Its logit-normal times are those of Esser et al. 2024."""
 
+    title = "Flow"
+
     def path_loss(self, target: Tensor, noise: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
         """Mean squared error over D of the velocity ``noise - x``."""
         t = draw_times(self.config.times, len(target), generator).to(target.device)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dear.config import HeadConfig
+from dear.heads.base import MAX_STEPS
 from dear.heads.velocity import SpanHead, draw_times
 
 
@@ -19,6 +21,15 @@ def shortcut_target(s: Callable[[Tensor, Tensor, Tensor], Tensor], z: Tensor, r:
 
 class ShortcutHead(SpanHead):
     """Velocity for steps of sizes 1, 1/2, ..., 1 / ``max_steps``; the last stands for an instant."""
+
+    title = "Shortcut"
+    toy_iterations = 2600
+
+    def __init__(self, config: HeadConfig, token_dim: int, context_dim: int):
+        super().__init__(config, token_dim, context_dim)
+        self.max_steps = min(config.max_steps, MAX_STEPS)
+        # The half steps add two forward passes on the rows that are not plain flow matching.
+        self.train_passes = 3 + 2 * (1 - config.flow_share)
 
     def embed(self, r: Tensor, t: Tensor) -> Tensor:
         """Times r, t [N] -> [N, width]."""
@@ -50,7 +61,3 @@ class ShortcutHead(SpanHead):
         return [1 - step / (2 * whole) for step in range(2 * halved)] + [
             1 - step / whole for step in range(halved, whole + 1)
         ]
-
-    def check_steps(self, steps: int) -> None:
-        if not 1 <= steps <= self.config.max_steps:
-            raise ValueError(f"steps must be from 1 to {self.config.max_steps} for the shortcut head, got {steps!r}")

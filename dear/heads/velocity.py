@@ -54,6 +54,9 @@ class VelocityHead(Head):
         noise = torch.randn(target.shape, generator=generator, device=generator.device).to(target)
         return self.path_loss(target, noise, context, generator).view(levels, count).mean(dim=0)
 
+    def loss_flops(self) -> float:
+        return self.config.levels * super().loss_flops()
+
     def schedule(self, steps: int) -> list[float]:
         """The ``steps`` + 1 times that a sample passes, from 1 down to 0."""
         return [1 - step / steps for step in range(steps + 1)]

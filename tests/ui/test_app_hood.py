@@ -5,6 +5,7 @@ import socket
 import pytest
 from test_app import Hand
 
+from dear.heads import HEADS
 from dear.ui import serve
 from dear.ui.tabs import hood
 
@@ -29,7 +30,8 @@ def run_of(page, *arguments):
 
 
 def test_all_five_learn_side_by_side_and_alike_for_a_seed(page, monkeypatch):
-    monkeypatch.setattr("dear.toy.ITERATIONS", dict.fromkeys(hood.HEADS, 10))
+    for head in HEADS.values():
+        monkeypatch.setattr(head, "toy_iterations", 10)
     monkeypatch.setattr(hood, "FRAME", 0)
     monkeypatch.setattr(hood, "DRAWING", 1)
     one, two = (list(run_of(page, hood.ALL, 3, "swiss-roll", 7, True)) for _ in range(2))
@@ -43,7 +45,8 @@ def test_all_five_learn_side_by_side_and_alike_for_a_seed(page, monkeypatch):
 
 
 def test_the_tab_in_a_browser(browser, page, monkeypatch):
-    monkeypatch.setattr("dear.toy.ITERATIONS", {"energy": 40, "flow": 100_000})
+    monkeypatch.setattr(HEADS["energy"], "toy_iterations", 40)
+    monkeypatch.setattr(HEADS["flow"], "toy_iterations", 100_000)
     hand = Hand(browser, page)
     hand.open()
     hand.go("hood")
@@ -78,7 +81,7 @@ def test_the_tab_in_a_browser(browser, page, monkeypatch):
     hand.until(lambda: "16 steps" in panel())
 
     # A short one ends by itself, and is a picture like the others.
-    choose("Energy")
+    choose("Energy scoring")
     hand.press("#toy-train")
     hand.until(lambda: "Trained in" in hand.find("#toy-status").text)
     assert "Energy" in panel() and "1 step" in panel() and "WSD" in panel()

@@ -14,7 +14,7 @@ import time
 import torch
 
 from dear.config import Config, HeadConfig
-from dear.heads.embedding import FEATURES
+from dear.heads import HEADS, Head
 
 ROUNDS = 6  # products that a peak is the best of, after one to warm up
 
@@ -34,22 +34,13 @@ def backbone_flops(config: Config, conditioning: int) -> float:
 
 
 def head_flops(head: HeadConfig, token_dim: int, context_dim: int) -> float:
-    """One forward pass of the head's loss for one masked token, all its draws included.
+    """One forward pass of the head's loss for one masked token of D values with a context of C, all draws included."""
+    return _head(head, token_dim, context_dim).loss_flops()
 
-    With W the width, per draw ``2 (2 D W + 2 depth W^2)`` for the token's own path and ``2 (3 depth + 2) W^2`` for the
-    modulations, which the energy head with its context as condition shares among its draws; ``2 C W`` for the context;
-    and ``2 (256 W + W^2)`` for each embedding of a time.
-    """
-    width = head.width
-    path = 2 * token_dim * width + 2 * head.depth * width**2
-    modulations = (3 * head.depth + 2) * width**2
-    context = context_dim * width
-    if head.kind == "energy":
-        shared = context + (modulations if head.noise_as == "input" else 0)
-        own = path + (modulations if head.noise_as == "condition" else 0)
-        return 2 * (shared + head.samples * own)
-    times = 2 if head.kind in ("meanflow", "shortcut") else 1
-    return 2 * head.levels * (context + path + modulations + times * (FEATURES * width + width**2))
+
+def _head(head: HeadConfig, token_dim: int, context_dim: int) -> Head:
+    with torch.device("meta"):
+        return HEADS[head.kind](head, token_dim, context_dim)
 
 
 def step_flops(
@@ -64,12 +55,10 @@ def step_flops(
     """One training step: three forward passes' worth, one of them forward and two backward.
 
     conditioning: T of the batches; hidden: mean share of masked tokens; teacher: its backbone runs forward beside;
-    frozen: the backbone runs forward only. The head of MeanFlow runs once more for its derivative, that of the shortcut
-    model twice more, without gradients, on the tokens that are not plain flow matching.
+    frozen: the backbone runs forward only. A head may take more passes: see ``Head.train_passes``.
     """
-    head = config.variants[variant].head
-    passes = 3 + {"meanflow": 1, "shortcut": 2 * (1 - head.flow_share)}.get(head.kind, 0)
-    heads = passes * config.length * hidden * head_flops(head, config.vae.token_dim, config.backbone.width)
+    head = _head(config.variants[variant].head, config.vae.token_dim, config.backbone.width)
+    heads = head.train_passes * config.length * hidden * head.loss_flops()
     return batch_size * (backbone_flops(config, conditioning) * ((1 if frozen else 3) + teacher) + heads)
 
 

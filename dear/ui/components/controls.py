@@ -5,7 +5,6 @@ from __future__ import annotations
 import gradio as gr
 
 from dear.pipeline import AudioDEAR
-from dear.ui.components import parts
 from dear.ui.link import MAX_VARIATIONS
 
 
@@ -45,7 +44,7 @@ def iterations_slider(model: AudioDEAR, value: int | None = None, name: str = "i
 
 
 def steps_slider(model: AudioDEAR, value: int | None = None, name: str = "steps") -> gr.Slider:
-    most = parts.most_steps(model.model.head)
+    most = model.model.head.max_steps
     return gr.Slider(
         1, max(most, 2), model.sampling.steps if value is None else value, step=1, label="Steps",
         info="Denoising steps of the head for each token; fewer are faster.", visible=most > 1, elem_id=name,

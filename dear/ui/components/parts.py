@@ -20,7 +20,6 @@ from urllib.parse import quote
 import gradio as gr
 
 from dear.config import MelConfig
-from dear.heads import Head
 from dear.output import Output
 from dear.pipeline import AudioDEAR
 from dear.request import Progress, check_whole
@@ -122,19 +121,6 @@ def seed_of(number: float | None, keep: bool) -> int:
     if number is None or not keep:
         return secrets.randbelow(2**32)
     return check_whole("seed", number, 0, LARGEST_SEED)
-
-
-def most_steps(head: Head) -> int:
-    """The most steps that a head samples with, up to 1000."""
-    return next(steps for steps in range(1000, 0, -1) if _takes(head, steps))
-
-
-def _takes(head: Head, steps: int) -> bool:
-    try:
-        head.check_steps(steps)
-    except ValueError:
-        return False
-    return True
 
 
 @contextmanager

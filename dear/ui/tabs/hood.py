@@ -14,6 +14,7 @@ import gradio as gr
 import torch
 
 from dear.config import Config
+from dear.heads import HEADS
 from dear.output import Output
 from dear.pipeline import AudioDEAR
 from dear.toy import MOST_STEPS, POINTS, TOYS, ToyTraining, mmd, reference, spread_scores, wasserstein
@@ -29,7 +30,7 @@ QUEUE: dict[str, Any] = {"concurrency_id": "toy", "concurrency_limit": 1}
 FRAME = 0.3  # seconds of training between two pictures
 DRAWING = 0.3  # share of the time that goes into pictures, at most
 ALL = "All five"
-HEADS = {"energy": "Energy", "diffusion": "Diffusion", "flow": "Flow", "meanflow": "MeanFlow", "shortcut": "Shortcut"}
+TITLES = {kind: head.title for kind, head in HEADS.items()}
 TOY_NAMES = {"swiss-roll": "Swiss roll", "gaussians": "Eight Gaussians"}
 REACH = 2.4  # of the pictures, in both directions
 PROMPT, SEED = "a dog barks, then rain falls", 0  # of the film
@@ -62,7 +63,7 @@ def hood_tab(tab: gr.Tab, shelf: Shelf, chosen: gr.Textbox) -> None:
             button, stop = parts.go_row("Train", "toy-train")
             with gr.Group(elem_classes="dear-settings"):
                 which = gr.Radio(
-                    [ALL, *HEADS.values()], value=ALL, label="Head", elem_id="toy-head",
+                    [ALL, *TITLES.values()], value=ALL, label="Head", elem_id="toy-head",
                     info="Less than a minute each; all five take turns.",
                 )  # fmt: skip
                 steps = gr.Slider(
@@ -79,7 +80,7 @@ def hood_tab(tab: gr.Tab, shelf: Shelf, chosen: gr.Textbox) -> None:
     seen = gr.State(None)  # the Choice whose pictures this visitor has
 
     def run(chosen: str, count: float, name: str, number: float | None, keep: bool) -> Iterator[dict[Any, Any]]:
-        kinds = list(HEADS) if chosen == ALL else [kind for kind in HEADS if HEADS[kind] == chosen]
+        kinds = list(TITLES) if chosen == ALL else [kind for kind in TITLES if TITLES[kind] == chosen]
         with parts.told():
             first = parts.seed_of(number, keep)
             play = Playground([ToyTraining(kind, name, first) for kind in kinds], int(count))
@@ -155,11 +156,11 @@ def _panels(play: Playground) -> str:
         steps = training.steps_taken(play.steps)
         count = f"{steps} step" + ("s" if steps > 1 else "")
         distances = _distances(target, points)
-        label = f"{POINTS} points that {HEADS[training.kind]} draws in {count}, over the target"
+        label = f"{POINTS} points that {TITLES[training.kind]} draws in {count}, over the target"
         picture = sketches.scatter_svg([(target, f"{plots.ACCENT}66"), (points, sketches.WARM)], REACH, label)
         outside = int((points.abs() > REACH).any(dim=1).sum())
         far = f"; {outside} outside" if outside else ""
-        shown.append(_panel(picture, HEADS[training.kind], count + far, distances))
+        shown.append(_panel(picture, TITLES[training.kind], count + far, distances))
     return f'<div class="dear-toy">{"".join(shown)}</div>'
 
 
