@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +17,8 @@ DRAFT_SHARE = 4  # a draft takes one iteration in so many
 
 class GriffinLim(nn.Module):
     """Fast Griffin-Lim (Perraudin et al. 2013, alpha from ``momentum``) from a fixed phase; it has no weights."""
+
+    usual: ClassVar[Mapping[str, Any]] = {"iterations": 32, "momentum": 0.99}  # needs no checkpoint
 
     def __init__(self, vocoder: VocoderConfig, mel: MelConfig):
         super().__init__()

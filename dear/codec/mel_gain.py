@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +23,8 @@ class MelGain(nn.Module):
     spectrum by a factor that is smooth over frequency, and keeps the phases. Each iteration starts from an
     extrapolation by ``momentum``, which saves more than half of the iterations; above 0.9 it may diverge.
     """
+
+    usual: ClassVar[Mapping[str, Any]] = {"iterations": 24, "momentum": 0.9}  # needs no checkpoint
 
     def __init__(self, vocoder: VocoderConfig, mel: MelConfig):
         super().__init__()
