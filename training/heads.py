@@ -23,7 +23,8 @@ import torch
 
 from dear.conditioning import build_text_encoder
 from dear.config import Config, ConfigError, HeadConfig, SamplingConfig, VariantConfig
-from dear.evaluation.score import generate_for_scoring, score_waveforms
+from dear.evaluation.generation import generate_for_scoring
+from dear.evaluation.score import score_waveforms
 from dear.model import MaskedModel
 from dear.pipeline import AudioDEAR
 from training.cache.tokens import weights_digest

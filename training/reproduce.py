@@ -32,8 +32,9 @@ from dear.codec.patch import PatchVAE
 from dear.conditioning import TextEncoder, build_text_encoder
 from dear.config import Config
 from dear.evaluation.compositions import BEGINNING, END, score_compositions
+from dear.evaluation.generation import generate_each, generate_for_scoring
 from dear.evaluation.judge.classifier import SoundClassifier, load_classifier
-from dear.evaluation.score import Reference, embed_reference, generate_each, generate_for_scoring, score_waveforms
+from dear.evaluation.score import Reference, embed_reference, score_waveforms
 from dear.files import write_atomically
 from dear.model import MaskedModel
 from dear.pipeline import AudioDEAR

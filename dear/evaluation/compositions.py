@@ -17,10 +17,11 @@ from torch import Tensor
 
 from dear.bundled import bundled
 from dear.cli import Parser, guarded
+from dear.evaluation.generation import check_fits, generate_each
 from dear.evaluation.judge import DEFAULT, JUDGE_HELP, Judge, describe, load_judge
 from dear.evaluation.judge.answers import all_choices
 from dear.evaluation.judge.features import embed
-from dear.evaluation.score import ROUNDED, check_fits, generate_each
+from dear.evaluation.score import ROUNDED
 
 PROMPTS = bundled("eval_compositions.json")  # [[prompt, first label, second label], ...], none seen in training
 BEGINNING, END = 0.36, 0.6  # shares of a clip, until the one and from the other on: a single sound is expected there

@@ -21,11 +21,11 @@ from dear.codec.mel import MelSpectrogram
 from dear.config import Config
 from dear.evaluation.bench.machine import describe as describe_machine
 from dear.evaluation.flicker import flicker, means
+from dear.evaluation.generation import check_fits, load_prompts
 from dear.evaluation.judge import JUDGE_HELP, Judge, describe, load_judge
 from dear.evaluation.judge.answers import Choices, choices, load_answers, nameable
 from dear.evaluation.judge.features import Embedding, embed, fit
 from dear.evaluation.judge.metrics import frechet_distance
-from dear.evaluation.score import check_fits, load_prompts
 from dear.evaluation.sources import Row, Source, coded, generated, recorded, split, tone, vocoders, voiced
 from dear.evaluation.texture import envelope_db, harmonic_ratio_db
 from dear.files import write_atomically, write_json
@@ -54,7 +54,7 @@ def judged(row: Row, judge: Judge, chosen: Choices, real: Embedding | None) -> t
     tonal = [index for index, label in enumerate(row.labels) if label in TONAL]
     harmonics = {}
     if tonal:
-        ratio = {"harmonic_db": harmonic_ratio_db(row.waveforms[tonal])}
+        ratio = {"harmonic_db": harmonic_ratio_db(row.waveforms[tonal], judge.sample_rate)}
         harmonics = {
             label: each["harmonic_db"] for label, each in means(ratio, [row.labels[index] for index in tonal]).items()
         }
@@ -140,7 +140,7 @@ def _tones(config: Config, vae: Any, voices: Mapping[str, nn.Module]) -> dict[st
     source = Source("mel", mel, (TONE,), 0.0, mel)
     found = {RECORDINGS: wave[:, : config.mel.samples]}
     found |= {row.name: row.waveforms for row in _voiced([source, coded(source, vae, config)], voices, config)}
-    return {name: _rounded(float(harmonic_ratio_db(sound)[0])) for name, sound in found.items()}
+    return {name: _rounded(float(harmonic_ratio_db(sound, config.mel.sample_rate)[0])) for name, sound in found.items()}
 
 
 @overload

@@ -23,8 +23,9 @@ from dear.config import FAST, Savings, preset
 from dear.evaluation.bench.jobs import base_job, checkpoint_job
 from dear.evaluation.bench.machine import describe
 from dear.evaluation.bench.timing import Job, Setting, measure
+from dear.evaluation.generation import check_fits, generate_for_scoring, load_prompts
 from dear.evaluation.judge import DEFAULT, JUDGE_HELP, load_judge
-from dear.evaluation.score import check_fits, embed_reference, generate_for_scoring, load_prompts, score_waveforms
+from dear.evaluation.score import embed_reference, score_waveforms
 from dear.request import check_whole
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ for before all others; top 5, that in which one of the label's names is among th
 the Fréchet distance to held-out recordings in the judge's features, to be read beside its floor: those recordings
 against the others of the same folder. KL is KL(reference || generated), the mean over all pairs of one label. IS is the
 inception score. KL and IS need a judge whose classes exclude each other. Each clip is the only
-candidate for its prompt.
+candidate for its prompt. ``texture`` holds measures that need no judge, by label (:mod:`dear.evaluation.flicker` and
+:mod:`dear.evaluation.texture`): how the log-mel moves from token to token, beats at 10 to 30 Hz, purity of harmonics.
 """
 
 from __future__ import annotations
@@ -20,23 +21,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dear.audio import read_sound
-from dear.bundled import bundled
 from dear.cli import Parser, guarded
-from dear.evaluation.judge import DEFAULT, JUDGE_HELP, Judge, JudgeError, describe, load_judge
+from dear.config import MelConfig
+from dear.evaluation.generation import PROMPTS, check_fits, generate_for_scoring, load_prompts
+from dear.evaluation.judge import DEFAULT, JUDGE_HELP, Judge, describe, load_judge
 from dear.evaluation.judge.answers import Choices, all_choices, load_answers, nameable
-from dear.evaluation.judge.classifier import SoundClassifier, check_mel
+from dear.evaluation.judge.classifier import SoundClassifier
 from dear.evaluation.judge.features import Embedding, SoundsError, embed, embed_sounds, find_sounds
 from dear.evaluation.judge.metrics import frechet_distance, inception_score, kl_divergence
+from dear.evaluation.texture import Measured
 
 if TYPE_CHECKING:
-    from dear.pipeline import AudioDEAR
+    pass
 
-PROMPTS = bundled("eval_prompts.json")  # {label: [wordings that training never showed to a model]}
 ROUNDED = 4  # digits behind the point in what is reported
 
 
@@ -145,59 +145,6 @@ def _choices(judge: Judge, labels: Sequence[str], reference: Reference | None) -
 
 def _inception_score(judge: Judge, found: Embedding) -> float | None:
     return _rounded(inception_score(found.probabilities)) if judge.exclusive else None
-
-
-def generate_for_scoring(
-    pipeline: AudioDEAR,
-    prompts: Mapping[str, Sequence[str]],
-    clips_per_class: int = 20,
-    batch: int = 10,
-    seed: int = 0,
-    **options: Any,
-) -> tuple[Tensor, list[str]]:
-    """Generate clips to score -> waveforms [N,S] and the label of each, N = labels x ``clips_per_class``.
-
-    Each label goes through its wordings in turn. Clip i has seed ``seed + i`` whatever the batch size, so two models,
-    or two settings of one, are compared on the same noise. ``options`` are those of ``AudioDEAR.generate``.
-    """
-    if not prompts or not all(prompts.values()):
-        raise SoundsError("prompts must hold at least one label with at least one prompt each")
-    for name, value in (("clips_per_class", clips_per_class), ("batch", batch)):
-        if value < 1:
-            raise SoundsError(f"{name} must be at least 1, got {value!r}")
-    items = [(label, texts[i % len(texts)]) for label, texts in prompts.items() for i in range(clips_per_class)]
-    waveforms = generate_each(pipeline, [text for _, text in items], batch, seed, **options)
-    return waveforms, [label for label, _ in items]
-
-
-def generate_each(
-    pipeline: AudioDEAR, prompts: Sequence[str], batch: int = 10, seed: int = 0, **options: Any
-) -> Tensor:
-    """One clip for each prompt -> waveforms [N,S]; clip i has seed ``seed + i`` whatever the batch size."""
-    sounds = pipeline.generate_many(prompts, batch=batch, seed=seed, **options)
-    bar = tqdm(sounds, desc="generating", total=len(prompts), unit="sound", disable=None)
-    return torch.cat([out.sound for out in bar])
-
-
-def check_fits(judge: Judge, pipeline: AudioDEAR) -> None:
-    """Raise ValueError where the judge cannot hear what the pipeline makes."""
-    if isinstance(judge, SoundClassifier):
-        check_mel(judge.config.mel, pipeline.config.mel)
-    elif judge.sample_rate != pipeline.sample_rate:
-        raise JudgeError(f"judge must hear sounds at {pipeline.sample_rate} Hz, got one of {judge.sample_rate} Hz")
-
-
-def load_prompts(path: str | Path = PROMPTS) -> dict[str, list[str]]:
-    """Held-back wordings, ``{label: [prompt, ...]}``. Raises :class:`SoundsError` naming the file."""
-    try:
-        prompts = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SoundsError(f"{path} can't be read as prompts: {error}") from None
-    if not isinstance(prompts, dict) or not all(
-        isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts) for texts in prompts.values()
-    ):
-        raise SoundsError(f"{path} must map each label to a list of at least one prompt")
-    return prompts
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -313,7 +260,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             labels = [sound.label for sound in sounds]
         else:
             waveforms, labels, made_by = _generated(args, judge)
-        result = score_waveforms(waveforms, labels, judge, reference) | {"made_by": made_by}
+        measured = Measured(waveforms, judge.config.mel if isinstance(judge, SoundClassifier) else MelConfig())
+        result = score_waveforms(measured, labels, judge, reference)
+        result |= {"texture": measured.by_label(labels), "made_by": made_by}
         print(table(result), file=sys.stderr)
         print(json.dumps(result, indent=2))
 

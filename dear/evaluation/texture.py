@@ -1,17 +1,25 @@
-"""What a waveform has that its log-mel does not show, as pure functions: beats of the envelope, and clean harmonics."""
+"""What a waveform has that its log-mel does not show: beats of the envelope, and clean harmonics. Pure functions."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dear.codec.mel import MelSpectrogram
+from dear.config import MelConfig
+from dear.evaluation.flicker import FLICKER, means
+from dear.evaluation.judge.features import fit
+
 ENVELOPE_RATE = 250  # Hz: a value of the envelope every 4 ms
 BEATS = (10.0, 30.0)  # Hz: Griffin-Lim raises these rates in noise; they are heard as an engine
-WINDOW = 4096  # samples: 0.26 s at 16 kHz, so that harmonics 16 Hz apart are told from each other
+WINDOW = 0.256  # seconds: bins are 3.9 Hz apart, and harmonics 16 Hz apart are told from each other
 NEIGHBOURS = 101  # bins around a peak, whose median is the floor: 390 Hz
 HARMONICS = 5
+LEAST = 1e-12  # power, of the squared mean
 QUIET = 40.0  # dB below the loudest frame, at which a frame is left out
 
 
@@ -19,7 +27,7 @@ def envelope_db(waveform: Tensor, sample_rate: int = 16_000, rates: tuple[float,
     """waveform [B,S] -> [B]: power of the envelope's spectrum at ``rates`` (Hz), in dB of its squared mean.
 
     The envelope is the root mean square of 4 ms. A tone whose amplitude is modulated by a share m at a rate in the band
-    gives 10 log10(m^2 / 2). A silent waveform gives -inf.
+    gives 10 log10(m^2 / 2). The least value, that of silence, is -120 dB.
     Raises ValueError for less than half a second.
     """
     step = sample_rate // ENVELOPE_RATE
@@ -35,22 +43,23 @@ def envelope_db(waveform: Tensor, sample_rate: int = 16_000, rates: tuple[float,
     frequency = torch.fft.rfftfreq(count, step / sample_rate)
     inside = (frequency >= rates[0]) & (frequency <= rates[1])
     power = spectrum[:, inside].sum(dim=1)
-    return (10 * (power / mean[:, 0].square()).log10()).nan_to_num(nan=-math.inf, neginf=-math.inf)
+    return 10 * (power / mean[:, 0].square()).nan_to_num(nan=0).clamp_min(LEAST).log10()
 
 
-def harmonic_ratio_db(waveform: Tensor, harmonics: int = HARMONICS) -> Tensor:
+def harmonic_ratio_db(waveform: Tensor, sample_rate: int = 16_000, harmonics: int = HARMONICS) -> Tensor:
     """waveform [B,S] -> [B]: how far the strongest spectral peaks stand above the floor around them, in dB.
 
-    In each frame of 4096 samples, the mean over the ``harmonics`` strongest local maxima of their level above the
+    In each frame of 0.256 s, the mean over the ``harmonics`` strongest local maxima of their level above the
     median of the 101 bins around; then the mean over frames that are at most 40 dB below the loudest. A steady tone of
     amplitude A in white noise of variance s^2 gives 10 log10(A^2 (sum w)^2 / (4 s^2 ln 2 sum w^2)) for the window w.
     A rough tone, as of a vocoder that loses phase, has a higher floor.
     Raises ValueError for fewer samples than a frame.
     """
-    if waveform.ndim != 2 or waveform.shape[1] < WINDOW:
-        raise ValueError(f"waveform must be [B, S] with at least {WINDOW} samples, got {list(waveform.shape)}")
-    window = torch.hann_window(WINDOW, dtype=torch.float64, device=waveform.device)
-    frames = waveform.double().unfold(1, WINDOW, WINDOW // 2) * window  # [B, frames, WINDOW]
+    size = round(WINDOW * sample_rate)
+    if waveform.ndim != 2 or waveform.shape[1] < size:
+        raise ValueError(f"waveform must be [B, S] with at least {size} samples, got {list(waveform.shape)}")
+    window = torch.hann_window(size, dtype=torch.float64, device=waveform.device)
+    frames = waveform.double().unfold(1, size, size // 2) * window  # [B, frames, size]
     level = 10 * torch.fft.rfft(frames).abs().square().clamp_min(1e-12).log10()
     side = NEIGHBOURS // 2
     around = nn.functional.pad(level, (side, side), mode="reflect").unfold(2, NEIGHBOURS, 1)
@@ -63,3 +72,27 @@ def harmonic_ratio_db(waveform: Tensor, harmonics: int = HARMONICS) -> Tensor:
     energy = 10 * frames.square().sum(dim=2).clamp_min(1e-12).log10()
     loud = energy >= energy.amax(dim=1, keepdim=True) - QUIET
     return torch.where(loud, above, 0).sum(dim=1) / loud.sum(dim=1)
+
+
+class Measured:
+    """Passes waveforms on and measures each: flicker of its log-mel, beats of its envelope, purity of its harmonics."""
+
+    def __init__(self, waveforms: Iterable[np.ndarray | Tensor], mel: MelConfig):
+        """waveforms: each [S] at the mel's sample rate; they are looped or cropped to one clip to be measured."""
+        self.waveforms = waveforms
+        self.spectrogram = MelSpectrogram(mel)
+        self.rows: list[dict[str, Tensor]] = []
+
+    def __iter__(self) -> Iterator[np.ndarray | Tensor]:
+        config = self.spectrogram.config
+        for waveform in self.waveforms:
+            clip = fit(waveform, config.frames * config.hop_length)[None]
+            mel, rate = self.spectrogram(clip), config.sample_rate
+            row = {name: measure(mel) for name, measure in FLICKER.items()}
+            row |= {"envelope_db": envelope_db(clip, rate), "harmonic_db": harmonic_ratio_db(clip, rate)}
+            self.rows.append(row)
+            yield waveform
+
+    def by_label(self, labels: Sequence[str]) -> dict[str, dict[str, float]]:
+        """``{label: {measure: mean over its clips}}`` of the waveforms that were passed on, N labels."""
+        return means({name: torch.cat([row[name] for row in self.rows]) for name in self.rows[0]}, labels)

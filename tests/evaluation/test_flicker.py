@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from dear.evaluation.flicker import band_step, flicker, level_deviation, level_step, within_token
-from dear.evaluation.texture import WINDOW, envelope_db, harmonic_ratio_db
+from dear.evaluation.texture import envelope_db, harmonic_ratio_db
 
+WINDOW = 4096  # samples of a frame at 16 kHz
 MEASURES = (level_step, level_deviation, band_step, within_token)
 
 
@@ -71,7 +72,7 @@ def test_a_modulated_tone_has_the_power_of_its_modulation(share):
 
 
 def test_silence_has_no_envelope_and_short_sounds_are_refused():
-    assert envelope_db(torch.zeros(1, 16_000)).item() == -math.inf
+    assert envelope_db(torch.zeros(1, 16_000)).item() == -120
     with pytest.raises(ValueError, match="at least 8000 samples"):
         envelope_db(torch.zeros(1, 7999))
     with pytest.raises(ValueError, match=f"at least {WINDOW} samples"):

@@ -12,9 +12,9 @@ from test_sampling import T, build, condition, run
 
 from dear.cli import main
 from dear.config import FAST, Config, ConfigError, MelConfig, SamplingConfig, Savings, from_dict
+from dear.evaluation.generation import load_prompts
 from dear.evaluation.savings import base_jobs, time_trials
 from dear.evaluation.savings import main as evaluate
-from dear.evaluation.score import load_prompts
 from dear.layers import rotary_angles, rotate
 from dear.masking import random_order, spread_order, token_schedule
 from dear.request import check_options

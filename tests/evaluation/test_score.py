@@ -11,21 +11,14 @@ from dear.audio import AudioError, read_sound
 from dear.config import MelConfig
 from dear.evaluation.compositions import load_compositions, score_compositions
 from dear.evaluation.compositions import main as compose
+from dear.evaluation.flicker import FLICKER
+from dear.evaluation.generation import generate_each, generate_for_scoring, load_prompts
 from dear.evaluation.judge import Heard, JudgeError
 from dear.evaluation.judge.answers import choices
 from dear.evaluation.judge.classifier import ClassifierConfig, SoundClassifier, save_classifier
 from dear.evaluation.judge.features import SoundsError, embed, find_sounds, fit
 from dear.evaluation.judge.metrics import frechet_distance
-from dear.evaluation.score import (
-    embed_reference,
-    generate_each,
-    generate_for_scoring,
-    load_prompts,
-    main,
-    score_embedding,
-    score_waveforms,
-    table,
-)
+from dear.evaluation.score import embed_reference, main, score_embedding, score_waveforms, table
 from training.classifier import export_prompts
 
 LABELS = ("low", "high")
@@ -256,6 +249,9 @@ def test_command_line(tmp_path, classifier, recordings, capsys):
     out, err = capsys.readouterr()
     result = json.loads(out)
     assert result["clips"] == 24 and result["accuracy"] > 0.9 and result["floor_fd"] > 0
+    assert set(result["texture"]) == {"low", "high"}
+    assert set(result["texture"]["low"]) == {*FLICKER, "envelope_db", "harmonic_db"}
+    assert result["texture"]["low"]["harmonic_db"] > 10  # tones in noise
     assert len(result["judge"]["digest"]) == 12 and result["judge"]["measured"] == {"held_out_recordings": 1.0}
     assert f"accuracy  {result['accuracy']:6.1%}  of 24 clips, one candidate each" in err and "floor" in err
 

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from dear.codec.mel import MelSpectrogram
 from dear.codec.patch import PatchVAE
+from dear.evaluation.generation import generate_for_scoring
 from dear.evaluation.judge.classifier import SoundClassifier
 from dear.evaluation.judge.features import embed, fit
-from dear.evaluation.score import Reference, generate_for_scoring, score_embedding, score_waveforms
+from dear.evaluation.score import Reference, score_embedding, score_waveforms
 from dear.pipeline import AudioDEAR
 from training.data.scenes import Clip, load_waveform
 from training.engine.codec import measure_codec, measure_vocoder
