@@ -29,8 +29,10 @@ from dear.evaluation.judge.features import embed, fit
 from dear.evaluation.score import score_embedding
 from dear.files import write_atomically
 from training.data.captions import compositions, prompts
-from training.data.scenes import CLASSES, Clip, SceneSource, load_waveform, read_clips
+from training.data.clips import Clip, load_waveform, read_clips
+from training.data.scenes import SceneSource
 from training.engine.codec import fit_patch_vae
+from training.engine.recipe import RECIPES, Recipe, load_recipe
 from training.engine.trainer import TrainConfig, step_seed, train
 from training.runtime.commands import guarded
 from training.runtime.progress import Progress
@@ -188,8 +190,10 @@ class Hearing:
         return self.vocoder(self.codec.decode(self.codec.encode(mel[None])))[0].clamp(-1, 1)
 
 
-def build_bank(clips: Sequence[Clip], hearing: Hearing, scenes: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Every recording, then ``scenes`` single-event scenes -> mels [N,F,M] float16 and class indices [N].
+def build_bank(
+    clips: Sequence[Clip], names: Sequence[str], hearing: Hearing, scenes: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Every recording, then ``scenes`` scenes of one sound -> mels [N,F,M] float16 and indices into ``names`` [N].
 
     Fits the codec of ``hearing`` to the recordings on the way.
     """
@@ -198,10 +202,10 @@ def build_bank(clips: Sequence[Clip], hearing: Hearing, scenes: int, seed: int) 
     labels = []
     for i, clip in enumerate(clips):
         mels[i] = hearing(torch.from_numpy(load_waveform(clip, hearing.config.sample_rate)))
-        labels.append(clip.label)
+        labels.append(clip.sound)
         progress.update()
     hearing.fit_codec(mels[: len(clips)])
-    source = SceneSource(list(clips), hearing.config, seed, kinds=(1.0, 0.0, 0.0))
+    source = SceneSource(clips, hearing.config, seed, kinds=(1.0, 0.0, 0.0), sounds=names)
     for i in range(scenes):
         scene = source.scene(i)
         mel = hearing(torch.as_tensor(scene.waveform))
@@ -209,14 +213,14 @@ def build_bank(clips: Sequence[Clip], hearing: Hearing, scenes: int, seed: int) 
         labels.append(scene.labels[0])
         progress.update()
     progress.close()
-    return mels, torch.tensor([CLASSES.index(label) for label in labels])
+    return mels, torch.tensor([names.index(label) for label in labels])
 
 
 def measure(model: SoundClassifier, clips: Sequence[Clip], hearing: Hearing, seed: int) -> dict[str, Any]:
     """Scores of held-out clips: ``recordings``, ``scenes``, and both once more through codec and Griffin-Lim."""
     mel = model.config.mel
-    source = SceneSource(list(clips), mel, seed, kinds=(1.0, 0.0, 0.0))
-    recordings = [(torch.from_numpy(load_waveform(clip, mel.sample_rate)), clip.label) for clip in clips]
+    source = SceneSource(clips, mel, seed, kinds=(1.0, 0.0, 0.0), sounds=model.labels)
+    recordings = [(torch.from_numpy(load_waveform(clip, mel.sample_rate)), clip.sound) for clip in clips]
     scenes = [(torch.as_tensor(s.waveform), s.labels[0]) for s in map(source.scene, range(HELD_OUT_SCENES))]
     result = {}
     for name, sounds in (("recordings", recordings), ("scenes", scenes)):
@@ -229,31 +233,32 @@ def measure(model: SoundClassifier, clips: Sequence[Clip], hearing: Hearing, see
 
 def train_classifier(
     clips: Sequence[Clip],
+    names: Sequence[str],
     out: Path,
     state: Path,
     config: TrainConfig = TRAINING,
     *,
     mel: MelConfig | None = None,
-    held_out_fold: int = 4,
     scenes: int = SCENES,
 ) -> dict[str, Any]:
-    """Train on all folds but one, measure on that one, and write the classifier to ``out``.
+    """Train on the clips of the sounds ``names``, measure on the held-out ones, and write the classifier to ``out``.
 
     ``state`` receives what a stopped run resumes from. Returns what :func:`measure` measured on the weights as they
-    are on disk. Raises ValueError where one side of the split lacks a class.
+    are on disk. Raises ValueError where one side of the split lacks a sound.
     """
     mel = mel or MelConfig()
-    heard = [clip for clip in clips if clip.fold != held_out_fold]
-    held_out = [clip for clip in clips if clip.fold == held_out_fold]
-    if missing := sorted(set(CLASSES) - {clip.label for clip in held_out}):
-        raise ValueError(f"held_out_fold {held_out_fold!r} must hold every label, got none of {', '.join(missing)}")
+    clips = [clip for clip in clips if clip.sound in names]
+    heard = [clip for clip in clips if not clip.held_out]
+    held_out = [clip for clip in clips if clip.held_out]
+    if missing := sorted(set(names) - {clip.sound for clip in held_out}):
+        raise ValueError(f"the held-out fold must hold every sound, got none of {', '.join(missing)}")
     hearing = Hearing(mel, iterations=8)  # rougher than what ships, so that artefacts are familiar
-    mels, targets = build_bank(heard, hearing, scenes, config.seed)
+    mels, targets = build_bank(heard, names, hearing, scenes, config.seed)
     real = torch.stack([hearing(torch.from_numpy(load_waveform(clip, mel.sample_rate))) for clip in held_out])
-    truth = torch.tensor([CLASSES.index(clip.label) for clip in held_out])
+    truth = torch.tensor([names.index(clip.sound) for clip in held_out])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        module = SoundClassifier(ClassifierConfig(labels=tuple(CLASSES), mel=mel))
+        module = SoundClassifier(ClassifierConfig(labels=tuple(names), mel=mel))
     task = SoundTask(module, mels, targets, config.batch_size, config.seed, len(heard), (real, truth))
     model = train(task, config, state, "classifier")
     save_classifier(out, model.cpu())
@@ -262,11 +267,11 @@ def train_classifier(
     usual.codec = hearing.codec
     result = measure(model, held_out, usual, config.seed + 1)
     measured = {f"held_out_{name}": scores["accuracy"] for name, scores in result.items()}
-    save_classifier(out, model, measured, card(model, result, heard, held_out_fold))
+    save_classifier(out, model, measured, card(model, result, heard))
     return result
 
 
-def card(model: SoundClassifier, result: Mapping[str, Any], clips: Sequence[Clip], fold: int) -> str:
+def card(model: SoundClassifier, result: Mapping[str, Any], clips: Sequence[Clip]) -> str:
     """The model card."""
     names = {
         "recordings": "recordings, looped to 10 s",
@@ -292,7 +297,7 @@ in its {model.config.width} features, KL divergence and inception score from its
 A convolutional network of {parameters:,} parameters on the log-mel spectrogram, trained by
 `python -m training.classifier` on {len(clips)} recordings of ESC-10 and scenes made of them.
 
-## Measured on clips that it never heard (fold {fold})
+## Measured on clips that it never heard
 
 | clips | number | accuracy |
 |---|---|---|
@@ -316,15 +321,15 @@ Trained on these recordings, collected in ESC-50 (K. J. Piczak, 2015) from frees
 """
 
 
-def export_prompts(folder: str | Path) -> None:
-    """Write the captions that no model is trained on into ``folder``.
+def export_prompts(folder: str | Path, names: Sequence[str]) -> None:
+    """Write the captions of the sounds ``names`` that no model is trained on into ``folder``.
 
     eval_prompts.json, ``{label: [prompt, ...]}``, is for ``dear.evaluation.score``; eval_compositions.json,
     ``[[prompt, first label, second label], ...]``, for ``dear.evaluation.compositions``.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
-    single = {label: list(prompts(label)[1]) for label in CLASSES}
-    for name, value in (("eval_prompts", single), ("eval_compositions", compositions())):
+    single = {label: list(prompts(label)[1]) for label in names}
+    for name, value in (("eval_prompts", single), ("eval_compositions", compositions(names))):
         text = json.dumps(value, indent=2) + "\n"
         write_atomically(Path(folder) / f"{name}.json", partial(_put, text))
 
@@ -335,7 +340,7 @@ def _put(text: str, file: IO[bytes]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.classifier", description=__doc__.partition("\n")[0])
-    parser.add_argument("--clips", type=Path, required=True, metavar="DIR", help="labelled recordings, ESC-10")
+    parser.add_argument("--clips", type=Path, required=True, metavar="DIR", help="recordings of mini.yaml's sounds")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the classifier is written")
     parser.add_argument("--state", type=Path, default=Path("runs/classifier"), metavar="DIR", help="to resume from")
     parser.add_argument("--held-out-fold", type=int, default=4, metavar="N")
@@ -344,12 +349,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     def run() -> None:
+        names = load_recipe(RECIPES / "mini.yaml", Recipe).scenes.sounds
         if args.prompts is not None:
-            export_prompts(args.prompts)
+            export_prompts(args.prompts, names)
         config = dataclasses.replace(TRAINING, steps=args.steps)
-        result = train_classifier(
-            read_clips(args.clips), args.out, args.state, config, held_out_fold=args.held_out_fold
-        )
+        clips = read_clips([args.clips], {args.clips.absolute().name: args.held_out_fold})
+        result = train_classifier(clips, names, args.out, args.state, config)
         for name, scores in result.items():
             print(f"{name}: {scores['accuracy']:.3f} of {scores['clips']}")
             for label, heard in scores["heard_as"].items():

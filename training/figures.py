@@ -13,29 +13,31 @@ from dear.codec.mel import MelSpectrogram
 from dear.pipeline import AudioDEAR
 from dear.visual import plots
 from training.data.captions import prompts
-from training.data.scenes import CLASSES, Clip, DataError, read_clips
+from training.data.clips import Clip, DataError, read_clips
+from training.engine.recipe import RECIPES, Recipe, load_recipe
 from training.report.measure import recordings
 from training.runtime.commands import guarded
 
 
 def draw(clips_folder: Path, out: Path, model: str | None, fold: int, seed: int) -> None:
     """First recording of ``fold`` and first held-back wording of each class, drawn with ``seed`` and those after it."""
+    names = load_recipe(RECIPES / "mini.yaml", Recipe).scenes.sounds
     pipeline = AudioDEAR.from_pretrained(model)
     first: dict[str, Clip] = {}
-    for clip in read_clips(clips_folder):
-        if clip.fold == fold:
-            first.setdefault(clip.label, clip)
-    if missing := [label for label in CLASSES if label not in first]:
+    for clip in read_clips([clips_folder], {clips_folder.absolute().name: fold}):
+        if clip.held_out:
+            first.setdefault(clip.sound, clip)
+    if missing := [label for label in names if label not in first]:
         raise DataError(f"fold must hold every class, got {fold!r}, which lacks {', '.join(missing)}")
     mel = MelSpectrogram(pipeline.config.mel)
-    real, _ = recordings([first[label] for label in CLASSES], mel)
-    made = pipeline.generate([prompts(label)[1][0] for label in CLASSES], seed=seed)
+    real, _ = recordings([first[label] for label in names], mel)
+    made = pipeline.generate([prompts(label)[1][0] for label in names], seed=seed)
     # What is shown of the generated clips is what is heard: the mel of the waveform.
     shown = pipeline.config.mel.samples // pipeline.config.mel.hop_length
     figure = plots.spectrogram_grid(
         [one[:shown] for one in real.numpy()],
         list(mel(made.waveform).numpy()),
-        [label.replace("_", " ") for label in CLASSES],
+        [label.replace("_", " ") for label in names],
         pipeline.config.mel,
     )
     figure.savefig(out, dpi=110)

@@ -29,12 +29,11 @@ from dear.model import MaskedModel
 from dear.pipeline import AudioDEAR
 from training.cache.tokens import weights_digest
 from training.data.captions import prompts
-from training.data.scenes import CLASSES
-from training.engine.recipe import MaskingConfig, MeasureConfig, Recipe, load_recipe
+from training.engine.recipe import RECIPES, MaskingConfig, MeasureConfig, Recipe, load_recipe
 from training.engine.schedule import TrainConfig
 from training.engine.trainer import train
 from training.report.measure import choose_sampling, embed_training, sampling_grid
-from training.reproduce import RECIPES, Reproduction
+from training.reproduce import Reproduction
 from training.runtime.commands import guarded
 from training.teacher import MaskedModelling
 
@@ -102,7 +101,7 @@ class Comparison:
 
     def report(self, name: str) -> list[dict[str, Any]]:
         """Train a row's head, or go on with it, and measure it at each of its numbers of steps, once."""
-        known, unseen = ({label: prompts(label)[part] for label in CLASSES} for part in (0, 1))
+        known, unseen = ({label: prompts(label)[part] for label in self.run.judged} for part in (0, 1))
         stamp = {
             "model": weights_digest(self.trained(name)),
             "sound": [weights_digest(part) for part in self.run.sound],
@@ -116,7 +115,7 @@ class Comparison:
     def measure(self, name: str, known: Wordings, unseen: Wordings) -> list[dict[str, Any]]:
         """Choose guidance and temperature on ``known`` wordings and score on ``unseen`` ones, by number of steps."""
         run, settings = self.run, self.recipe.measure
-        reference = embed_training(run.split(held_out=False), run.classifier)
+        reference = embed_training(run.recordings(held_out=False), run.classifier)
         settings = replace(settings, temperatures={name: settings.temperatures["student"]})
         rows = []
         for steps in self.recipe.rows[name].steps:
@@ -152,7 +151,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m training.heads", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--clips", type=Path, required=True, help="recordings with clips.csv or meta/esc50.csv")
+    parser.add_argument("--clips", type=Path, nargs="+", required=True, help="folders of recordings, as in reproduce")
     parser.add_argument("--out", type=Path, required=True, help="where the stages write")
     parser.add_argument("--recipe", type=Path, default=RECIPES / "mini.yaml", help="of the reproduction")
     parser.add_argument("--compare", type=Path, default=RECIPES / "heads.yaml", help="the rows, and their training")

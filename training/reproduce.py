@@ -1,6 +1,6 @@
 """From a folder of recordings to a checkpoint, every stage in order.
 
-    python -m training.reproduce --clips DIR --out DIR
+    python -m training.reproduce --clips DIR [DIR ...] --out DIR
 
 Each stage writes into its own folder of ``--out`` and is skipped once it is done; a stage that was killed goes on
 from its last saved state. ``--stages`` runs some of them, so that independent ones can share a machine.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property, partial
@@ -34,7 +34,7 @@ from dear.config import Config
 from dear.evaluation.compositions import BEGINNING, END, score_compositions
 from dear.evaluation.generation import generate_each, generate_for_scoring
 from dear.evaluation.judge.classifier import SoundClassifier, load_classifier
-from dear.evaluation.score import Reference, embed_reference, score_waveforms
+from dear.evaluation.score import Reference, score_waveforms
 from dear.files import write_atomically
 from dear.model import MaskedModel
 from dear.pipeline import AudioDEAR
@@ -42,16 +42,19 @@ from training.cache import tokens as cache
 from training.cache.tokens import Cache, Recaptioned, weights_digest
 from training.classifier import train_classifier
 from training.data.captions import compositions, prompts, wordings_digest
-from training.data.scenes import CLASSES, Clip, SceneSource, clips_digest, read_clips
+from training.data.clips import Clip, DataError, clips_digest, read_clips
+from training.data.scenes import SceneSource
+from training.data.vocabulary import SOUNDS, select
 from training.distill import DistilledModelling
 from training.engine.codec import RefineCodec, TrainVocoder, fit_patch_vae
-from training.engine.recipe import DistillConfig, Recipe, ScenesConfig, load_recipe
+from training.engine.recipe import RECIPES, DistillConfig, Recipe, ScenesConfig, load_recipe
 from training.engine.trainer import train
 from training.report.card import model_card
 from training.report.measure import (
     choose_codec,
     choose_sampling,
     compare_codecs,
+    embed_held_out,
     embed_training,
     recordings,
     sampling_grid,
@@ -61,30 +64,51 @@ from training.runtime.progress import Progress
 from training.runtime.stamps import StampError, once
 from training.teacher import MaskedModelling
 
-RECIPES = Path(__file__).parent / "configs"
 VALIDATION = 20  # held-out recordings that the codec's training is watched on
 
 
 class Reproduction:
     """The stages of one run, each a method that returns what it made and does nothing twice."""
 
-    def __init__(self, recipe: Recipe, clips: Path, out: Path, workers: int):
+    def __init__(self, recipe: Recipe, clips: Sequence[Path], out: Path, workers: int):
         self.recipe = recipe
-        self.clips_folder = clips
+        self.folders = clips
         self.out = out
         self.workers = workers
         self.mel = MelSpectrogram(recipe.model.mel)
 
     @cached_property
     def clips(self) -> list[Clip]:
-        return read_clips(self.clips_folder)
+        """The recordings of the recipe's sounds. Raises DataError for one of which there is none to train on."""
+        named = select(self.recipe.scenes.sounds)
+        clips = read_clips(self.folders, self.recipe.scenes.held_out)
+        clips = [clip for clip in clips if not named or clip.sound in named]
+        heard = {clip.sound for clip in clips if not clip.held_out}
+        if missing := [name for name in named if not SOUNDS[name].synthesis and name not in heard]:
+            raise DataError(f"clips must hold recordings of every sound of the recipe, got none of {missing[0]}")
+        return clips
 
     def split(self, held_out: bool) -> list[Clip]:
-        """The recordings of the held-out fold, or all others."""
-        return [clip for clip in self.clips if (clip.fold == self.recipe.scenes.held_out_fold) == held_out]
+        """The recordings of the held-out folds, or all others."""
+        return [clip for clip in self.clips if clip.held_out == held_out]
+
+    def sounds(self, held_out: bool) -> tuple[str, ...]:
+        """The recipe's sounds that are computed or have recordings on one side of the split."""
+        named, there = select(self.recipe.scenes.sounds), {clip.sound for clip in self.split(held_out)}
+        return tuple(name for name in named or SOUNDS if SOUNDS[name].synthesis or name in there)
+
+    @cached_property
+    def judged(self) -> tuple[str, ...]:
+        """The sounds that are measured: those with recordings on both sides of the split."""
+        there = [{clip.sound for clip in self.split(held_out)} for held_out in (True, False)]
+        return tuple(name for name in self.sounds(held_out=True) if all(name in side for side in there))
+
+    def recordings(self, held_out: bool) -> list[Clip]:
+        """The recordings of the judged sounds on one side of the split."""
+        return [clip for clip in self.split(held_out) if clip.sound in self.judged]
 
     def scenes(self, held_out: bool, kinds: tuple[float, float, float] | None = None) -> SceneSource:
-        """Scenes of the training folds, or of the held-out one with held-back wordings, in the recipe's mixture or
+        """Scenes of the training folds, or of the held-out ones with held-back wordings, in the recipe's mixture or
         another one."""
         settings = self.recipe.scenes
         return SceneSource(
@@ -95,6 +119,7 @@ class Reproduction:
             kinds=kinds or settings.kinds,
             often=settings.often,
             beat=self.recipe.model.vae.patch_frames * self.recipe.model.mel.hop_length if settings.in_time else 0,
+            sounds=self.sounds(held_out),
         )
 
     @cached_property
@@ -145,7 +170,7 @@ class Reproduction:
             self.codec,
             self.mel,
             self.text_encoder,
-            scenes.settings | {"wordings": wordings_digest()},
+            scenes.settings | {"wordings": wordings_digest(scenes.labels)},
             workers=self.workers,
         )
 
@@ -196,7 +221,7 @@ class Reproduction:
     @cached_property
     def held_out(self) -> tuple[torch.Tensor, list[str]]:
         """Mels and labels of the held-out recordings."""
-        return recordings(self.split(held_out=True), self.mel)
+        return recordings(self.recordings(held_out=True), self.mel)
 
     @cached_property
     def conv(self) -> ConvVAE:
@@ -228,7 +253,8 @@ class Reproduction:
         folder, recipe = self.out / "classifier", self.recipe
         settings = {
             "clips": clips_digest(self.clips),
-            "fold": recipe.scenes.held_out_fold,
+            "sounds": list(self.judged),
+            "held_out": dict(recipe.scenes.held_out),
             "scenes": recipe.scenes.classifier,
             "train": recipe.classifier,
             "mel": recipe.model.mel,
@@ -238,11 +264,11 @@ class Reproduction:
             settings,
             lambda: train_classifier(
                 self.clips,
+                self.judged,
                 folder,
                 self.out / "classifier-state",
                 recipe.classifier,
                 mel=recipe.model.mel,
-                held_out_fold=recipe.scenes.held_out_fold,
                 scenes=recipe.scenes.classifier,
             ),
         )
@@ -251,7 +277,7 @@ class Reproduction:
     @cached_property
     def reference(self) -> Reference:
         """The held-out recordings, as the classifier sees them."""
-        return embed_reference(self.clips_folder, self.classifier, self.recipe.scenes.held_out_fold)
+        return embed_held_out(self.recordings(held_out=True), self.recordings(held_out=False), self.classifier)
 
     @cached_property
     def griffin_lim(self) -> nn.Module:
@@ -283,10 +309,10 @@ class Reproduction:
     def sampling(self, variant: str) -> dict[str, Any]:
         """The variant's best guidance scale and temperature, by wordings, recordings and seeds of the training side."""
         pipeline = self.pipeline(variant, self.recipe.model)
-        wordings = {label: prompts(label)[0] for label in CLASSES}
+        wordings = {label: prompts(label)[0] for label in self.judged}
 
         def measure() -> list[dict[str, Any]]:
-            reference = embed_training(self.split(held_out=False), self.classifier)
+            reference = embed_training(self.recordings(held_out=False), self.classifier)
             return sampling_grid(pipeline, wordings, self.classifier, reference, self.recipe.measure)
 
         stamp = self.heard(pipeline) | {"measure": self.recipe.measure, "asked": wordings}
@@ -314,7 +340,7 @@ class Reproduction:
 
     def scores(self) -> dict[str, Any]:
         """Student, teacher and plain student on held-back wordings and the same seeds."""
-        held_back = {label: prompts(label)[1] for label in CLASSES}
+        held_back = {label: prompts(label)[1] for label in self.judged}
 
         def measure(pipeline: AudioDEAR) -> dict[str, Any]:
             waveforms, labels = generate_for_scoring(pipeline, held_back, self.recipe.measure.scored_clips)
@@ -324,7 +350,7 @@ class Reproduction:
 
     def composed(self) -> dict[str, Any]:
         """How often "A, then B" is heard as such: of held-out recordings composed so, and of the three models."""
-        asked, source = compositions(), self.scenes(held_out=True)
+        asked, source = compositions(self.judged, self.recipe.measure.pairs), self.scenes(held_out=True)
         wordings, pairs = [text for text, *_ in asked], [(first, second) for _, first, second in asked]
         stamp = {"asked": asked, "beginning": BEGINNING, "end": END}
 
@@ -355,7 +381,14 @@ class Reproduction:
     def checkpoint(self) -> Path:
         """The checkpoint as it ships, with its card."""
         reports = self.codecs, self.scores(), self.composed()
-        card = model_card(self.config, self.recipe, *reports, self.classifier, self.split(held_out=False))
+        card = model_card(
+            self.config,
+            self.recipe,
+            *reports,
+            self.classifier,
+            self.split(held_out=False),
+            len(self.sounds(held_out=False)),
+        )
         models = {"teacher": self.teacher.cpu(), "student": self.student.cpu()}
         return save_checkpoint(self.out / self.config.name, self.config, models, *self.sound, card)
 
@@ -414,7 +447,9 @@ STAGES = {
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.reproduce", description=__doc__)
-    parser.add_argument("--clips", type=Path, required=True, help="recordings with clips.csv or meta/esc50.csv")
+    parser.add_argument(
+        "--clips", type=Path, nargs="+", required=True, help="folders of recordings with clips.csv or meta/esc50.csv"
+    )
     parser.add_argument("--out", type=Path, required=True, help="where the stages write")
     parser.add_argument("--recipe", type=Path, default=RECIPES / "mini.yaml")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="all by default")

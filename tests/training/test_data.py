@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,17 @@ import soundfile
 
 from dear.config import MelConfig
 from training.data import captions
-from training.data.scenes import CLASSES, Clip, DataError, SceneSource, load_waveform, read_clips
+from training.data.clips import Clip, DataError, load_waveform, read_clips
+from training.data.scenes import SceneSource
+from training.data.vocabulary import SOUNDS
 
 MEL = MelConfig()
 COLUMNS = ("file", "fold", "label", "title", "source", "author", "license")
 RATE = 22050
+TEN = (
+    "dog", "rooster", "rain", "sea_waves", "crackling_fire", "crying_baby", "sneezing", "clock_tick", "helicopter",
+    "chainsaw",
+)  # fmt: skip
 
 
 def sound(label: str, seed: int) -> np.ndarray:
@@ -38,10 +45,10 @@ def write_table(path: Path, rows: list[dict[str, str]]) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("clips")
-    (folder / "audio").mkdir()
+    folder = tmp_path_factory.mktemp("data") / "toy"
+    (folder / "audio").mkdir(parents=True)
     rows = []
-    for label in CLASSES:
+    for label in TEN:
         for take in range(2):
             name = f"{take + 1}-{label}.wav"
             soundfile.write(folder / "audio" / name, sound(label, take), RATE)
@@ -50,9 +57,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def read(folder: Path) -> list[Clip]:
+    return read_clips([folder], {folder.name: 9})
+
+
 @pytest.fixture(scope="module")
 def source(folder: Path) -> SceneSource:
-    return SceneSource(read_clips(folder), MEL, seed=3)
+    return SceneSource(read(folder), MEL, seed=3, sounds=TEN)
 
 
 def envelope(waveform: np.ndarray) -> np.ndarray:
@@ -61,44 +72,64 @@ def envelope(waveform: np.ndarray) -> np.ndarray:
 
 
 def test_clips_are_read_with_quoted_commas(folder: Path) -> None:
-    clips = read_clips(folder)
+    clips = read(folder)
     assert len(clips) == 20 and {clip.fold for clip in clips} == {1, 2}
     assert clips[0].title == "a, quoted" and clips[0].license == "CC0" and clips[0].path.is_file()
 
 
-def test_esc50_table_is_read_and_keeps_the_ten_classes(tmp_path: Path) -> None:
+def test_esc50_table_is_read_and_keeps_the_sounds_of_the_vocabulary(tmp_path: Path) -> None:
     (tmp_path / "audio").mkdir()
     rows = []
-    for number, (category, esc10) in enumerate((("dog", "True"), ("clapping", "False"), ("rain", "True"))):
+    for number, (category, esc10) in enumerate(
+        (("dog", "True"), ("steam_organ", "False"), ("door_wood_knock", "False"))
+    ):
         soundfile.write(tmp_path / "audio" / f"{number}.wav", sound(category, 0), RATE)
         rows.append(
             {"filename": f"{number}.wav", "fold": "5", "target": "0", "category": category, "esc10": esc10}
             | {"src_file": "77", "take": "A"}
         )
     write_table(tmp_path / "meta" / "esc50.csv", rows)
-    clips = read_clips(tmp_path)
-    assert [(clip.label, clip.fold) for clip in clips] == [("dog", 5), ("rain", 5)]
+    clips = read(tmp_path)
+    assert [(clip.label, clip.fold) for clip in clips] == [("dog", 5), ("door_wood_knock", 5)]
+    assert [clip.sound for clip in clips] == ["dog", "door_knock"]
     assert "77" in clips[0].source
+
+
+def test_several_folders_each_hold_out_their_own_fold(tmp_path: Path) -> None:
+    for name, labels in (("old", ("dog", "rain")), ("new", ("doorbell", "steam_organ", "crickets"))):
+        rows = []
+        for number, label in enumerate(labels):
+            dropped = SOUNDS["crickets"].drop[0] if label == "crickets" else f"{number}.wav"
+            (tmp_path / name / "audio").mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / "audio" / dropped).touch()
+            rows.append(dict(zip(COLUMNS, (dropped, str(number + 1), label, "t", "s", "a", "CC0"), strict=True)))
+        write_table(tmp_path / name / "clips.csv", rows)
+    clips = read_clips([tmp_path / "old", tmp_path / "new"], {"old": 2, "new": 1})
+    assert [(clip.sound, clip.held_out) for clip in clips] == [("dog", False), ("rain", True), ("bell", True)]
+    with pytest.raises(DataError, match="the folder 'new', got it for old"):
+        read_clips([tmp_path / "old", tmp_path / "new"], {"old": 2})
+    with pytest.raises(DataError, match="'old' twice"):
+        read_clips([tmp_path / "old", tmp_path / "new" / ".." / "old"], {"old": 2})
 
 
 def test_bad_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere"):
-        read_clips(tmp_path / "nowhere")
+        read(tmp_path / "nowhere")
     with pytest.raises(DataError, match="clips.csv or meta/esc50.csv"):
-        read_clips(tmp_path)
+        read(tmp_path)
     row = dict(zip(COLUMNS, ("x.wav", "1", "dog", "t", "s", "a", "l"), strict=True))
     write_table(tmp_path / "clips.csv", [row])
     with pytest.raises(DataError, match="x.wav"):
-        read_clips(tmp_path)
+        read(tmp_path)
     write_table(tmp_path / "clips.csv", [row | {"fold": "two"}])
     with pytest.raises(DataError, match="fold.*'two'"):
-        read_clips(tmp_path)
+        read(tmp_path)
     write_table(tmp_path / "clips.csv", [{"file": "x.wav", "label": "dog"}])
     with pytest.raises(DataError, match="fold, title, source, author, license missing"):
-        read_clips(tmp_path)
+        read(tmp_path)
     (tmp_path / "clips.csv").write_text(",".join(COLUMNS) + "\nx.wav,1,dog\n")
     with pytest.raises(DataError, match="row 2"):
-        read_clips(tmp_path)
+        read(tmp_path)
 
 
 def test_a_waveform_is_mono_resampled_and_right_in_pitch(tmp_path: Path) -> None:
@@ -122,12 +153,12 @@ def test_broken_recordings_are_named(tmp_path: Path) -> None:
         load_waveform(clip, 16000)
     soundfile.write(path, np.zeros(1000), RATE)
     with pytest.raises(DataError, match="broken.wav is silent"):
-        SceneSource([clip], MEL, 0, kinds=(1, 0, 0))
+        SceneSource([clip], MEL, 0, kinds=(1, 0, 0), sounds=["dog"]).scene(0)
 
 
 def test_scenes_depend_on_seed_and_index_alone(folder: Path, source: SceneSource) -> None:
     forwards = [source.scene(index) for index in range(6)]
-    again = SceneSource(read_clips(folder), MEL, seed=3)
+    again = SceneSource(read(folder), MEL, seed=3, sounds=TEN)
     for index in reversed(range(6)):
         scene = again.scene(index)
         assert np.array_equal(scene.waveform, forwards[index].waveform)
@@ -136,7 +167,7 @@ def test_scenes_depend_on_seed_and_index_alone(folder: Path, source: SceneSource
             forwards[index].labels,
             forwards[index].kind,
         )
-    other = SceneSource(read_clips(folder), MEL, seed=4).scene(0)
+    other = SceneSource(read(folder), MEL, seed=4, sounds=TEN).scene(0)
     assert not np.array_equal(other.waveform, forwards[0].waveform)
     assert not np.array_equal(forwards[0].waveform, forwards[1].waveform)
 
@@ -145,30 +176,29 @@ def test_scenes_have_their_length_and_never_clip(source: SceneSource) -> None:
     kinds = set()
     for index in range(80):
         scene = source.scene(index)
-        kinds.add(scene.kind)
+        kinds.add(scene.kind.partition(":")[0])
         assert scene.waveform.shape == (MEL.frames * MEL.hop_length,) and scene.waveform.dtype == np.float32
         assert 0.02 < np.abs(scene.waveform).max() <= 0.99
-        assert len(scene.labels) == (1 if scene.kind in ("single", "distant") else 2) == len(set(scene.labels))
+        assert len(scene.labels) == (2 if scene.kind in ("then", "while") else 1) == len(set(scene.labels))
         assert len(scene.caption.split()) > 1
     assert kinds == {"single", "distant", "then", "while"}
 
 
 def test_every_class_is_equally_frequent(folder: Path) -> None:
-    single = SceneSource(read_clips(folder), MEL, seed=0, kinds=(1, 0, 0))
+    single = SceneSource(read(folder), MEL, seed=0, kinds=(1, 0, 0), sounds=TEN)
     labels = [single.scene(index).labels[0] for index in range(20)]
-    assert sorted(labels[:10]) == sorted(labels[10:]) == sorted(CLASSES)
+    assert sorted(labels[:10]) == sorted(labels[10:]) == sorted(TEN)
     assert labels[:10] != labels[10:]
 
 
 def test_some_classes_come_more_often_in_each_turn(folder: Path) -> None:
-    single = SceneSource(read_clips(folder), MEL, seed=0, kinds=(1, 0, 0), often={"rain": 3, "dog": 1})
+    single = SceneSource(read(folder), MEL, seed=0, kinds=(1, 0, 0), sounds=TEN, often={"rain": 3, "dog": 1})
     turns = [sorted(single.scene(index).labels[0] for index in range(start, start + 12)) for start in (0, 12)]
-    assert turns[0] == turns[1] == sorted([*CLASSES, "rain", "rain"])
+    assert turns[0] == turns[1] == sorted([*TEN, "rain", "rain"])
 
 
 def scenes_of(folder: Path, labels: tuple[str, ...], kinds: tuple[float, float, float], count: int) -> list:
-    clips = [clip for clip in read_clips(folder) if clip.label in labels]
-    source = SceneSource(clips, MEL, seed=1, kinds=kinds)
+    source = SceneSource(read(folder), MEL, seed=1, kinds=kinds, sounds=labels)
     return [source.scene(index) for index in range(count)]
 
 
@@ -189,10 +219,9 @@ def test_clocks_keep_their_period_across_the_loop(folder: Path) -> None:
 
 def test_clocks_tick_in_time_with_a_beat(folder: Path) -> None:
     """Ticks 0.25 s apart come to lie 3 beats of 0.08 s apart, or 10 for every 3; without a beat they lie anywhere."""
-    clips, beat = [clip for clip in read_clips(folder) if clip.label == "clock_tick"], 1280
-    agreement = []
-    for source in (SceneSource(clips, MEL, 1, kinds=(1, 0, 0), beat=beat), SceneSource(clips, MEL, 1, kinds=(1, 0, 0))):
-        lag = 30 * beat // 160
+    agreement, lag = [], 30 * 1280 // 160
+    for beat in (1280, 0):
+        source = SceneSource(read(folder), MEL, 1, kinds=(1, 0, 0), beat=beat, sounds=["clock_tick"])
         scenes = [envelope(source.scene(index).waveform) for index in range(6)]
         agreement.append(np.mean([np.corrcoef(levels[lag:], levels[:-lag])[0, 1] for levels in scenes]))
     assert agreement[0] > 0.6 and agreement[1] < 0.4
@@ -230,14 +259,16 @@ def test_while_lays_an_event_over_a_texture_throughout(folder: Path) -> None:
 
 
 def test_bad_sources_are_refused(folder: Path, source: SceneSource) -> None:
-    clips = read_clips(folder)
-    with pytest.raises(DataError, match="at least one clip"):
-        SceneSource([], MEL, 0)
-    with pytest.raises(DataError, match="got piano"):
-        SceneSource([Clip(clips[0].path, 1, "piano", "", "", "", "")], MEL, 0)
-    with pytest.raises(DataError, match="two classes"):
-        SceneSource(clips[:1], MEL, 0)
-    for often in ({"rain": 0}, {"piano": 2}):
+    clips = read(folder)
+    with pytest.raises(DataError, match="got none of rain, cat"):
+        SceneSource(clips[:1], MEL, 0, sounds=["dog", "rain", "cat"])
+    with pytest.raises(DataError, match="got 'steam_organ'"):
+        SceneSource([Clip(clips[0].path, 1, "steam_organ", "", "", "", "")], MEL, 0)
+    with pytest.raises(ValueError, match="got 'submarine'"):
+        SceneSource(clips, MEL, 0, sounds=["submarine"])
+    with pytest.raises(DataError, match="two at least"):
+        SceneSource(clips, MEL, 0, sounds=["dog"])
+    for often in ({"rain": 0}, {"submarine": 2}):
         with pytest.raises(DataError, match=f"often .*{next(iter(often))}"):
             SceneSource(clips, MEL, 0, often=often)
     for kinds in ((0, 0, 0), (1, -1, 0), (1, 0), (float("nan"), 1, 1)):
@@ -251,7 +282,7 @@ def plain(text: str) -> str:
     return text.lower().rstrip(".")
 
 
-@pytest.mark.parametrize("label", CLASSES)
+@pytest.mark.parametrize("label", SOUNDS)
 def test_wordings_are_many_and_the_held_back_ones_apart(label: str) -> None:
     training, held_back = (tuple(map(plain, part)) for part in captions.prompts(label))
     assert len(set(training)) == len(training) >= 15 and len(set(held_back)) == len(held_back) >= 4
@@ -265,9 +296,10 @@ def test_captions_of_training_and_held_back_never_meet() -> None:
     rng = np.random.default_rng(0)
     seen: dict[bool, set[str]] = {False: set(), True: set()}
     for held_back in seen:
-        for first in CLASSES:
-            second = CLASSES[(CLASSES.index(first) + 1) % len(CLASSES)]
-            for _ in range(60):
+        for first, second in zip(SOUNDS, [*list(SOUNDS)[1:], "dog"], strict=True):
+            for number in range(1, 13):
+                if SOUNDS[first].counted and number <= 6:
+                    seen[held_back].add(plain(captions.caption((first,), "single", rng, held_back, count=number)))
                 seen[held_back] |= {
                     plain(captions.caption((first,), "single", rng, held_back)),
                     plain(captions.caption((first,), "single", rng, held_back, distant=True)),
@@ -284,7 +316,7 @@ def test_captions_of_training_sometimes_end_in_an_aside_and_never_become_held_ba
     assert 0.15 < np.mean([text.endswith(captions._ASIDES) for text in texts]) < 0.4
     held_back = [plain(captions.caption(("rain", "dog"), "then", rng, held_back=True)) for _ in range(100)]
     assert not any(text.endswith(captions._ASIDES) for text in held_back)
-    for label in CLASSES:
+    for label in SOUNDS:
         training, held_back = captions.prompts(label)
         assert not {plain(text + aside) for text in training for aside in captions._ASIDES} & set(map(plain, held_back))
 
@@ -301,9 +333,171 @@ def test_captions_name_both_sounds_in_order() -> None:
 
 def test_bad_captions_are_refused() -> None:
     rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match="piano"):
-        captions.caption(("piano",), "single", rng)
+    with pytest.raises(ValueError, match="submarine"):
+        captions.caption(("submarine",), "single", rng)
     with pytest.raises(ValueError, match="kind"):
         captions.caption(("dog",), "before", rng)
-    with pytest.raises(ValueError, match="labels must hold 2"):
+    with pytest.raises(ValueError, match="names must hold 2"):
         captions.caption(("dog",), "then", rng)
+    with pytest.raises(ValueError, match="count must be 0 for rain"):
+        captions.caption(("rain",), "single", rng, count=2)
+
+
+def test_captions_say_how_many_events_there_are() -> None:
+    rng = np.random.default_rng(2)
+    words = {1: ("one", "single", "once", "1"), 2: ("two", "twice", "2"), 3: ("three", "3")}
+    for held_back in (False, True):
+        for count, wanted in words.items():
+            for _ in range(20):
+                text = plain(captions.caption(("dog",), "single", rng, held_back, count=count))
+                assert "dog" in text and any(word in text.split() or f"{word}:" in text for word in wanted), text
+                assert ("barks" in text) or count == 1
+
+
+def test_compositions_are_of_all_pairs_or_of_some() -> None:
+    everything, some = captions.compositions(TEN), captions.compositions(TEN, most=12)
+    assert len({row[1:] for row in everything}) == len(everything) == 90
+    assert len({row[1:] for row in some}) == len(some) == 12
+    assert {row[1:] for row in some} < {row[1:] for row in everything}
+    assert captions.compositions(TEN, most=12) == some
+
+
+def test_the_digest_of_wordings_follows_the_sounds() -> None:
+    assert captions.wordings_digest(["dog"]) == captions.wordings_digest(["dog"]) != captions.wordings_digest(["cat"])
+
+
+def clip_of(folder: Path, label: str, file: str, title: str, author: str = "me", seed: int = 0) -> Clip:
+    """One second of noise that fades, between silences, as a recording of its own."""
+    audio = np.zeros(RATE * 3 // 2)
+    audio[RATE // 4 : RATE // 4 + RATE] = np.random.default_rng(seed).standard_normal(RATE) * np.geomspace(
+        0.3, 3e-3, RATE
+    )
+    soundfile.write(folder / file, audio, RATE, format="WAV")
+    return Clip(folder / file, 1, label, title, f"source {file}", author, "CC0")
+
+
+@pytest.mark.parametrize("name", SOUNDS)
+def test_every_sound_makes_scenes(name: str, tmp_path: Path) -> None:
+    """The contract of a sound: scenes of every kind, right in length, level, caption and stamp, from any clips."""
+    sound = SOUNDS[name]
+    files = list(dict.fromkeys([*(sound.counted.files[:2] if sound.counted else ()), "other.wav"]))
+    clips = [clip_of(tmp_path, sound.labels[0], file, "t", seed=n) for n, file in enumerate(files) if sound.labels]
+    source = SceneSource(
+        clips, MEL, 0, kinds=(0.8, 0.1, 0.1), sounds=[name, "white_noise" if name != "white_noise" else "beep"]
+    )
+    kinds = set()
+    for index in range(24):
+        scene = source.scene(index)
+        kinds.add(scene.kind.partition(":")[0])
+        assert scene.waveform.shape == (MEL.frames * MEL.hop_length,) and scene.waveform.dtype == np.float32
+        assert np.isfinite(scene.waveform).all() and 0.01 < np.abs(scene.waveform).max() <= 0.99
+        assert scene.caption.strip() == scene.caption and len(scene.caption.split()) > 1
+        assert name in scene.labels or scene.labels == source.labels[1:]
+    assert "single" in kinds
+    again = SceneSource(clips, MEL, 0, kinds=(0.8, 0.1, 0.1), sounds=source.labels).scene(7)
+    assert np.array_equal(again.waveform, source.scene(7).waveform) and again.caption == source.scene(7).caption
+
+
+def bursts(waveform: np.ndarray) -> int:
+    """How often the level rises from below a twentieth of the loudest 10 ms to above a quarter of it."""
+    levels = envelope(waveform) / envelope(waveform).max()
+    count, low = 0, True
+    for level in levels:
+        if low and level > 0.25:
+            count, low = count + 1, False
+        elif level < 0.05:
+            low = True
+    return count
+
+
+def test_counted_scenes_hold_as_many_events_as_their_caption_says(tmp_path: Path) -> None:
+    clips = [clip_of(tmp_path, "dog", SOUNDS["dog"].counted.files[0], "bark")]
+    source = SceneSource(clips, MEL, 0, kinds=(1, 0, 0), sounds=["dog"])
+    counts = []
+    for scene in map(source.scene, range(60)):
+        kind, _, count = scene.kind.partition(":")
+        if kind == "count":
+            assert bursts(scene.waveform) == int(count)
+            number, times = (
+                captions.NUMBERS[int(count) - 1],
+                ("once", "twice", f"{captions.NUMBERS[int(count) - 1]} times"),
+            )
+            words = (number, count, "single" if count == "1" else number, times[min(int(count), 3) - 1])
+            assert any(word in scene.caption.lower() for word in words), scene.caption
+            counts.append(count)
+    assert len(set(counts)) > 3 and 8 < len(counts) < 30
+
+
+def test_attributes_are_said_of_matching_clips_alone(tmp_path: Path) -> None:
+    """A slow piano is a click train, a fast one is noise: what the caption says is what is heard."""
+    clips = [
+        clip_of(tmp_path, "piano", "slow.wav", "piano melody, 70 bpm"),
+        clip_of(tmp_path, "piano", "plain.wav", "piano"),
+    ]
+    soundfile.write(clips[1].path, sound("rain", 0), RATE, format="WAV")
+    source = SceneSource(clips, MEL, 0, kinds=(1, 0, 0), sounds=["piano"])
+    told = 0
+    for scene in map(source.scene, range(40)):
+        kind, _, attribute = scene.kind.partition(":")
+        if attribute:
+            assert attribute in ("slow", "melody", "slow_melody") and kind == "single"
+            wordings = [plain(text) for text in SOUNDS["piano"].attributes[attribute].wordings]
+            assert any(plain(scene.caption).startswith(text) for text in wordings)
+            levels = envelope(scene.waveform)
+            assert np.quantile(levels, 0.1) < 0.2 * levels.max()  # it fades again and again
+            told += 1
+    assert 5 < told < 25
+    held_back = SceneSource(clips, MEL, 0, True, kinds=(1, 0, 0), sounds=["piano"])
+    assert {held_back.scene(index).kind for index in range(20)} <= {"single", "distant"}
+
+
+def test_an_attribute_of_a_computed_sound_narrows_its_ranges() -> None:
+    source = SceneSource([], MEL, 0, kinds=(1, 0, 0), sounds=["sine_tone"])
+    pitches: dict[str, list[float]] = {}
+    for scene in map(source.scene, range(30)):
+        peak = np.abs(np.fft.rfft(scene.waveform)).argmax() / 10.24
+        pitches.setdefault(scene.kind, []).append(peak)
+    assert all(2000 <= pitch <= 4000 for pitch in pitches["single:high"])
+    assert all(60 <= pitch <= 200 for pitch in pitches["single:low"])
+    assert all(150 <= pitch <= 3000 for pitch in pitches["single"])
+
+
+def test_what_one_clip_counts_is_not_repeated(tmp_path: Path) -> None:
+    files = SOUNDS["door_knock"].attributes["four"].files
+    source = SceneSource(
+        [clip_of(tmp_path, "door_wood_knock", files[0], "knock")], MEL, 0, kinds=(1, 0, 0), sounds=["door_knock"]
+    )
+    scenes = [source.scene(index) for index in range(40)]
+    assert {bursts(scene.waveform) for scene in scenes if scene.kind == "single:four"} == {1}
+    assert max(bursts(scene.waveform) for scene in scenes if scene.kind == "single") > 1
+
+
+def test_speech_goes_on_with_the_same_reader_and_music_with_the_same_clip(tmp_path: Path) -> None:
+    """Ann's clips are noise above 4 kHz, Bob's below; scenes of one hold nothing of the other."""
+    for label in ("man_speaking", "piano"):
+        clips = []
+        for number, author in enumerate(("Ann", "Ann", "Bob", "Bob")):
+            clip = clip_of(tmp_path, label, f"{label}-{number}.wav", "t", author)
+            spectrum = np.fft.rfft(np.random.default_rng(number).standard_normal(RATE))
+            high = np.fft.rfftfreq(RATE, 1 / RATE) > 4000
+            voice = author == "Ann" if label == "man_speaking" else number % 2 == 0
+            soundfile.write(
+                clip.path, 0.1 * np.fft.irfft(spectrum * (high if voice else ~high), RATE), RATE, format="WAV"
+            )
+            clips.append(clip)
+        source = SceneSource(clips, MEL, 0, kinds=(1, 0, 0), sounds=[label])
+        heard = set()
+        for scene in map(source.scene, range(12)):
+            power = np.square(np.abs(np.fft.rfft(scene.waveform)))
+            share = power[int(4300 * 10.24) :].sum() / power.sum()
+            assert share < 0.15 or share > 0.85
+            assert np.quantile(envelope(scene.waveform), 0.8) > 0.2 * envelope(scene.waveform).max()  # to the end
+            heard.add(share > 0.5)
+        assert heard == {True, False}
+
+
+def test_a_source_can_be_sent_to_another_process(source: SceneSource) -> None:
+    source.scene(0)
+    copied = pickle.dumps(source)
+    assert len(copied) < 100_000  # recordings stay behind
+    assert np.array_equal(pickle.loads(copied).scene(0).waveform, source.scene(0).waveform)

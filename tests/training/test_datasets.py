@@ -163,14 +163,14 @@ def test_labels_become_captions(tmp_path):
         tmp_path / "meta" / "esc50.csv",
         "filename,fold,target,category,esc10,src_file,take\n"
         "1-100032-A-0.wav,1,0,dog,True,100032,A\n"
-        "5-9032-A-46.wav,5,46,church_bells,False,9032,A\n"
+        "5-9032-A-46.wav,5,46,steam_organ,False,9032,A\n"
         "1-100038-A-14.wav,1,14,chirping_birds,False,100038,A\n",
     )
     touch(tmp_path / "audio" / "1-100032-A-0.wav", tmp_path / "audio" / "5-9032-A-46.wav")
     entries, skipped = sort(esc50(tmp_path / "audio", [meta], 0))
     dog, bells = entries["1-100032-A-0"], entries["5-9032-A-46"]
     assert len(set(dog.captions)) == 5 and set(dog.captions) <= set(prompts("dog")[0])
-    assert bells.captions == ("the sound of church bells",)
+    assert bells.captions == ("the sound of steam organ",)
     assert (dog.licence, bells.licence, dog.source, bells.split) == ("CC-BY", "CC-BY-NC", "freesound:100032", "fold5")
     assert [skip.reason for skip in skipped.values()] == ["missing"]
     ten, _ = sort(esc10(tmp_path / "audio", [meta], 0))

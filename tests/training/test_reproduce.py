@@ -23,30 +23,35 @@ from dear.model import MaskedModel
 from dear.pipeline import AudioDEAR
 from training import heads
 from training.cache.tokens import weights_digest
-from training.data.scenes import CLASSES, Clip
+from training.data.clips import Clip
 from training.engine.recipe import Recipe, load_recipe
 from training.report.card import attribution, last_phase
 from training.reproduce import main
 
 ROOT = Path(__file__).parents[2]
+LABELS = {"old": ("dog", "rain", "clock_tick"), "new": ("doorbell", "piano")}  # by the name of a folder of recordings
+HELD_OUT = {"old": 4, "new": 5}
+SOUNDS = ("dog", "rain", "clock_tick", "bell", "piano")  # a doorbell is a bell
 RATE = 16000
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    """Three recordings of each class, in folds 1, 2 and 4: a tone of its own pitch over noise."""
-    folder = tmp_path_factory.mktemp("clips")
-    (folder / "audio").mkdir()
-    rows = ["file,fold,label,title,source,author,license"]
-    for number, label in enumerate(CLASSES):
-        for fold in (1, 2, 4):
-            rng = np.random.default_rng([number, fold])
-            time_axis = np.arange(RATE) / RATE
-            sound = 0.3 * np.sin(2 * np.pi * 200 * (number + 1) * time_axis) + 0.05 * rng.standard_normal(RATE)
-            soundfile.write(folder / "audio" / f"{fold}-{label}.wav", sound, RATE)
-            rows.append(f"{fold}-{label}.wav,{fold},{label},tone {number},https://example.org/{number},nobody,CC0")
-    (folder / "clips.csv").write_text("\n".join(rows) + "\n")
-    return folder
+    """Two folders with four recordings of each label, one of them held out: a tone of its own pitch over noise."""
+    data, number = tmp_path_factory.mktemp("data"), 0
+    for name, labels in LABELS.items():
+        (data / name / "audio").mkdir(parents=True)
+        rows = ["file,fold,label,title,source,author,license"]
+        for label in labels:
+            for fold in (1, 2, 3, HELD_OUT[name]):
+                rng = np.random.default_rng([number, fold])
+                time_axis = np.arange(RATE) / RATE
+                sound = 0.3 * np.sin(2 * np.pi * 200 * (number + 1) * time_axis) + 0.05 * rng.standard_normal(RATE)
+                soundfile.write(data / name / "audio" / f"{fold}-{label}.wav", sound, RATE)
+                rows.append(f"{fold}-{label}.wav,{fold},{label},tone {number},https://example.org/{number},nobody,CC0")
+            number += 1
+        (data / name / "clips.csv").write_text("\n".join(rows) + "\n")
+    return [str(data / name) for name in LABELS]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +72,8 @@ def recipe(tmp_path_factory):
             "often": {"rain": 2},
             "in_time": True,
             "recaption": True,
-            "held_out_fold": 4,
+            "held_out": HELD_OUT,
+            "sounds": [*SOUNDS, "beep"],
             "validation": 4,
             "fit": 8,
             "classifier": 10,
@@ -77,6 +83,7 @@ def recipe(tmp_path_factory):
             "temperatures": {"student": [1.0], "teacher": [1.0]},
             "tuning_clips": 1,
             "scored_clips": 1,
+            "pairs": 12,
         },
     }
     data["model"]["vocoder"] |= {"width": 8, "depth": 1}
@@ -91,7 +98,7 @@ def finished(clips, recipe, tmp_path_factory):
     out, threads = tmp_path_factory.mktemp("finished"), torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        assert main(["--clips", str(clips), "--out", str(out), "--recipe", str(recipe), "--workers", "1"]) == 0
+        assert main(["--clips", *clips, "--out", str(out), "--recipe", str(recipe), "--workers", "1"]) == 0
     finally:
         torch.set_num_threads(threads)
     return out
@@ -116,16 +123,16 @@ def test_all_stages_end_in_a_checkpoint_that_makes_sound(finished):
         assert out.waveform.abs().max() > 1e-4
     scores = reported(finished, "scores")
     assert set(scores) == {"student", "teacher", "plain"}
-    assert scores["student"]["clips"] == len(CLASSES)
+    assert scores["student"]["clips"] == len(SOUNDS)
     composed = reported(finished, "compositions")
     assert set(composed) == {"recordings", "student", "teacher", "plain"}
-    assert all(row["clips"] == 90 and row["both"] <= min(row["first"], row["second"]) for row in composed.values())
+    assert all(row["clips"] == 12 and row["both"] <= min(row["first"], row["second"]) for row in composed.values())
 
 
 def test_the_card_thanks_every_author_that_was_heard_and_tells_the_measured_figures(finished):
     card = (finished / "toy" / "README.md").read_text()
     assert card.startswith("---\nlicense: cc-by-4.0\n")
-    for number in range(len(CLASSES)):
+    for number in range(len(SOUNDS)):
         assert f'"tone {number}" by nobody, CC0, https://example.org/{number}' in card
     assert "In the student's last phase of 4 more steps 30% to 100% of a scene's tokens are hidden, each share" in card
     scores = reported(finished, "scores")
@@ -161,7 +168,7 @@ def test_heads_are_compared_on_one_cache_and_a_second_call_times_alone(
         },
     }  # fmt: skip
     (tmp_path / "heads.yaml").write_text(yaml.safe_dump(compared, sort_keys=False))
-    arguments = ["--clips", str(clips), "--out", str(finished), "--recipe", str(recipe)]
+    arguments = ["--clips", *clips, "--out", str(finished), "--recipe", str(recipe)]
     arguments += ["--compare", str(tmp_path / "heads.yaml"), "--rows", "energy", "flow"]
     wrong = compared | {"rows": {"energy": compared["rows"]["energy"] | {"steps": [4]}}}
     (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(wrong))
@@ -185,7 +192,7 @@ def test_heads_are_compared_on_one_cache_and_a_second_call_times_alone(
 
 def test_a_damaged_codec_is_told(finished, clips, recipe, tmp_path, capsys):
     shutil.copytree(finished / "codec", tmp_path / "codec")
-    arguments = ["--clips", str(clips), "--out", str(tmp_path), "--recipe", str(recipe), "--stages", "codec"]
+    arguments = ["--clips", *clips, "--out", str(tmp_path), "--recipe", str(recipe), "--stages", "codec"]
     os.truncate(tmp_path / "codec" / "patch.safetensors", 100)
     assert main(arguments) == 2
     told = capsys.readouterr().err.splitlines()[-1]
@@ -219,7 +226,7 @@ def test_a_finished_run_does_nothing_again(finished, clips, recipe):
     made = [*finished.rglob("*.pt"), *finished.rglob("*.json"), *finished.rglob("log.jsonl")]
     before = {path: path.stat().st_mtime_ns for path in made if "toy" not in path.parts}
     shipped = contents(finished)
-    assert main(["--clips", str(clips), "--out", str(finished), "--recipe", str(recipe)]) == 0
+    assert main(["--clips", *clips, "--out", str(finished), "--recipe", str(recipe)]) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert contents(finished) == shipped
     assert (finished / "toy" / "README.md").exists()
@@ -228,11 +235,11 @@ def test_a_finished_run_does_nothing_again(finished, clips, recipe):
 def test_what_was_made_from_something_else_is_refused_not_reported(finished, clips, recipe, tmp_path, capsys):
     for old, new, words in (
         ("tuning_clips: 1", "tuning_clips: 2", "its measure.tuning_clips is 1, wanted is 2"),
-        ("held_out_fold: 4", "held_out_fold: 2", "was made from something else: its scenes.clips"),
+        ("    old: 4", "    old: 2", "was made from something else: its scenes.clips"),
     ):
         changed = tmp_path / "changed.yaml"
         changed.write_text(recipe.read_text().replace(old, new))
-        assert main(["--clips", str(clips), "--out", str(finished), "--recipe", str(changed)]) == 2
+        assert main(["--clips", *clips, "--out", str(finished), "--recipe", str(changed)]) == 2
         assert words in capsys.readouterr().err
 
 
@@ -240,7 +247,7 @@ TRAINING = ("codec", "cache", "teacher", "student", "plain", "conv", "vocoder", 
 
 
 def train_all(clips, recipe, out):
-    arguments = ["--clips", clips, "--out", out, "--recipe", recipe, "--workers", "1", "--stages", *TRAINING]
+    arguments = ["--clips", *clips, "--out", out, "--recipe", recipe, "--workers", "1", "--stages", *TRAINING]
     sys.exit(main([*map(str, arguments)]))
 
 
@@ -271,10 +278,18 @@ def test_bad_input_is_one_sentence_and_status_2(clips, recipe, tmp_path, capsys)
     assert "does not exist" in capsys.readouterr().err.splitlines()[-1]
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(recipe.read_text() + "colour: blue\n")
-    assert main(["--clips", str(clips), *out, "--recipe", str(wrong)]) == 2
+    assert main(["--clips", *clips, *out, "--recipe", str(wrong)]) == 2
     error = capsys.readouterr().err
     assert f"{wrong}: unknown field colour" in error
     assert "Traceback" not in error
+    for old, new, words in (
+        ("    new: 5\n", "", "held_out must state the held-out fold of the folder 'new', got it for old"),
+        ("  - beep\n", "  - cat\n", "clips must hold recordings of every sound of the recipe, got none of cat"),
+    ):
+        assert recipe.read_text().count(old) == 1
+        wrong.write_text(recipe.read_text().replace(old, new))
+        assert main(["--clips", *clips, *out, "--recipe", str(wrong)]) == 2
+        assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -285,6 +300,9 @@ def test_bad_input_is_one_sentence_and_status_2(clips, recipe, tmp_path, capsys)
         ("  cfg_scales:\n  - 1.0\n  - 2.0\n", "  cfg_scales: []\n", "measure.cfg_scales must hold at least one scale"),
         ("  count: 48", "  count: 0", "scenes.count must be at least 1, got 0"),
         ("scenes:\n", "scenes:\n  kinds: [0, 0, 0]\n", "scenes.kinds must be shares from 0 on, not all 0"),
+        ("  - beep\n", "  - submarine\n", "scenes: sounds must name sounds of the vocabulary or families"),
+        ("    rain: 2\n", "    hail: 2\n", "got 'hail'"),
+        ("  pairs: 12\n", "  pairs: 0\n", "measure.pairs must be at least 1, got 0"),
     ],
 )
 def test_what_would_fail_after_hours_is_refused_at_once(recipe, tmp_path, old, new, words):
@@ -306,7 +324,7 @@ def test_the_recipe_of_the_heads_is_sound():
 
 def test_the_bundled_recipe_is_sound_and_within_its_bounds():
     recipe = load_recipe(ROOT / "training" / "configs" / "mini.yaml", Recipe)
-    assert recipe.scenes.held_out_fold == 4
+    assert recipe.scenes.held_out == {"esc10": 4} and len(recipe.scenes.sounds) == 10
     assert recipe.model.length == 128
     assert set(recipe.model.variants) == {"student", "teacher"}
     assert last_phase(recipe)

@@ -1,14 +1,15 @@
 """Captions: many natural wordings of each sound and of two sounds together, some held back from training.
 
-Each class of ``wordings.yaml`` has noun phrases ("a dog barking"), clauses ("a dog barks"), free wordings that people
+Each sound of the vocabulary has noun phrases ("a dog barking"), clauses ("a dog barks"), free wordings that people
 would type, and held-back wordings. Noun phrases and clauses also fill the templates of compositions ("a dog barks, then
 rain falls"), of general frames ("the sound of a dog barking") and of distance ("a dog barking in the distance").
+Attributes have wordings that fit some clips only ("a slow piano melody"), and some events can be counted ("three dog
+barks", "a bell rings twice").
 
-With ``held_back=True`` every caption is of a wording that training never shows: for a single sound one of the class's
-held-back wordings, for a composition (and for a distant sound) a held-back template around phrases that are known. The
-two sets never meet, whatever the capitals and full stops. Captions never count the events of a sound, since a scene
-repeats it freely, and are never the bare label. Some of the training's end in an aside that says little or nothing of
-the sound ("..., recorded on a phone").
+With ``held_back=True`` every caption is of a wording that training never shows: for a single sound one of its held-back
+wordings, for a composition, a number of events and a distant sound a held-back template around phrases that are known.
+The two sets never meet, whatever the capitals and full stops. Captions are never the bare name of a sound. Some of the
+training's end in an aside that says little or nothing of the sound ("..., recorded on a phone").
 """
 
 from __future__ import annotations
@@ -16,27 +17,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
-import yaml
+
+from training.data.vocabulary import find
 
 KINDS = ("single", "then", "while")
-
-
-@dataclass(frozen=True)
-class _Wordings:
-    nouns: tuple[str, ...]  # fit "the sound of ..." and "..., then ..."
-    clauses: tuple[str, ...]  # fit "... while ..."
-    free: tuple[str, ...]  # stand alone
-    held_back: tuple[str, ...]  # stand alone, never trained on
-
-
-_WORDINGS = {
-    label: _Wordings(**{part: tuple(texts) for part, texts in parts.items()})
-    for label, parts in yaml.safe_load(Path(__file__).with_name("wordings.yaml").read_text(encoding="utf-8")).items()
-}
 
 # {n} and {c} are a noun phrase and a clause of the sound; {m} and {d} those of the second one.
 _FRAMES = ("the sound of {n}", "{n} nearby", "a recording of {n}", "you can hear {n}", "sound effect of {n}", "{n}")
@@ -145,74 +132,100 @@ _WHILE_HELD_BACK = (
     "{n}, accompanied by {m}",
     "both {n} and {m} can be heard at once",
 )
+# {number} is "three" or "3", {n} "dog barks", {c} "a dog barks", {times} "three times".
+_COUNTS = (
+    "{number} {n}",
+    "the sound of {number} {n}",
+    "{c} {times}",
+    "exactly {number} {n}",
+    "{number} {n}, one by one",
+)
+_COUNTS_HELD_BACK = ("{number} {n} in all", "what happens {times}: {c}", "i count {number} {n}")
+_ONCE = ("one {n}", "a single {n}", "the sound of a single {n}", "{c} once", "just one {n}")
+_ONCE_HELD_BACK = ("one lone {n}", "{c} one time only", "no more than one {n}")
+NUMBERS = ("one", "two", "three", "four", "five", "six")
+_TIMES = ("once", "twice", "three times", "four times", "five times", "six times")
 
 
-def _of(label: str) -> _Wordings:
-    if label not in _WORDINGS:
-        raise ValueError(f"label must be one of {', '.join(_WORDINGS)}, got {label!r}")
-    return _WORDINGS[label]
+def prompts(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Wordings of one sound that fit all its clips: (those of training, those held back), as they are written.
 
-
-def prompts(label: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Wordings of one sound: (those of training, those held back), without capitals or full stop added.
-
-    Raises ValueError for a label that has no wordings.
+    Raises ValueError for a sound that the vocabulary doesn't have.
     """
-    words = _of(label)
-    bare = label.replace("_", " ")
+    words = find(name).wordings
+    bare = name.replace("_", " ")
     framed = (frame.format(n=noun) for noun in words.nouns for frame in _FRAMES)
     training = (text for text in (*words.free, *words.clauses, *framed) if len(text.split()) > 1 and text != bare)
     return tuple(dict.fromkeys(training)), words.held_back
 
 
-def compositions() -> list[tuple[str, str, str]]:
-    """A held-back caption of "A, then B" for every ordered pair of labels: (text, first label, second label)."""
+def compositions(names: Sequence[str], most: int | None = None) -> list[tuple[str, str, str]]:
+    """A held-back caption of "A, then B" for ordered pairs of sounds: (text, first sound, second sound).
+
+    most: that many of the pairs, drawn evenly; all by default.
+    """
     rng = np.random.default_rng(0)
-    return [
-        (_composed((first, second), "then", rng, held_back=True), first, second)
-        for first in _WORDINGS
-        for second in _WORDINGS
-        if first != second
-    ]
+    pairs = [(first, second) for first in names for second in names if first != second]
+    if most is not None and most < len(pairs):
+        pairs = [pairs[index] for index in sorted(rng.permutation(len(pairs))[:most])]
+    return [(_composed(pair, "then", rng, held_back=True), *pair) for pair in pairs]
 
 
 def caption(
-    labels: tuple[str, ...], kind: str, rng: np.random.Generator, held_back: bool = False, distant: bool = False
+    names: tuple[str, ...],
+    kind: str,
+    rng: np.random.Generator,
+    held_back: bool = False,
+    *,
+    distant: bool = False,
+    attribute: str = "",
+    count: int = 0,
 ) -> str:
     """One caption of a scene, with capitals and full stop as people happen to type them.
 
-    ``labels`` holds one label for kind "single", and for "then" and "while" the first (or underlying) sound and the
-    second. ``held_back`` picks among wordings that training never shows, without an aside; ``distant`` says that a
-    single sound is far away. Raises ValueError for an unknown label or kind, or a wrong number of labels.
+    ``names`` holds one sound for kind "single", and for "then" and "while" the first (or underlying) sound and the
+    second. ``held_back`` picks among wordings that training never shows, without an aside. Of a single sound,
+    ``distant`` says that it is far away, ``attribute`` is one that its clip has, ``count`` the number of its events,
+    from 1 to 6. Raises ValueError for an unknown sound or kind, or a wrong number of sounds.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    if len(labels) != (1 if kind == "single" else 2):
-        raise ValueError(f"labels must hold {1 if kind == 'single' else 2} for kind {kind!r}, got {labels!r}")
-    if kind == "single" and not distant:
-        text = _single(labels[0], rng, held_back)
+    if len(names) != (1 if kind == "single" else 2):
+        raise ValueError(f"names must hold {1 if kind == 'single' else 2} for kind {kind!r}, got {names!r}")
+    if count:
+        text = _counted(names[0], count, rng, held_back)
+    elif attribute:
+        text = _pick(find(names[0]).attributes[attribute].wordings, rng)
+    elif kind == "single" and not distant:
+        text = _single(names[0], rng, held_back)
     else:
-        text = _composed(labels, kind, rng, held_back)
+        text = _composed(names, kind, rng, held_back)
     if not held_back and rng.random() < _ASIDE:
         text += _pick(_ASIDES, rng)
     return _typed(text, rng)
 
 
-def wordings_digest() -> str:
-    """First 12 hex digits of a sha256 over all that captions are put together from."""
-    templates = _FRAMES, _DISTANT, _DISTANT_HELD_BACK, _ASIDES, _ASIDE, _THEN, _THEN_HELD_BACK, _WHILE, _WHILE_HELD_BACK
-    words = {label: dataclasses.asdict(each) for label, each in _WORDINGS.items()}
+def wordings_digest(names: Sequence[str]) -> str:
+    """First 12 hex digits of a sha256 over all that captions of these sounds are put together from."""
+    singles = [_FRAMES, _DISTANT, _DISTANT_HELD_BACK, _COUNTS, _COUNTS_HELD_BACK, _ONCE, _ONCE_HELD_BACK, NUMBERS]
+    templates = [*singles, _TIMES, _ASIDES, _ASIDE, _THEN, _THEN_HELD_BACK, _WHILE, _WHILE_HELD_BACK]
+    words = {}
+    for name in names:
+        sound = find(name)
+        counted = sound.counted and [sound.counted.nouns, sound.counted.clause]
+        bound = {key: each.wordings for key, each in sound.attributes.items()}
+        words[name] = [dataclasses.asdict(sound.wordings), counted, bound]
     return hashlib.sha256(json.dumps([words, templates]).encode()).hexdigest()[:12]
 
 
-def _composed(labels: tuple[str, ...], kind: str, rng: np.random.Generator, held_back: bool) -> str:
+def _composed(names: tuple[str, ...], kind: str, rng: np.random.Generator, held_back: bool) -> str:
     """A template around phrases of two sounds, or of a distant one."""
     templates = {
         "single": (_DISTANT, _DISTANT_HELD_BACK),
         "then": (_THEN, _THEN_HELD_BACK),
         "while": (_WHILE, _WHILE_HELD_BACK),
     }[kind][held_back]
-    first, second = _of(labels[0]), _of(labels[-1])
+    first, second = find(names[0]).wordings, find(names[-1]).wordings
     return _pick(templates, rng).format(
         n=_pick(first.nouns, rng),
         c=_pick(first.clauses, rng),
@@ -221,13 +234,27 @@ def _composed(labels: tuple[str, ...], kind: str, rng: np.random.Generator, held
     )
 
 
-def _single(label: str, rng: np.random.Generator, held_back: bool) -> str:
-    words = _of(label)
+def _counted(name: str, count: int, rng: np.random.Generator, held_back: bool) -> str:
+    counted = find(name).counted
+    if counted is None:
+        raise ValueError(f"count must be 0 for {name}, whose events are not counted, got {count!r}")
+    one, several = (_ONCE, _ONCE_HELD_BACK), (_COUNTS, _COUNTS_HELD_BACK)
+    return _pick((one if count == 1 else several)[held_back], rng).format(
+        number=NUMBERS[count - 1] if rng.random() < 0.75 else count,
+        n=counted.nouns[count > 1],
+        c=counted.clause,
+        times=_TIMES[count - 1],
+    )
+
+
+def _single(name: str, rng: np.random.Generator, held_back: bool) -> str:
+    words = find(name).wordings
     if held_back:
         return _pick(words.held_back, rng)
-    training, _ = prompts(label)
+    training, _ = prompts(name)
     # Frames make long lists of alike wordings: half of the captions come from the others.
-    return _pick((*words.free, *words.clauses) if rng.random() < 0.5 else training, rng)
+    unframed = tuple(text for text in (*words.free, *words.clauses) if len(text.split()) > 1)
+    return _pick(unframed if rng.random() < 0.5 else training, rng)
 
 
 def _pick(options: tuple[str, ...], rng: np.random.Generator) -> str:

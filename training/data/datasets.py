@@ -22,6 +22,7 @@ import numpy as np
 
 from training.data.captions import prompts
 from training.data.manifest import Entry, clean_caption
+from training.data.vocabulary import LABELS
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 WORDINGS = 5  # captions that a sound gets from its label
@@ -221,11 +222,10 @@ def _labelled(
 
 
 def label_captions(label: str, generator: np.random.Generator) -> tuple[str, ...]:
-    """Captions of a class: some of its training wordings, or where it has none "the sound of ..."."""
-    try:
-        wordings, _ = prompts(label)
-    except ValueError:
+    """Captions of a class: some of the training wordings of its sound, or where it has none "the sound of ..."."""
+    if label not in LABELS:
         return (f"the sound of {label.replace('_', ' ')}",)
+    wordings, _ = prompts(LABELS[label].name)
     chosen = generator.choice(len(wordings), min(WORDINGS, len(wordings)), replace=False)
     return tuple(wordings[index] for index in chosen)
 

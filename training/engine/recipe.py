@@ -17,9 +17,11 @@ from dear.conditioning import check_prompt
 from dear.config import Config, ConfigError, from_dict
 from dear.distillation import REDUCTIONS
 from dear.request import MAX_SAMPLES
+from training.data.vocabulary import VocabularyError, select
 from training.engine.schedule import TrainConfig
 
 R = TypeVar("R")
+RECIPES = Path(__file__).parents[1] / "configs"
 SHARES = ("uniform", "cosine")
 
 
@@ -28,12 +30,14 @@ class ScenesConfig:
     """What the generator is trained on: scenes composed from recordings."""
 
     count: int = 8000  # training scenes in the cache
-    validation: int = 256  # scenes from the held-out fold, with held-back wordings
+    sounds: tuple[str, ...] = ()  # sounds or families of the vocabulary; empty: all that have clips, or are computed
+    validation: int = 256  # scenes from the held-out folds, with held-back wordings
     kinds: tuple[float, float, float] = (0.7, 0.15, 0.15)  # shares of single, "A, then B", "A while B"
     often: Mapping[str, int] = field(default_factory=dict)  # labels that come more than once in a turn of all
     in_time: bool = False  # clocks run so fast that ticks are a whole number of tokens apart
     recaption: bool = False  # each time that a scene is seen, it has the caption of any scene of the same sounds
-    held_out_fold: int = 4  # the fold that no training stage hears
+    # By the name of a folder of recordings: the fold that no training stage hears. Other folders are refused.
+    held_out: Mapping[str, int] = field(default_factory=lambda: {"esc10": 4})
     fit: int = 512  # scenes that the linear codec is fitted to
     classifier: int = 1200  # scenes that the evaluation classifier is trained on, beside the recordings
     seed: int = 0
@@ -42,6 +46,11 @@ class ScenesConfig:
         for name in ("count", "validation", "fit", "classifier"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"scenes.{name} must be at least 1, got {getattr(self, name)!r}")
+        try:
+            select(self.sounds)
+            select(tuple(self.often))
+        except VocabularyError as error:
+            raise ConfigError(f"scenes: {error}") from None
         if not (all(share >= 0 for share in self.kinds) and sum(self.kinds) > 0):
             raise ConfigError(f"scenes.kinds must be shares from 0 on, not all 0, got {self.kinds!r}")
 
@@ -111,9 +120,10 @@ class MeasureConfig:
     tuning_clips: int = 8  # per class and setting, on wordings of the training
     tuning_seed: int = 10_000  # of the first of them: other noise than that of the scores
     scored_clips: int = 20  # per class and variant, on held-back wordings
+    pairs: int = 90  # most ordered pairs of sounds of which "A, then B" is asked
 
     def __post_init__(self) -> None:
-        for name in ("tuning_clips", "scored_clips"):
+        for name in ("tuning_clips", "scored_clips", "pairs"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"measure.{name} must be at least 1, got {getattr(self, name)!r}")
         if not self.cfg_scales:

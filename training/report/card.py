@@ -8,7 +8,7 @@ from typing import Any
 from dear.card import anatomy, front_matter
 from dear.config import Config
 from dear.evaluation.judge.classifier import SoundClassifier
-from training.data.scenes import CLASSES, Clip
+from training.data.clips import Clip
 from training.engine.recipe import MaskingConfig, Recipe
 
 NAMES = {
@@ -30,8 +30,13 @@ def mixture(kinds: tuple[float, float, float]) -> str:
     return f'{single:.0%} of the scenes are one sound, {then:.0%} "A, then B", {during:.0%} "A while B".'
 
 
-def wordings(recipe: Recipe) -> str:
-    """How a recipe keeps its models from learning captions by heart, and which scenes it favours."""
+def folds(recipe: Recipe) -> str:
+    """What no stage of training hears."""
+    return " and ".join(f"fold {fold} of {name}" for name, fold in recipe.scenes.held_out.items())
+
+
+def wordings(recipe: Recipe, sounds: int) -> str:
+    """How a recipe keeps its models from learning captions by heart, and which of its sounds it favours."""
     scenes, masking = recipe.scenes, recipe.masking
     often = ", ".join(f"{label} {times} times" for label, times in scenes.often.items())
     told = (
@@ -41,7 +46,7 @@ def wordings(recipe: Recipe) -> str:
             f"{masking.blurred:.0%} of the captions lose a random share of their word tokens"
             + (f", and noise of up to {masking.jitter:g} times their size moves the others" if masking.jitter else ""),
         ),
-        (often, f"of every {len(CLASSES) + sum(scenes.often.values()) - len(scenes.often)} scenes {often}"),
+        (often, f"of every {sounds + sum(scenes.often.values()) - len(scenes.often)} scenes {often}"),
         (scenes.in_time, "clocks tick at whole numbers of tokens"),
     )
     text = "; ".join(sentence for applies, sentence in told if applies)
@@ -89,9 +94,13 @@ def model_card(
     composed: Mapping[str, Any],
     classifier: SoundClassifier,
     heard: Sequence[Clip],
+    sounds: int,
 ) -> str:
-    """Markdown with the Hub's front matter; every figure comes from the reports of one reproduction."""
-    fold, real = recipe.scenes.held_out_fold, scores["student"]["reference"]
+    """Markdown with the Hub's front matter; every figure comes from the reports of one reproduction.
+
+    heard: the recordings of the training; sounds: how many sounds its scenes are of.
+    """
+    fold, real = folds(recipe), scores["student"]["reference"]
     quality = "\n".join(
         f"| {NAMES[name]} | {config.variants[VARIANTS[name]].sampling.steps} | {row['accuracy']:.3f} | {row['fd']:.1f} | {row['kl']:.2f} | "
         f"{row['is']:.2f} |"
@@ -105,7 +114,7 @@ def model_card(
         f"| {NAMES.get(name, name)} | {row['first']:.3f} | {row['second']:.3f} | {row['both']:.3f} | {row['same']:.3f} |"
         for name, row in composed.items()
     )
-    sounds = "\n".join(
+    ways = "\n".join(
         f"| {name} | {row['l1']:.3f} | {row['accuracy']:.3f} | {row['fd']:.3f} | {row['seconds']:.3f} |"
         for name, row in codecs.items()
     )
@@ -126,21 +135,21 @@ at once. It is the small, bundled model of AudioDEAR: a masked transformer fills
 
     python -m training.reproduce --clips DIR --out DIR
 
-on the recordings listed below (folds other than {fold}), composed into {recipe.scenes.count:,} scenes of ten seconds
+on the recordings listed below (without {fold}), composed into {recipe.scenes.count:,} scenes of ten seconds
 with captions. The teacher was trained for {recipe.teacher.steps:,} steps of {recipe.teacher.batch_size} scenes; the student
 started from its backbone and was trained for {recipe.student.steps:,} steps with lambda =
 {recipe.distill.weight:g} ({recipe.distill.channels} over channels). In training {hidden(recipe.masking)}.
 {last_phase(recipe)} {scored(config)}
-{mixture(recipe.scenes.kinds)} {wordings(recipe)}
+{mixture(recipe.scenes.kinds)} {wordings(recipe, sounds)}
 
 ## Measured
 
-Fold {fold} was heard by no stage of training; codec and vocoder alone were chosen by it (last table). {scores["student"]["clips"]} clips a row, from wordings that training
+No stage of training heard {fold}; codec and vocoder alone were chosen by it (last table). {scores["student"]["clips"]} clips a row, from wordings that training
 never showed; the same seeds for every row, one candidate each, weights rounded as in the files; default settings (the student's:
 guidance {student.cfg_scale:g}, temperature {student.temperature:g}, {student.iterations} iterations). Accuracy, Fréchet distance
 (FD), KL and inception score (IS) are those of the classifier in `assets/classifier`
 (digest {classifier.config.digest[:12]}), which names {real["accuracy"]:.1%} of the {real["clips"]} held-out recordings
-correctly. FD of real against real (fold {fold} against the others): {scores["student"]["floor_fd"]:.1f}.
+correctly. FD of real against real ({fold} against the others): {scores["student"]["floor_fd"]:.1f}.
 IS of real: {real["is"]:.2f}.
 
 | variant | steps | accuracy | FD | KL | IS |
@@ -165,7 +174,7 @@ untouched; seconds for one clip):
 
 | way | L1 | accuracy | FD | seconds |
 |---|---|---|---|---|
-{sounds}
+{ways}
 
 `python -m dear.evaluation.score --reference DIR` repeats the student's row.
 

@@ -15,10 +15,11 @@ from dear.codec.mel import MelSpectrogram
 from dear.codec.patch import PatchVAE
 from dear.evaluation.generation import generate_for_scoring
 from dear.evaluation.judge.classifier import SoundClassifier
-from dear.evaluation.judge.features import embed, fit
+from dear.evaluation.judge.features import Embedding, embed, fit
+from dear.evaluation.judge.metrics import frechet_distance
 from dear.evaluation.score import Reference, score_embedding, score_waveforms
 from dear.pipeline import AudioDEAR
-from training.data.scenes import Clip, load_waveform
+from training.data.clips import Clip, load_waveform
 from training.engine.codec import measure_codec, measure_vocoder
 from training.engine.recipe import MeasureConfig
 from training.runtime.progress import Progress
@@ -27,17 +28,28 @@ CLOSE = 0.02  # settings this near to the best accuracy count as equal; the lowe
 
 
 def recordings(clips: Sequence[Clip], mel: MelSpectrogram) -> tuple[Tensor, list[str]]:
-    """Log-mels [N, F, M] of recordings, each looped to the length of a clip, and their labels."""
+    """Log-mels [N, F, M] of recordings, each looped to the length of a clip, and their sounds."""
     samples = mel.config.frames * mel.config.hop_length
     with torch.no_grad():
         mels = [mel(fit(load_waveform(clip, mel.config.sample_rate), samples)[None]) for clip in clips]
-    return torch.cat(mels), [clip.label for clip in clips]
+    return torch.cat(mels), [clip.sound for clip in clips]
 
 
 def embed_training(clips: Sequence[Clip], classifier: SoundClassifier) -> Reference:
-    """The recordings of the training folds as a reference, for what is chosen before the held-out fold is looked at."""
+    """The recordings of the training folds as a reference, for what is chosen before a held-out fold is looked at."""
+    return Reference(_embedded(clips, classifier), None, "recordings of the training")
+
+
+def embed_held_out(held_out: Sequence[Clip], others: Sequence[Clip], classifier: SoundClassifier) -> Reference:
+    """The recordings of the held-out folds as a reference, with the distance between them and the others."""
+    embedding = _embedded(held_out, classifier)
+    floor = frechet_distance(embedding.features, _embedded(others, classifier).features)
+    return Reference(embedding, floor, "recordings of the held-out folds")
+
+
+def _embedded(clips: Sequence[Clip], classifier: SoundClassifier) -> Embedding:
     sounds = (load_waveform(clip, classifier.config.mel.sample_rate) for clip in clips)
-    return Reference(embed(sounds, [clip.label for clip in clips], classifier), None, "recordings of the training")
+    return embed(sounds, [clip.sound for clip in clips], classifier)
 
 
 @torch.no_grad()
