@@ -101,7 +101,7 @@ class Comparison:
 
     def report(self, name: str) -> list[dict[str, Any]]:
         """Train a row's head, or go on with it, and measure it at each of its numbers of steps, once."""
-        known, unseen = ({label: prompts(label)[part] for label in self.run.judged} for part in (0, 1))
+        known, unseen = ({label: prompts(label)[part] for label in self.run.corpus.judged} for part in (0, 1))
         stamp = {
             "model": weights_digest(self.trained(name)),
             "sound": [weights_digest(part) for part in self.run.sound],
@@ -115,7 +115,7 @@ class Comparison:
     def measure(self, name: str, known: Wordings, unseen: Wordings) -> list[dict[str, Any]]:
         """Choose guidance and temperature on ``known`` wordings and score on ``unseen`` ones, by number of steps."""
         run, settings = self.run, self.recipe.measure
-        reference = embed_training(run.recordings(held_out=False), run.classifier)
+        reference = embed_training(run.corpus.recordings(held_out=False), run.classifier)
         settings = replace(settings, temperatures={name: settings.temperatures["student"]})
         rows = []
         for steps in self.recipe.rows[name].steps:

@@ -42,9 +42,9 @@ from training.cache import tokens as cache
 from training.cache.tokens import Cache, Recaptioned, weights_digest
 from training.classifier import train_classifier
 from training.data.captions import compositions, prompts, wordings_digest
-from training.data.clips import Clip, DataError, clips_digest, read_clips
+from training.data.clips import clips_digest
+from training.data.corpus import Corpus, load_corpus
 from training.data.scenes import SceneSource
-from training.data.vocabulary import SOUNDS, select
 from training.distill import DistilledModelling
 from training.engine.codec import RefineCodec, TrainVocoder, fit_patch_vae
 from training.engine.recipe import RECIPES, DistillConfig, Recipe, ScenesConfig, load_recipe
@@ -78,48 +78,23 @@ class Reproduction:
         self.mel = MelSpectrogram(recipe.model.mel)
 
     @cached_property
-    def clips(self) -> list[Clip]:
-        """The recordings of the recipe's sounds. Raises DataError for one of which there is none to train on."""
-        named = select(self.recipe.scenes.sounds)
-        clips = read_clips(self.folders, self.recipe.scenes.held_out)
-        clips = [clip for clip in clips if not named or clip.sound in named]
-        heard = {clip.sound for clip in clips if not clip.held_out}
-        if missing := [name for name in named if not SOUNDS[name].synthesis and name not in heard]:
-            raise DataError(f"clips must hold recordings of every sound of the recipe, got none of {missing[0]}")
-        return clips
-
-    def split(self, held_out: bool) -> list[Clip]:
-        """The recordings of the held-out folds, or all others."""
-        return [clip for clip in self.clips if clip.held_out == held_out]
-
-    def sounds(self, held_out: bool) -> tuple[str, ...]:
-        """The recipe's sounds that are computed or have recordings on one side of the split."""
-        named, there = select(self.recipe.scenes.sounds), {clip.sound for clip in self.split(held_out)}
-        return tuple(name for name in named or SOUNDS if SOUNDS[name].synthesis or name in there)
-
-    @cached_property
-    def judged(self) -> tuple[str, ...]:
-        """The sounds that are measured: those with recordings on both sides of the split."""
-        there = [{clip.sound for clip in self.split(held_out)} for held_out in (True, False)]
-        return tuple(name for name in self.sounds(held_out=True) if all(name in side for side in there))
-
-    def recordings(self, held_out: bool) -> list[Clip]:
-        """The recordings of the judged sounds on one side of the split."""
-        return [clip for clip in self.split(held_out) if clip.sound in self.judged]
+    def corpus(self) -> Corpus:
+        """The recordings of the recipe's sounds."""
+        return load_corpus(self.folders, self.recipe.scenes.held_out, self.recipe.scenes.sounds)
 
     def scenes(self, held_out: bool, kinds: tuple[float, float, float] | None = None) -> SceneSource:
         """Scenes of the training folds, or of the held-out ones with held-back wordings, in the recipe's mixture or
         another one."""
         settings = self.recipe.scenes
         return SceneSource(
-            self.split(held_out),
+            self.corpus.split(held_out),
             self.recipe.model.mel,
             seed=settings.seed + held_out,
             held_back_captions=held_out,
             kinds=kinds or settings.kinds,
             often=settings.often,
             beat=self.recipe.model.vae.patch_frames * self.recipe.model.mel.hop_length if settings.in_time else 0,
-            sounds=self.sounds(held_out),
+            sounds=self.corpus.sounds(held_out),
         )
 
     @cached_property
@@ -221,7 +196,7 @@ class Reproduction:
     @cached_property
     def held_out(self) -> tuple[torch.Tensor, list[str]]:
         """Mels and labels of the held-out recordings."""
-        return recordings(self.recordings(held_out=True), self.mel)
+        return recordings(self.corpus.recordings(held_out=True), self.mel)
 
     @cached_property
     def conv(self) -> ConvVAE:
@@ -252,8 +227,8 @@ class Reproduction:
         """The evaluation classifier, trained on the same folds as the generator."""
         folder, recipe = self.out / "classifier", self.recipe
         settings = {
-            "clips": clips_digest(self.clips),
-            "sounds": list(self.judged),
+            "clips": clips_digest(self.corpus.clips),
+            "sounds": list(self.corpus.judged),
             "held_out": dict(recipe.scenes.held_out),
             "scenes": recipe.scenes.classifier,
             "train": recipe.classifier,
@@ -263,8 +238,8 @@ class Reproduction:
             self.out / "classifier-state" / "measured.json",
             settings,
             lambda: train_classifier(
-                self.clips,
-                self.judged,
+                self.corpus.clips,
+                self.corpus.judged,
                 folder,
                 self.out / "classifier-state",
                 recipe.classifier,
@@ -277,7 +252,9 @@ class Reproduction:
     @cached_property
     def reference(self) -> Reference:
         """The held-out recordings, as the classifier sees them."""
-        return embed_held_out(self.recordings(held_out=True), self.recordings(held_out=False), self.classifier)
+        return embed_held_out(
+            self.corpus.recordings(held_out=True), self.corpus.recordings(held_out=False), self.classifier
+        )
 
     @cached_property
     def griffin_lim(self) -> nn.Module:
@@ -309,10 +286,10 @@ class Reproduction:
     def sampling(self, variant: str) -> dict[str, Any]:
         """The variant's best guidance scale and temperature, by wordings, recordings and seeds of the training side."""
         pipeline = self.pipeline(variant, self.recipe.model)
-        wordings = {label: prompts(label)[0] for label in self.judged}
+        wordings = {label: prompts(label)[0] for label in self.corpus.judged}
 
         def measure() -> list[dict[str, Any]]:
-            reference = embed_training(self.recordings(held_out=False), self.classifier)
+            reference = embed_training(self.corpus.recordings(held_out=False), self.classifier)
             return sampling_grid(pipeline, wordings, self.classifier, reference, self.recipe.measure)
 
         stamp = self.heard(pipeline) | {"measure": self.recipe.measure, "asked": wordings}
@@ -340,7 +317,7 @@ class Reproduction:
 
     def scores(self) -> dict[str, Any]:
         """Student, teacher and plain student on held-back wordings and the same seeds."""
-        held_back = {label: prompts(label)[1] for label in self.judged}
+        held_back = {label: prompts(label)[1] for label in self.corpus.judged}
 
         def measure(pipeline: AudioDEAR) -> dict[str, Any]:
             waveforms, labels = generate_for_scoring(pipeline, held_back, self.recipe.measure.scored_clips)
@@ -350,7 +327,7 @@ class Reproduction:
 
     def composed(self) -> dict[str, Any]:
         """How often "A, then B" is heard as such: of held-out recordings composed so, and of the three models."""
-        asked, source = compositions(self.judged, self.recipe.measure.pairs), self.scenes(held_out=True)
+        asked, source = compositions(self.corpus.judged, self.recipe.measure.pairs), self.scenes(held_out=True)
         wordings, pairs = [text for text, *_ in asked], [(first, second) for _, first, second in asked]
         stamp = {"asked": asked, "beginning": BEGINNING, "end": END}
 
@@ -386,8 +363,8 @@ class Reproduction:
             self.recipe,
             *reports,
             self.classifier,
-            self.split(held_out=False),
-            len(self.sounds(held_out=False)),
+            self.corpus.split(held_out=False),
+            len(self.corpus.sounds(held_out=False)),
         )
         models = {"teacher": self.teacher.cpu(), "student": self.student.cpu()}
         return save_checkpoint(self.out / self.config.name, self.config, models, *self.sound, card)
@@ -403,7 +380,7 @@ class Reproduction:
 
     def report(self, name: str, stamp: Mapping[str, Any], measure: Callable[[], Any]) -> Any:
         """What ``measure`` returns, measured once for the same weights, judge and settings."""
-        judge = {"classifier": self.classifier.config.digest, "clips": clips_digest(self.clips)}
+        judge = {"classifier": self.classifier.config.digest, "clips": clips_digest(self.corpus.clips)}
         return once(self.out / "reports" / f"{name}.json", {**stamp, **judge}, measure)
 
 

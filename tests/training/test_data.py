@@ -11,6 +11,7 @@ import soundfile
 from dear.config import MelConfig
 from training.data import captions
 from training.data.clips import Clip, DataError, load_waveform, read_clips
+from training.data.corpus import load_corpus
 from training.data.scenes import SceneSource
 from training.data.vocabulary import SOUNDS
 
@@ -110,6 +111,26 @@ def test_several_folders_each_hold_out_their_own_fold(tmp_path: Path) -> None:
         read_clips([tmp_path / "old", tmp_path / "new"], {"old": 2})
     with pytest.raises(DataError, match="'old' twice"):
         read_clips([tmp_path / "old", tmp_path / "new" / ".." / "old"], {"old": 2})
+
+
+def test_a_corpus_tells_what_is_on_either_side_of_the_held_out_folds(folder: Path) -> None:
+    extra = folder.parent / "extra"
+    (extra / "audio").mkdir(parents=True)
+    soundfile.write(extra / "audio" / "a.wav", sound("piano", 0), RATE)
+    write_table(extra / "clips.csv", [dict(zip(COLUMNS, ("a.wav", "1", "piano", "t", "s", "a", "CC0"), strict=True))])
+    held_out = {"toy": 2, "extra": 5}
+    corpus = load_corpus([folder, extra], held_out)
+    assert len(corpus.split(held_out=True)) == 10 and len(corpus.split(held_out=False)) == 11
+    computed = {name for name, one in SOUNDS.items() if one.synthesis}
+    assert set(corpus.sounds(held_out=True)) == {*TEN, *computed}
+    assert set(corpus.sounds(held_out=False)) == {*TEN, *computed, "piano"}
+    assert set(corpus.judged) == set(TEN)
+    assert [clip.sound for clip in corpus.recordings(held_out=False)].count("piano") == 0
+    chosen = load_corpus([folder, extra], held_out, ["synthetic", "piano", "dog"])
+    assert chosen.sounds(held_out=False) == (*(name for name in SOUNDS if name in computed), "piano", "dog")
+    assert {clip.sound for clip in chosen.clips} == {"piano", "dog"} and chosen.judged == ("dog",)
+    with pytest.raises(DataError, match="got none of cat"):
+        load_corpus([folder, extra], held_out, ["dog", "cat"])
 
 
 def test_bad_folders_are_named(tmp_path: Path) -> None:
@@ -319,6 +340,13 @@ def test_captions_of_training_sometimes_end_in_an_aside_and_never_become_held_ba
     for label in SOUNDS:
         training, held_back = captions.prompts(label)
         assert not {plain(text + aside) for text in training for aside in captions._ASIDES} & set(map(plain, held_back))
+
+
+def test_no_caption_of_music_says_that_there_is_none() -> None:
+    rng = np.random.default_rng(0)
+    texts = [captions.caption(("piano", "rain"), "while", rng) for _ in range(1500)]
+    assert not any(", no music" in text for text in texts)
+    assert any(", no music" in captions.caption(("rain",), "single", rng) for _ in range(1500))
 
 
 def test_captions_name_both_sounds_in_order() -> None:

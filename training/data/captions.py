@@ -201,7 +201,8 @@ def caption(
     else:
         text = _composed(names, kind, rng, held_back)
     if not held_back and rng.random() < _ASIDE:
-        text += _pick(_ASIDES, rng)
+        musical = any(find(name).habit.kind == "music" for name in names)
+        text += _pick(tuple(aside for aside in _ASIDES if not (musical and "music" in aside)), rng)
     return _typed(text, rng)
 
 
