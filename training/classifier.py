@@ -309,9 +309,12 @@ A convolutional network of {parameters:,} parameters on the log-mel spectrogram,
 
 ## Limits
 
+It hears log-mels only. A waveform whose log-mel is right gets full marks however it sounds, so this classifier cannot
+judge vocoders; `python -m dear.evaluation.losses` takes a judge of waveforms.
+
 It was trained on few recordings, and answers with one of its {len(model.labels)} labels whatever it hears. Loudness is
 taken out before it listens, so it can't tell a sound that is too loud or too soft. Figures in its features compare only
-with figures of this same file (its digest is in `config.json`), never with FD or KL of other embedders.
+with figures of this same file (its digest is in `config.json`), never with FD or KL of other judges.
 
 ## Attribution
 

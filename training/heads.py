@@ -16,6 +16,7 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ import torch
 from dear.conditioning import build_text_encoder
 from dear.config import Config, ConfigError, HeadConfig, SamplingConfig, VariantConfig
 from dear.evaluation.generation import generate_for_scoring
-from dear.evaluation.score import score_waveforms
+from dear.evaluation.judge import Judge, load_judge
+from dear.evaluation.score import Reference, score_waveforms
 from dear.model import MaskedModel
 from dear.pipeline import AudioDEAR
 from training.cache.tokens import weights_digest
@@ -32,7 +34,7 @@ from training.data.captions import prompts
 from training.engine.recipe import RECIPES, MaskingConfig, MeasureConfig, Recipe, load_recipe
 from training.engine.schedule import TrainConfig
 from training.engine.trainer import train
-from training.report.measure import choose_sampling, embed_training, sampling_grid
+from training.report.measure import choose_sampling, embed_held_out, embed_training, sampling_grid
 from training.reproduce import Reproduction
 from training.runtime.commands import guarded
 from training.teacher import MaskedModelling
@@ -66,10 +68,13 @@ class HeadsRecipe:
 class Comparison:
     """The rows of a recipe, on the stages of a reproduction."""
 
-    def __init__(self, recipe: HeadsRecipe, run: Reproduction):
-        """Raises ValueError where a row's head can't be built or takes no such number of steps."""
+    def __init__(self, recipe: HeadsRecipe, run: Reproduction, judge: Judge | None = None):
+        """judge: scores the rows; None for the reproduction's classifier, which also chooses guidance and temperature.
+
+        Raises ValueError where a row's head can't be built or takes no such number of steps."""
         self.recipe = recipe
         self.run = run
+        self.outside = judge
         for name, row in recipe.rows.items():
             if not row.steps:
                 raise ConfigError(f"rows.{name}.steps must hold at least one number, got none")
@@ -77,6 +82,17 @@ class Comparison:
                 head = MaskedModel(self.config(name, 1), name).head
             for steps in row.steps:
                 head.check_steps(steps)
+
+    @cached_property
+    def judge(self) -> Judge:
+        return self.run.classifier if self.outside is None else self.outside
+
+    @cached_property
+    def reference(self) -> Reference:
+        """The held-out recordings, as the judge hears them."""
+        if self.outside is None:
+            return self.run.reference
+        return embed_held_out(self.run.recordings(held_out=True), self.run.recordings(held_out=False), self.outside)
 
     def config(self, name: str, steps: int) -> Config:
         """The reproduction's model with the row's head as its one variant."""
@@ -109,6 +125,7 @@ class Comparison:
             "steps": self.recipe.rows[name].steps,
             "measure": self.recipe.measure,
             "asked": [known, unseen],
+            "judge": self.judge.digest,
         }
         return self.run.report(f"head-{name}", stamp, lambda: self.measure(name, known, unseen))
 
@@ -122,11 +139,12 @@ class Comparison:
             pipeline = self.pipeline(name, steps)
             chosen = choose_sampling(sampling_grid(pipeline, known, run.classifier, reference, settings))
             waveforms, labels = generate_for_scoring(pipeline, unseen, settings.scored_clips, **chosen)
-            score = score_waveforms(waveforms, labels, run.classifier, run.reference)
+            score = score_waveforms(waveforms, labels, self.judge, self.reference)
             parameters = sum(parameter.numel() for parameter in pipeline.model.parameters())
             rows.append(
                 {"row": name, "steps": steps, "parameters": parameters, **chosen}
-                | {figure: score[figure] for figure in ("accuracy", "fd", "kl", "is")}
+                | {figure: score[figure] for figure in ("accuracy", "top5", "fd", "kl", "is", "clips")}
+                | {"judge": f"{self.judge.name} {self.judge.digest}"}
             )
         return rows
 
@@ -142,9 +160,10 @@ class Comparison:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Markdown; ``seconds`` are those of decoding one sound."""
-    names = ("row", "steps", "parameters", "cfg_scale", "temperature", "accuracy", "fd", "kl", "is", "seconds")
+    names = ("row", "steps", "parameters", "cfg_scale", "temperature", "accuracy", "top5", "fd", "kl", "is", "seconds")
     lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
-    return "\n".join(lines + [f"| {' | '.join(str(row[name]) for name in names)} |" for row in rows])
+    lines += [f"| {' | '.join('' if row[name] is None else str(row[name]) for name in names)} |" for row in rows]
+    return "\n".join(lines) + f"\n\n{rows[0]['clips']} clips in each row, one candidate each; judge: {rows[0]['judge']}"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -156,6 +175,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--recipe", type=Path, default=RECIPES / "mini.yaml", help="of the reproduction")
     parser.add_argument("--compare", type=Path, default=RECIPES / "heads.yaml", help="the rows, and their training")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="some of them; all by default")
+    parser.add_argument(
+        "--judge", metavar="KIND:PATH", help="scores the rows; the reproduction's classifier where absent"
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes that encode the cache")
     options = parser.parse_args(arguments)
 
@@ -165,7 +187,7 @@ def main(arguments: list[str] | None = None) -> int:
         if unknown := [name for name in chosen if name not in recipe.rows]:
             raise ConfigError(f"--rows must be among {', '.join(recipe.rows)}, got {unknown[0]!r}")
         reproduction = Reproduction(load_recipe(options.recipe, Recipe), options.clips, options.out, options.workers)
-        comparison = Comparison(recipe, reproduction)
+        comparison = Comparison(recipe, reproduction, None if options.judge is None else load_judge(options.judge))
         rows = comparison.timed([row for name in chosen for row in comparison.report(name)])
         print(table(rows))
         print(json.dumps(rows), file=sys.stderr)

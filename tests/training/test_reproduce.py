@@ -178,15 +178,17 @@ def test_heads_are_compared_on_one_cache_and_a_second_call_times_alone(
     assert capsys.readouterr().err.endswith("--rows must be among energy, shortcut, flow, got 'x'\n")
     assert heads.main(arguments) == 0
     first = capsys.readouterr().out
-    rows = [line.split(" | ") for line in first.splitlines()[2:]]
+    *lines, _, by = first.splitlines()
+    rows = [line.split(" | ") for line in lines[2:]]
+    assert by.startswith("10 clips in each row, one candidate each; judge: SoundClassifier ")
     assert [(row[0], row[1]) for row in rows] == [("| energy", "1"), ("| flow", "4"), ("| flow", "100")]
-    assert all(0 <= float(row[5]) <= 1 and float(row[6]) > 0 for row in rows)
+    assert all(0 <= float(row[5]) <= float(row[6]) <= 1 and float(row[7]) > 0 for row in rows)
     log = (finished / "heads" / "flow" / "log.jsonl").read_text()
     assert json.loads(log.splitlines()[-1])["step"] == 6
     assert all(float(row[-1].strip("| ")) > 0 for row in rows)
     monkeypatch.setattr(heads.Comparison, "measure", None)  # nothing is measured again
     assert heads.main(arguments) == 0
-    again = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    again = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:-2]]
     assert [row[:-1] for row in again] == [row[:-1] for row in rows]
 
 

@@ -149,12 +149,16 @@ never showed; the same seeds for every row, one candidate each, weights rounded 
 guidance {student.cfg_scale:g}, temperature {student.temperature:g}, {student.iterations} iterations). Accuracy, Fréchet distance
 (FD), KL and inception score (IS) are those of the classifier in `assets/classifier`
 (digest {classifier.config.digest[:12]}), which names {real["accuracy"]:.1%} of the {real["clips"]} held-out recordings
-correctly. FD of real against real ({fold} against the others): {scores["student"]["floor_fd"]:.1f}.
+correctly. It hears log-mels only: what the vocoder does to phase and texture is lost on it. For a judge of waveforms,
+run `python -m dear.evaluation.losses --clips DIR --judge efficientat:FILE`.
+FD of real against real ({fold} against the others): {scores["student"]["floor_fd"]:.1f}.
 IS of real: {real["is"]:.2f}.
 
 | variant | steps | accuracy | FD | KL | IS |
 |---|---|---|---|---|---|
 {quality}
+
+Judge: {classifier.name} {classifier.digest}, also of the tables below.
 
 Accuracy by class, in the same order of variants:
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dear.codec.mel import MelSpectrogram
 from dear.codec.patch import PatchVAE
 from dear.evaluation.generation import generate_for_scoring
+from dear.evaluation.judge.base import Judge
 from dear.evaluation.judge.classifier import SoundClassifier
 from dear.evaluation.judge.features import Embedding, embed, fit
 from dear.evaluation.judge.metrics import frechet_distance
@@ -40,16 +41,16 @@ def embed_training(clips: Sequence[Clip], classifier: SoundClassifier) -> Refere
     return Reference(_embedded(clips, classifier), None, "recordings of the training")
 
 
-def embed_held_out(held_out: Sequence[Clip], others: Sequence[Clip], classifier: SoundClassifier) -> Reference:
+def embed_held_out(held_out: Sequence[Clip], others: Sequence[Clip], judge: Judge) -> Reference:
     """The recordings of the held-out folds as a reference, with the distance between them and the others."""
-    embedding = _embedded(held_out, classifier)
-    floor = frechet_distance(embedding.features, _embedded(others, classifier).features)
+    embedding = _embedded(held_out, judge)
+    floor = frechet_distance(embedding.features, _embedded(others, judge).features)
     return Reference(embedding, floor, "recordings of the held-out folds")
 
 
-def _embedded(clips: Sequence[Clip], classifier: SoundClassifier) -> Embedding:
-    sounds = (load_waveform(clip, classifier.config.mel.sample_rate) for clip in clips)
-    return embed(sounds, [clip.sound for clip in clips], classifier)
+def _embedded(clips: Sequence[Clip], judge: Judge) -> Embedding:
+    sounds = (load_waveform(clip, judge.sample_rate) for clip in clips)
+    return embed(sounds, [clip.sound for clip in clips], judge)
 
 
 @torch.no_grad()
