@@ -92,7 +92,8 @@ class Comparison:
         """The held-out recordings, as the judge hears them."""
         if self.outside is None:
             return self.run.reference
-        return embed_held_out(self.run.recordings(held_out=True), self.run.recordings(held_out=False), self.outside)
+        corpus = self.run.corpus
+        return embed_held_out(corpus.recordings(held_out=True), corpus.recordings(held_out=False), self.outside)
 
     def config(self, name: str, steps: int) -> Config:
         """The reproduction's model with the row's head as its one variant."""
