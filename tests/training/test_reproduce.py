@@ -18,6 +18,7 @@ from factory import tiny_config
 from processes import end, start, wait_until
 
 from dear.config import ConfigError, VAEConfig
+from dear.evaluation.judge import load_judge
 from dear.heads import HEADS
 from dear.model import MaskedModel
 from dear.pipeline import AudioDEAR
@@ -26,7 +27,7 @@ from training.cache.tokens import weights_digest
 from training.data.clips import Clip
 from training.engine.recipe import Recipe, load_recipe
 from training.report.card import attribution, last_phase
-from training.reproduce import main
+from training.reproduce import Reproduction, main
 
 ROOT = Path(__file__).parents[2]
 LABELS = {"old": ("dog", "rain", "clock_tick"), "new": ("doorbell", "piano")}  # by the name of a folder of recordings
@@ -186,6 +187,10 @@ def test_heads_are_compared_on_one_cache_and_a_second_call_times_alone(
     log = (finished / "heads" / "flow" / "log.jsonl").read_text()
     assert json.loads(log.splitlines()[-1])["step"] == 6
     assert all(float(row[-1].strip("| ")) > 0 for row in rows)
+    run = Reproduction(load_recipe(recipe, Recipe), [Path(folder) for folder in clips], finished, 1)
+    compared_again = load_recipe(tmp_path / "heads.yaml", heads.HeadsRecipe)
+    by_other = heads.Comparison(compared_again, run, load_judge(f"classifier:{finished / 'classifier'}"))
+    np.testing.assert_allclose(by_other.reference.embedding.features, run.reference.embedding.features, atol=1e-4)
     monkeypatch.setattr(heads.Comparison, "measure", None)  # nothing is measured again
     assert heads.main(arguments) == 0
     again = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:-2]]
