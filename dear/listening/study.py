@@ -73,7 +73,7 @@ def read_study(folder: str | Path) -> list[Clip]:
 
 
 def order_for(rater: str, clips: Iterable[Clip]) -> list[Clip]:
-    """The clips in this rater's own random order: always the same one, and unlike anyone else's.
+    """The clips in a random order that is fixed for each rater and differs between raters.
 
     Clips are sorted by a hash of rater and clip, so those added to a study later don't change the order of the others.
     """
@@ -81,7 +81,7 @@ def order_for(rater: str, clips: Iterable[Clip]) -> list[Clip]:
 
 
 def anonymous_copy(clip: Clip, folder: Path) -> Path:
-    """A 16-bit WAV of the clip below ``folder`` whose path, name and content tell nothing but the sound."""
+    """A 16-bit WAV of the clip below ``folder`` whose path, name and metadata do not identify the system."""
     import soundfile
 
     # Not the digest itself: whoever has the systems' files could look it up.

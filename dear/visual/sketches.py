@@ -1,6 +1,6 @@
-"""Pictures that explain the method: pure functions from arrays to SVG, small and without axes.
+"""Small pictures that explain the method: pure functions from arrays to SVG without axes.
 
-They are transparent, in colours that read on white and on black, and scale with the page that they lie in.
+The background is transparent, the colours are legible on white and on black, and the pictures scale with the page.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ _SIDE = 1000  # units of a scatter's side
 
 
 def scatter_svg(sets: Sequence[tuple[ArrayLike, str]], reach: float, label: str) -> str:
-    """Sets of points [N, 2], each with its colour, in the square from -``reach`` to ``reach``; what lies outside is
-    left out. ``label`` is what a screen reader says in place of the picture."""
+    """Sets of points [N, 2], each with its colour, in the square from -``reach`` to ``reach``.
+
+    Points outside the square are left out. label: the text for screen readers.
+    """
     paths = []
     for points, colour in sets:
         places = np.asarray(points, dtype=np.float64).reshape(-1, 2)

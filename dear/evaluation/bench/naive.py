@@ -1,4 +1,4 @@
-"""The generation loop without any saving: what a fast one is measured against, and must equal."""
+"""The generation loop without any optimisation: the reference for speed and for exactness."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def naive_generate(
 ) -> Iterator[Tensor]:
     """:func:`dear.sampling.generate` without its savings: yields the tokens [B, L, D] after each iteration.
 
-    Every iteration computes all L positions in every block, the conditioning anew in every pass, and the two branches
-    of guidance one after the other; the head, as in MAR, draws only what is due. conditioning, seeds: B items.
+    Every iteration computes all L positions in every block, encodes the conditioning again, and runs the two branches of
+    guidance one after the other. As in MAR, the head draws only the tokens of the iteration. conditioning, seeds: B items.
     only: iterations to compute, from 0; the tokens of the others stay zero and count as known, for a clock that
     samples the schedule. None: all of them, which gives the tokens of ``generate`` for the same seeds.
     """
