@@ -26,8 +26,9 @@ def naive_generate(
 ) -> Iterator[Tensor]:
     """:func:`dear.sampling.generate` without its savings: yields the tokens [B, L, D] after each iteration.
 
-    Every iteration computes all L positions in every block, encodes the conditioning again, and runs the two branches of
-    guidance one after the other. As in MAR, the head draws only the tokens of the iteration. conditioning, seeds: B items.
+    Every iteration computes all L positions in every block, encodes the conditioning again, and runs the two branches
+    of guidance one after the other. As in MAR, the head draws only the tokens of the iteration. conditioning, seeds: B
+    items.
     only: iterations to compute, from 0; the tokens of the others stay zero and count as known, for a clock that
     samples the schedule. None: all of them, which gives the tokens of ``generate`` for the same seeds.
     """
