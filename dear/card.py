@@ -6,14 +6,15 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
+from dear.codec import CODECS, VOCODERS
+from dear.conditioning import ENCODERS
 from dear.config import Config
 from dear.heads import HEADS
 from dear.model import MaskedModel
-
-ENCODERS = {"minilm": "all-MiniLM-L6-v2", "paper": "Flan-T5-large and CLAP"}
 
 
 @dataclass(frozen=True)
@@ -82,13 +83,17 @@ def anatomy(config: Config) -> str:
         steps = f"{variant.sampling.steps} step" + ("s" if variant.sampling.steps > 1 else "")
         rows.append(f"| {title} | {size:.2f} M | {_head(config, name)}, {steps} | `{name}.safetensors` |")
     vae, vocoder = config.vae, config.vocoder
-    codec = f"of {vae.source} (not part of these files)" if vae.kind == "audioldm" else "on log-mel patches"
-    sound = f" of {vocoder.source} (not part of these files)" if vocoder.kind == "audioldm" else ""
+    codec = _named(vae, CODECS[vae.kind].files) or " on log-mel patches"
+    sound = _named(vocoder, VOCODERS[vocoder.kind].files)
     table = "\n".join(["| variant | parameters | head | file |", "|---|---|---|---|", *rows])
     return (
-        f"{table}\n\nCodec: `{vae.kind}` {codec}; vocoder: `{vocoder.kind}`{sound}. "
-        f"Text: {ENCODERS[config.conditioning.kind]} (not part of\nthese files). Weights are float16 on disk."
+        f"{table}\n\nCodec: `{vae.kind}`{codec}; vocoder: `{vocoder.kind}`{sound}. "
+        f"Text: {ENCODERS[config.conditioning.kind].title} (not part of\nthese files). Weights are float16 on disk."
     )
+
+
+def _named(settings: Any, files: tuple[str, ...]) -> str:
+    return f" of {settings.source} (not part of these files)" if files else ""
 
 
 def _head(config: Config, variant: str) -> str:

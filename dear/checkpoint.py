@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,11 +22,12 @@ from torch import Tensor, nn
 
 from dear.bundled import bundled
 from dear.card import model_card
-from dear.codec import audioldm, build_vae, build_vocoder
-from dear.codec.base import Codec
-from dear.config import Config, ConfigError, VAEConfig, VocoderConfig
+from dear.codec import CODECS, VOCODERS, build_vae, build_vocoder
+from dear.codec.base import Codec, Vocoder
+from dear.config import Config, ConfigError
 from dear.files import sha256
 from dear.hub import REPOSITORY, CheckpointError, fetch, upload
+from dear.kinds import KINDS
 from dear.model import MaskedModel
 
 BUNDLED = bundled("mini")
@@ -82,7 +84,7 @@ def load_config(folder: str | Path) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read ({error})") from None
     try:
-        return Config.from_json(text)
+        return Config.from_json(text, KINDS)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
@@ -110,14 +112,13 @@ def load_model(
     return model.eval().to(device)
 
 
-def load_codec(folder: str | Path, config: Config, device: torch.device | str = "cpu") -> tuple[Codec, nn.Module]:
+def load_codec(folder: str | Path, config: Config, device: torch.device | str = "cpu") -> tuple[Codec, Vocoder]:
     """(vae, vocoder) with their weights, float32: the checkpoint's own, or those of the source that it names.
 
     Raises CheckpointError as :func:`load_model` does, and where a source cannot be downloaded or does not fit.
     """
     codec = Path(folder) / "codec"
-    named: dict[str, VAEConfig | VocoderConfig] = {"vae": config.vae, "vocoder": config.vocoder}
-    sources = {name: _source(name, part.source) for name, part in named.items() if _is_named(part)}
+    sources = {part: _source(part, *named) for part, named in _named(config).items()}
     if "vae" not in sources:
         _open(codec / "vae.safetensors")
     # Their tables (filters, windows) follow from the configuration, so they are built in place, without disturbing
@@ -136,14 +137,18 @@ def load_codec(folder: str | Path, config: Config, device: torch.device | str = 
     return vae, vocoder
 
 
-def _is_named(part: VAEConfig | VocoderConfig) -> bool:
-    """Whether the checkpoint only names the weights: AudioLDM's licence is not the checkpoint's."""
-    return part.kind == "audioldm"
+def _named(config: Config) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """{part: (source, files)} of the codec's parts whose weights a checkpoint names and does not hold."""
+    parts: dict[str, tuple[Any, type[Codec] | type[Vocoder]]] = {
+        "vae": (config.vae, CODECS[config.vae.kind]),
+        "vocoder": (config.vocoder, VOCODERS[config.vocoder.kind]),
+    }
+    return {name: (settings.source, kind.files) for name, (settings, kind) in parts.items() if kind.files}
 
 
-def _source(part: str, source: str) -> Path:
-    """The local folder with AudioLDM's files of ``part``: ``source`` itself, or what was downloaded from it."""
-    names, folder = audioldm.FILES[part], Path(source)
+def _source(part: str, source: str, names: tuple[str, ...]) -> Path:
+    """The local folder with the files ``names`` of ``part``: ``source`` itself, or where they were downloaded to."""
+    folder = Path(source)
     if not folder.is_dir():
         if not re.fullmatch(REPOSITORY, source):
             raise CheckpointError(f"{part}.source must be a folder or owner/name on the Hub, got {source!r}")
@@ -151,7 +156,9 @@ def _source(part: str, source: str) -> Path:
     for name in names:
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder / name} is missing: {part}.source must hold {' and '.join(names)}")
-    _open(folder / names[1])
+    for name in names:
+        if name.endswith(".safetensors"):
+            _open(folder / name)
     return folder
 
 
@@ -198,8 +205,8 @@ def save_checkpoint(
             (new / CARD).write_text(card, encoding="utf-8")
         for variant, model in models.items():
             _write(new / _weights(variant, config), model)
-        for name, part, settings in (("vae", vae, config.vae), ("vocoder", vocoder, config.vocoder)):
-            if not _is_named(settings) and part.state_dict():
+        for name, part in (("vae", vae), ("vocoder", vocoder)):
+            if name not in _named(config) and part.state_dict():
                 _write(new / "codec" / f"{name}.safetensors", part)
         if folder.exists():
             os.rename(folder, work / "old")
@@ -234,8 +241,7 @@ def push(
         load_model(folder, config, variant)
     load_codec(folder, config)
     names = ["config.json", CARD, *(_weights(variant, config) for variant in config.variants)]
-    named: dict[str, VAEConfig | VocoderConfig] = {"vae": config.vae, "vocoder": config.vocoder}
-    names += [f"codec/{name}.safetensors" for name, part in named.items() if not _is_named(part)]
+    names += [f"codec/{name}.safetensors" for name in ("vae", "vocoder") if name not in _named(config)]
     return upload(
         {name: folder / name for name in names if (folder / name).is_file()},
         repository,

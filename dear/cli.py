@@ -157,8 +157,8 @@ def show_info(options: argparse.Namespace) -> None:
     import torch
 
     from dear.checkpoint import load_config, resolve
-    from dear.config import preset
     from dear.model import MaskedModel
+    from dear.presets import preset
 
     config = load_config(resolve(options.model, variants=())) if options.preset is None else preset(options.preset)
     variant = config.default_variant if options.variant is None else options.variant

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dear import editing
 from dear.card import model_card
@@ -27,7 +27,7 @@ from dear.checkpoint import (
     save_checkpoint,
 )
 from dear.checkpoint import digest as weights_digest
-from dear.codec.base import Codec
+from dear.codec.base import Codec, Vocoder
 from dear.conditioning import TextEncoder, build_text_encoder
 from dear.config import Config, SamplingConfig, Savings, from_dict
 from dear.hub import Progress as Downloaded
@@ -53,7 +53,7 @@ class AudioDEAR:
         variant: str,
         model: MaskedModel,
         vae: Codec,
-        vocoder: nn.Module,
+        vocoder: Vocoder,
         text_encoder: TextEncoder,
         digest: str = "",
         card: str | None = None,
@@ -86,7 +86,7 @@ class AudioDEAR:
         return self.synthesizer.vae
 
     @property
-    def vocoder(self) -> nn.Module:
+    def vocoder(self) -> Vocoder:
         return self.synthesizer.vocoder
 
     @property

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dear.audio import check_audio, fit_clip
-from dear.codec.base import Codec
+from dear.codec.base import Codec, Vocoder
 from dear.codec.mel import MelSpectrogram
 from dear.conditioning import Conditioning, TextEncoder
 from dear.config import Config, SamplingConfig
@@ -34,7 +34,7 @@ class Synthesizer:
         variant: str,
         model: MaskedModel,
         vae: Codec,
-        vocoder: nn.Module,
+        vocoder: Vocoder,
         text_encoder: TextEncoder,
         digest: str = "",
     ):
@@ -136,7 +136,7 @@ class Synthesizer:
                     mel = torch.where(self._spread(known), mel, math.log(self.config.mel.floor))
             if done:
                 with clock.stage("vocoder"):
-                    render = getattr(self.vocoder, "draft", self.vocoder) if request.draft else self.vocoder
+                    render = self.vocoder.draft if request.draft else self.vocoder
                     waveform = render(mel)[:, : self.config.mel.samples].float()
 
         def finish() -> Output:

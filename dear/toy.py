@@ -18,7 +18,6 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from dear.config import HeadConfig
 from dear.heads import HEADS, Head
 from dear.heads.energy import energy_loss
 from dear.request import check_whole
@@ -105,7 +104,7 @@ class ToyTraining:
         seeds = torch.randint(2**62, (2,), generator=torch.Generator().manual_seed(seed)).tolist()
         self._generator, noise = (torch.Generator().manual_seed(each) for each in seeds)
         self._noise = noise.get_state()
-        config = HeadConfig(kind=kind, width=WIDTH, depth=DEPTH, levels=1, **HEADS[kind].toy_options)
+        config = HEADS[kind].Config(width=WIDTH, depth=DEPTH, **HEADS[kind].toy_options)
         self.head = HEADS[kind](config, token_dim=2, context_dim=1)
         _initialise(self.head, self._generator)
         self._optimizer = torch.optim.Adam(self.head.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), fused=True)

@@ -9,9 +9,9 @@ import torch
 
 from dear import AudioDEAR
 from dear.cli import main
-from dear.config import preset
 from dear.evaluation.judge.classifier import load_classifier
 from dear.evaluation.judge.features import embed
+from dear.presets import preset
 from training.engine.recipe import Recipe, load_recipe
 
 ROOT = Path(__file__).parent.parent

@@ -14,7 +14,9 @@ from torch import nn
 from dear import checkpoint
 from dear.checkpoint import CheckpointError, digest, load_codec, load_config, load_model, resolve, save_checkpoint
 from dear.codec import build_vae, build_vocoder
-from dear.config import ConfigError, VocoderConfig
+from dear.codec.istft import ISTFTConfig
+from dear.config import ConfigError
+from dear.kinds import KINDS
 
 
 def files(folder):
@@ -62,7 +64,7 @@ def test_codec_buffers_keep_full_precision(tmp_path):
 
 
 def test_vocoder_with_weights_round_trips(tmp_path):
-    vocoder_config = VocoderConfig(kind="istft", width=16, depth=1)
+    vocoder_config = ISTFTConfig(width=16, depth=1)
     config = dataclasses.replace(tiny_config(), vocoder=vocoder_config)
     vae, vocoder = build_vae(config.vae, config.mel), build_vocoder(config.vocoder, config.mel)
     folder = save_checkpoint(tmp_path / "c", config, tiny_models(config), vae, vocoder)
@@ -213,7 +215,7 @@ def test_variants_are_checked_and_cannot_leave_the_folder(own_folder):
     data = tiny_config().to_dict()
     data["variants"] = {"../student": data["variants"]["student"]}
     with pytest.raises(CheckpointError, match="variant must be a plain name"):
-        load_model(own_folder, type(tiny_config()).from_dict(data), "../student")
+        load_model(own_folder, type(tiny_config()).from_dict(data, KINDS), "../student")
 
 
 def test_resolve_finds_folders_and_refuses_what_is_neither_folder_nor_repository(tiny_folder, tmp_path, monkeypatch):

@@ -1,15 +1,31 @@
 import dataclasses
 import json
+import typing
 
 import pytest
 
-from dear.config import PRESETS, BackboneConfig, Config, ConfigError, HeadConfig, SamplingConfig, VAEConfig, preset
+from dear.codec.conv import ConvConfig
+from dear.codec.patch import PatchConfig
+from dear.config import (
+    BackboneConfig,
+    Config,
+    ConfigError,
+    MelConfig,
+    SamplingConfig,
+    Savings,
+    VAEConfig,
+    as_kind,
+)
+from dear.heads.energy import EnergyConfig
+from dear.kinds import KINDS
+from dear.presets import PRESETS, preset
+from dear.settings import field_annotations
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_survive_the_way_through_json(name):
     config = preset(name)
-    assert Config.from_json(config.to_json()) == config
+    assert Config.from_json(config.to_json(), KINDS) == config
 
 
 def test_the_paper_sizes():
@@ -27,11 +43,11 @@ def test_an_unknown_field_is_refused_by_its_path():
     data = json.loads(preset("mini").to_json())
     data["backbone"]["widht"] = 7
     with pytest.raises(ConfigError, match=r"unknown field backbone\.widht; allowed are width, depth"):
-        Config.from_dict(data)
+        Config.from_dict(data, KINDS)
     data = json.loads(preset("mini").to_json())
     data["variants"]["student"]["head"]["x"] = 7
     with pytest.raises(ConfigError, match=r"unknown field variants\.student\.head\.x"):
-        Config.from_dict(data)
+        Config.from_dict(data, KINDS)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +56,7 @@ def test_an_unknown_field_is_refused_by_its_path():
         ({"backbone": {"width": "wide"}}, "backbone.width must be of type int, got 'wide'"),
         ({"backbone": {"width": True}}, "backbone.width must be of type int, got True"),
         ({"backbone": 3}, "backbone must be an object with fields, got 3"),
-        ({"mel": {"floor": 0.0}}, "mel.floor must be above 0, got 0.0"),
+        ({"mel": {"floor": 0.0}}, "mel.floor must be a number from 1e-12 to 1, got 0.0"),
         ({"backbone": {"mlp_ratio": float("inf")}}, "backbone.mlp_ratio must be a finite number, got inf"),
         ({"mel": {"f_max": None}}, "mel.f_max must be of type float, got None"),
         ({"variants": {}}, "variants must name at least one variant"),
@@ -52,17 +68,17 @@ def test_an_unknown_field_is_refused_by_its_path():
 )
 def test_bad_values_are_refused_by_name(data, sentence):
     with pytest.raises(ConfigError) as refusal:
-        Config.from_dict(data)
+        Config.from_dict(data, KINDS)
     assert sentence in str(refusal.value)
 
 
 def test_what_is_not_json_is_refused():
     with pytest.raises(ConfigError, match="not valid JSON"):
-        Config.from_json("{")
+        Config.from_json("{", KINDS)
     with pytest.raises(ConfigError, match="must be an object"):
-        Config.from_json("[]")
+        Config.from_json("[]", KINDS)
     with pytest.raises(ConfigError, match="not valid JSON"):
-        Config.from_json("[" * 100_000)
+        Config.from_json("[" * 100_000, KINDS)
 
 
 @pytest.mark.parametrize(
@@ -71,11 +87,11 @@ def test_what_is_not_json_is_refused():
         (BackboneConfig, {"heads": 5}, "backbone.heads"),
         (BackboneConfig, {"conv_width": 4}, "backbone.conv_width"),
         (BackboneConfig, {"masked_attention": "some"}, "backbone.masked_attention"),
-        (HeadConfig, {"samples": 1}, "head.samples"),
-        (HeadConfig, {"groups": (4, 0)}, "head.groups"),
+        (EnergyConfig, {"samples": 1}, "head.samples"),
+        (EnergyConfig, {"groups": (4, 0)}, "head.groups"),
         (SamplingConfig, {"cfg_scale": float("nan")}, "sampling.cfg_scale"),
-        (VAEConfig, {"kind": "none"}, "vae.kind"),
-        (Config, {"vae": VAEConfig(patch_frames=7)}, "vae.patch_frames"),
+        (VAEConfig, {}, "vae.kind"),
+        (PatchConfig, {"kind": "conv"}, "vae.kind"),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(cls, options, name):
@@ -91,3 +107,86 @@ def test_configurations_are_frozen():
 def test_an_unknown_preset_is_refused():
     with pytest.raises(ConfigError, match="preset must be one of mini, base, base-teacher, got 'huge'"):
         preset("huge")
+
+
+def test_the_fields_of_other_kinds_are_left_out_and_typing_errors_are_not():
+    """Configurations once listed the fields of every kind."""
+    data = json.loads(preset("mini").to_json())
+    data["vocoder"] |= {"width": 192, "depth": 6, "source": "cvssp/audioldm-s-full-v2"}
+    assert Config.from_dict(data, KINDS) == preset("mini")
+    data["vocoder"]["widht"] = 192
+    with pytest.raises(ConfigError, match=r"unknown field vocoder\.widht; allowed are kind, iterations, momentum"):
+        Config.from_dict(data, KINDS)
+
+
+@pytest.mark.parametrize("section", ["vae", "vocoder", "conditioning"])
+def test_an_unknown_kind_is_refused_by_name(section):
+    data = json.loads(preset("mini").to_json())
+    for kind in ("magic", None, ["patch"]):
+        data[section] = {"kind": kind}
+        with pytest.raises(ConfigError, match=rf"{section}\.kind must be one of .*, got "):
+            Config.from_dict(data, KINDS)
+
+
+def test_the_first_kind_of_a_registry_is_the_default():
+    data = {"variants": {"student": {"head": {"width": 320, "samples": 4, "groups": [4, 12, 48, 64]}}}}
+    config = Config.from_dict(data, KINDS)
+    assert (config.vae, config.vocoder) == (preset("mini").vae, preset("mini").vocoder)
+    assert config.variants["student"].head == preset("mini").variants["student"].head
+    with pytest.raises(ConfigError, match="missing field variants"):
+        Config.from_dict({}, KINDS)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("backbone.depth", 10_000),
+        ("backbone.width", 10**6),
+        ("backbone.mlp_ratio", 10**400),
+        ("backbone.conv_width", 8001),
+        ("mel.n_fft", 10**9),
+        ("mel.frames", 10**9),
+        ("mel.f_max", float("nan")),
+        ("vae.token_dim", 10**6),
+        ("vae.patch_mels", 10**6),
+        ("vocoder.iterations", 10**9),
+        ("conditioning.max_tokens", 10**9),
+        ("variants.teacher.head.timesteps", 10**9),
+        ("variants.student.head.samples", 10**6),
+        ("variants.student.sampling.iterations", 10**9),
+        ("variants.student.sampling.steps", -1),
+    ],
+)
+def test_hostile_sizes_are_refused_by_name(path, value):
+    data = json.loads(preset("mini").to_json())
+    part, (*parts, name) = data, path.split(".")
+    for each in parts:
+        part = part[each]
+    part[name] = value
+    with pytest.raises(ConfigError, match=rf"{parts[-1]}\.{name} must be "):
+        Config.from_dict(data, KINDS)
+
+
+SETTINGS = [MelConfig, BackboneConfig, Savings, SamplingConfig]
+SETTINGS += [kind.Config for registry in KINDS.values() for kind in registry.values()]
+
+
+@pytest.mark.parametrize("cls", SETTINGS, ids=lambda cls: cls.__name__)
+def test_every_number_has_a_range_and_every_default_lies_in_it(cls):
+    cls()
+    for name, hint in field_annotations(cls).items():
+        if typing.get_origin(hint) is tuple:
+            hint = typing.get_args(hint)[0]
+        assert hint not in (int, float), f"{cls.__name__}.{name} needs Annotated[..., Range(low, high)]"
+        if typing.get_origin(hint) is typing.Annotated:
+            _, allowed = typing.get_args(hint)
+            assert allowed.low < allowed.high
+            for value in (allowed.low - 1, allowed.high + 1, True, "1", float("nan")):
+                with pytest.raises(ConfigError, match=rf"{cls.section}\.{name} must be a"):
+                    dataclasses.replace(cls(), **{name: (value,) if isinstance(getattr(cls(), name), tuple) else value})
+
+
+def test_settings_of_another_kind_keep_what_both_have():
+    linear = PatchConfig(patch_frames=4, token_dim=7, peak=0.5)
+    assert as_kind(linear, ConvConfig) == ConvConfig(patch_frames=4, token_dim=7, peak=0.5)
+    assert as_kind(linear, PatchConfig) is linear

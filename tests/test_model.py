@@ -5,11 +5,12 @@ import torch
 from factory import tiny_config
 
 from dear.conditioning import Conditioning
-from dear.config import ConfigError, HeadConfig, SamplingConfig, VariantConfig, preset
+from dear.config import ConfigError, HeadConfig, SamplingConfig, VariantConfig
 from dear.distillation import Distillation, representation_loss, student_from_teacher
 from dear.heads import HEADS
 from dear.model import MaskedModel, _beside
 from dear.pipeline import AudioDEAR
+from dear.presets import preset
 from dear.sampling import generate
 
 
@@ -66,7 +67,7 @@ def test_the_paper_s_models_have_its_sizes_and_shapes(name, count):
     ("kind", "millions"), [("energy", 191), ("diffusion", 193), ("flow", 193), ("meanflow", 194), ("shortcut", 194)]
 )
 def test_parameter_counts_of_table_4(kind, millions):
-    variant = VariantConfig(head=HeadConfig(kind=kind, width=1024))
+    variant = VariantConfig(head=HEADS[kind].Config(width=1024))
     model = meta(dataclasses.replace(preset("base"), variants={kind: variant}))
     assert size(model) == pytest.approx(millions * 1e6, rel=0.01)
 
@@ -150,7 +151,8 @@ def test_loss_is_one_value_per_hidden_token_and_reaches_every_parameter(batch):
 def test_an_unknown_variant_or_head_is_refused():
     with pytest.raises(ValueError, match="variant must be one of student, teacher, got 'dean'"):
         MaskedModel(tiny_config(), "dean")
-    variant = VariantConfig(head=HeadConfig(kind="magic"), sampling=SamplingConfig(iterations=3))
+    Magic = dataclasses.make_dataclass("Magic", [("kind", str, "magic")], bases=(HeadConfig,), frozen=True)
+    variant = VariantConfig(head=Magic(), sampling=SamplingConfig(iterations=3))
     config = dataclasses.replace(tiny_config(), variants={"student": variant})
     with pytest.raises(ConfigError, match=f"head.kind must be one of {', '.join(HEADS)}, got 'magic'"):
         MaskedModel(config)
@@ -167,7 +169,7 @@ def test_an_unknown_head_is_refused_before_a_checkpoint_is_built(own_folder, mon
 @pytest.mark.parametrize("kind", HEADS)
 def test_every_head_trains_and_samples_within_a_model(kind, batch):
     tokens, known, conditioning = batch
-    variant = VariantConfig(head=HeadConfig(kind=kind, width=32, depth=1), sampling=SamplingConfig(iterations=3))
+    variant = VariantConfig(head=HEADS[kind].Config(width=32, depth=1), sampling=SamplingConfig(iterations=3))
     torch.manual_seed(0)
     model = MaskedModel(dataclasses.replace(tiny_config(), variants={"any": variant})).double()
     loss = model.loss(tokens, conditioning, ~known, torch.Generator().manual_seed(0))

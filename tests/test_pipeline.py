@@ -14,9 +14,9 @@ from factory import tiny_checkpoint, tiny_config
 
 from dear import AudioDEAR, Output
 from dear.codec.mel import MelSpectrogram
-from dear.config import preset
 from dear.output import check_path
 from dear.pipeline import best_dtype
+from dear.presets import preset
 from dear.rendering import Clock
 
 NAN = float("nan")

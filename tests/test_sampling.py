@@ -13,7 +13,7 @@ from factory import tiny_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dear.conditioning import Conditioning
-from dear.config import BackboneConfig, HeadConfig, SamplingConfig, Savings
+from dear.config import BackboneConfig, SamplingConfig, Savings
 from dear.heads import HEADS
 from dear.masking import token_schedule
 from dear.model import MaskedModel
@@ -313,7 +313,7 @@ class OnTheDevice(TorchDispatchMode):
 @pytest.mark.parametrize("static", [False, True])
 def test_the_loop_never_waits_for_the_device(kind, savings, static):
     model = build("student", torch.float32)
-    model.head = HEADS[kind](HeadConfig(kind=kind, width=32, depth=1), model.token_dim, 32).eval()
+    model.head = HEADS[kind](HEADS[kind].Config(width=32, depth=1), model.token_dim, 32).eval()
     model.static = StaticShapes(model.backbone) if static else None
     steps = 1 if kind == "energy" else 4
     sampling = SamplingConfig(cfg_scale=2.0, iterations=5, steps=steps, savings=savings)

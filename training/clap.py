@@ -20,8 +20,7 @@ import torch
 from dear.audio import read_sound
 from dear.conditioning.clap import find_checkpoint, load_clap
 from dear.conditioning.laion_module import LaionModule
-from dear.conditioning.paper import Embedder
-from dear.config import ConditioningConfig
+from dear.conditioning.paper import Embedder, PaperConfig
 from training.runtime.commands import guarded
 
 RATE = 48_000  # Hz, CLAP's own
@@ -53,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m training.clap", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--checkpoint", default=ConditioningConfig().clap, help="a .pt file, or owner/name/file.pt")
+    parser.add_argument("--checkpoint", default=PaperConfig().clap, help="a .pt file, or owner/name/file.pt")
     parser.add_argument("--text", nargs="+", default=TEXTS)
     parser.add_argument("--audio", nargs="+", type=Path, help="sound files; their first ten seconds are compared")
     parser.add_argument("--tolerance", type=float, default=1e-4, help="largest difference of any value (1e-4)")

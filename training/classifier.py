@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from dear.codec import build_vocoder
+from dear.codec.griffin_lim import GriffinLimConfig
 from dear.codec.mel import MelSpectrogram
-from dear.codec.patch import PatchVAE
-from dear.config import MelConfig, VAEConfig, VocoderConfig
+from dear.codec.patch import PatchConfig, PatchVAE
+from dear.config import MelConfig
 from dear.evaluation.judge.classifier import ClassifierConfig, SoundClassifier, load_classifier, save_classifier
 from dear.evaluation.judge.features import embed, fit
 from dear.evaluation.score import score_embedding
@@ -43,7 +44,7 @@ TRAINING = TrainConfig(
 SCENES = 1200  # single-event scenes in the bank that training draws from
 OFTEN = 3  # a recording is drawn this many times as often as a scene: what is measured against are recordings
 RETURNED = 3  # every third scene of the bank is heard through a codec and phase estimation
-CODEC = VAEConfig(kind="patch", patch_frames=8, patch_mels=64, token_dim=96)  # coarser than any that ships
+CODEC = PatchConfig(patch_frames=8, patch_mels=64, token_dim=96)  # coarser than any that ships
 CROP = 512  # frames that one training example shows: 5.12 s
 HELD_OUT_SCENES = 160
 
@@ -172,7 +173,7 @@ class Hearing:
     def __init__(self, mel: MelConfig, iterations: int):
         self.config = mel
         self.mel = MelSpectrogram(mel)
-        self.vocoder = build_vocoder(VocoderConfig(kind="griffin-lim", iterations=iterations), mel)
+        self.vocoder = build_vocoder(GriffinLimConfig(iterations=iterations), mel)
         self.codec: PatchVAE | None = None
 
     def fit_codec(self, mels: Tensor) -> None:
@@ -263,7 +264,7 @@ def train_classifier(
     model = train(task, config, state, "classifier")
     save_classifier(out, model.cpu())
     model = load_classifier(out)  # what is measured is what is on disk
-    usual = Hearing(mel, iterations=VocoderConfig().iterations)
+    usual = Hearing(mel, iterations=GriffinLimConfig().iterations)
     usual.codec = hearing.codec
     result = measure(model, held_out, usual, config.seed + 1)
     measured = {f"held_out_{name}": scores["accuracy"] for name, scores in result.items()}

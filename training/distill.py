@@ -22,6 +22,7 @@ from dear.checkpoint import load_config, load_model, resolve
 from dear.conditioning import Conditioning
 from dear.config import BackboneConfig, Config, ConfigError, HeadConfig, from_dict
 from dear.distillation import Distillation, student_from_teacher
+from dear.kinds import KINDS
 from dear.model import MaskedModel
 from training.cache.tokens import weights_digest
 from training.engine.recipe import DistillConfig, MaskingConfig, StudentRecipe, load_recipe
@@ -110,7 +111,10 @@ def _from_state(path: Path, student: Config) -> MaskedModel:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         settings = json.loads(state["description"])["settings"]
-        backbone, head = from_dict(BackboneConfig, settings["backbone"]), from_dict(HeadConfig, settings["head"])
+        backbone, head = (
+            from_dict(BackboneConfig, settings["backbone"]),
+            from_dict(HeadConfig, settings["head"], kinds=KINDS),
+        )
         variant = replace(next(iter(student.variants.values())), head=head)
         config = replace(student, backbone=backbone, variants={"teacher": variant})
         with torch.device("meta"):

@@ -24,13 +24,14 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from dear.checkpoint import save_checkpoint
-from dear.codec import build_vocoder
-from dear.codec.conv import ConvVAE
-from dear.codec.istft import ISTFTVocoder
+from dear.codec import CODECS, VOCODERS, build_vocoder
+from dear.codec.base import Vocoder
+from dear.codec.conv import ConvConfig, ConvVAE
+from dear.codec.istft import ISTFTConfig, ISTFTVocoder
 from dear.codec.mel import MelSpectrogram
-from dear.codec.patch import PatchVAE
+from dear.codec.patch import PatchConfig, PatchVAE
 from dear.conditioning import TextEncoder, build_text_encoder
-from dear.config import Config
+from dear.config import Config, as_kind
 from dear.evaluation.compositions import BEGINNING, END, score_compositions
 from dear.evaluation.generation import generate_each, generate_for_scoring
 from dear.evaluation.judge.classifier import SoundClassifier, load_classifier
@@ -118,13 +119,14 @@ class Reproduction:
         """The linear patch codec, fitted in closed form to the training folds."""
         path, scenes = self.out / "codec" / "patch.safetensors", self.codec_scenes
         model, count = self.recipe.model, self.recipe.scenes.fit
-        stamp = {"scenes": scenes.settings, "count": count, "vae": model.vae, "mel": model.mel}
+        vae = as_kind(model.vae, PatchConfig)
+        stamp = {"scenes": scenes.settings, "count": count, "vae": vae, "mel": model.mel}
         once(
             path.with_suffix(".json"),
             stamp,
-            lambda: save_module(fit_patch_vae(self.mels(scenes, count), model.vae, model.mel), path),
+            lambda: save_module(fit_patch_vae(self.mels(scenes, count), vae, model.mel), path),
         )
-        return load_module(PatchVAE(model.vae, model.mel), path)
+        return load_module(PatchVAE(vae, model.mel), path)
 
     @cached_property
     def text_encoder(self) -> TextEncoder:
@@ -201,7 +203,7 @@ class Reproduction:
     @cached_property
     def conv(self) -> ConvVAE:
         """The linear codec with a trained refinement behind it."""
-        config, settings = self.recipe.conv, replace(self.recipe.model.vae, kind="conv")
+        config, settings = self.recipe.conv, as_kind(self.recipe.model.vae, ConvConfig)
         codec = ConvVAE.from_patch(self.codec, settings, self.recipe.model.mel)
         task = RefineCodec(
             codec, self.codec_scenes, self.recipe.model.mel, config.batch_size, self.held_out[0][:VALIDATION]
@@ -211,7 +213,7 @@ class Reproduction:
     @cached_property
     def istft(self) -> ISTFTVocoder:
         """The one-pass vocoder."""
-        config, settings = self.recipe.vocoder, replace(self.recipe.model.vocoder, kind="istft")
+        config, settings = self.recipe.vocoder, as_kind(self.recipe.model.vocoder, ISTFTConfig)
         vocoder = ISTFTVocoder(settings, self.recipe.model.mel)
         task = TrainVocoder(
             vocoder,
@@ -257,7 +259,7 @@ class Reproduction:
         )
 
     @cached_property
-    def griffin_lim(self) -> nn.Module:
+    def griffin_lim(self) -> Vocoder:
         return build_vocoder(self.recipe.model.vocoder, self.recipe.model.mel)
 
     @cached_property
@@ -278,7 +280,7 @@ class Reproduction:
         )
 
     @cached_property
-    def sound(self) -> tuple[PatchVAE, nn.Module]:
+    def sound(self) -> tuple[PatchVAE, Vocoder]:
         """The codec and the vocoder that the table chooses."""
         vae, vocoder = choose_codec(self.codecs, "griffin-lim")
         return self.conv if vae == "conv" else self.codec, self.istft if vocoder == "istft" else self.griffin_lim
@@ -301,8 +303,8 @@ class Reproduction:
         model, (vae, vocoder) = self.recipe.model, choose_codec(self.codecs, "griffin-lim")
         return replace(
             model,
-            vae=replace(model.vae, kind=vae),
-            vocoder=replace(model.vocoder, kind=vocoder),
+            vae=as_kind(model.vae, CODECS[vae].Config),
+            vocoder=as_kind(model.vocoder, VOCODERS[vocoder].Config),
             variants={
                 name: replace(variant, sampling=replace(variant.sampling, **self.sampling(name)))
                 for name, variant in model.variants.items()

@@ -13,7 +13,7 @@ from typing import TypeVar
 from torch import nn
 
 from dear.codec.audioldm import AudioLDMVAE, AudioLDMVocoder
-from dear.codec.base import Codec
+from dear.codec.base import Codec, Vocoder
 from dear.codec.conv import ConvVAE
 from dear.codec.griffin_lim import GriffinLim
 from dear.codec.istft import ISTFTVocoder
@@ -24,7 +24,7 @@ from dear.config import ConfigError, MelConfig, VAEConfig, VocoderConfig
 T = TypeVar("T", bound=nn.Module)
 
 CODECS: dict[str, type[Codec]] = {"patch": PatchVAE, "conv": ConvVAE, "audioldm": AudioLDMVAE}
-VOCODERS: dict[str, type[nn.Module]] = {
+VOCODERS: dict[str, type[Vocoder]] = {
     "griffin-lim": GriffinLim,
     "mel-gain": MelGain,
     "istft": ISTFTVocoder,
@@ -41,7 +41,7 @@ def build_vae(vae: VAEConfig, mel: MelConfig, folder: Path | None = None) -> Cod
     return kind(vae, mel) if folder is None else kind(vae, mel, folder)
 
 
-def build_vocoder(vocoder: VocoderConfig, mel: MelConfig, folder: Path | None = None) -> nn.Module:
+def build_vocoder(vocoder: VocoderConfig, mel: MelConfig, folder: Path | None = None) -> Vocoder:
     """The vocoder that ``vocoder.kind`` names, untrained, or with the weights of ``folder`` where it has a source.
 
     Raises ConfigError for a kind that is not in ``VOCODERS``.

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dear.codec.base import Codec
+from dear.codec.base import Codec, Vocoder
 from dear.codec.convolution import accelerate, in_groups
 from dear.codec.frames import limit
-from dear.config import MelConfig, VAEConfig, VocoderConfig
+from dear.config import ConfigError, MelConfig, VAEConfig, VocoderConfig
+
+SOURCE = "cvssp/audioldm-s-full-v2"
 
 # First the configuration, then the weights, in the subfolder of the part's name.
 FILES = {
@@ -56,6 +59,33 @@ HIFIGAN: dict[str, Any] = {
 }
 
 
+@dataclass(frozen=True)
+class AudioLDMVAEConfig(VAEConfig):
+    """The patch is at least 4 x 4 mel values: one latent."""
+
+    kind: str = "audioldm"
+    source: str = SOURCE  # owner/name on the Hub, or a folder that holds vae/
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_source("vae", self.source)
+
+
+@dataclass(frozen=True)
+class AudioLDMVocoderConfig(VocoderConfig):
+    kind: str = "audioldm"
+    source: str = SOURCE  # owner/name on the Hub, or a folder that holds vocoder/
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_source("vocoder", self.source)
+
+
+def _check_source(section: str, source: str) -> None:
+    if not source:
+        raise ConfigError(f"{section}.source must be owner/name on the Hub or a folder, got ''")
+
+
 class AudioLDMVAE(Codec):
     """AudioLDM's frozen autoencoder, kind "audioldm": the paper's (Section 4.1).
 
@@ -71,7 +101,10 @@ class AudioLDMVAE(Codec):
     Raises ValueError where the files are not such an autoencoder, or the patch or D does not fit it.
     """
 
-    def __init__(self, vae: VAEConfig, mel: MelConfig, folder: Path | None = None):
+    Config = AudioLDMVAEConfig
+    files = FILES["vae"]
+
+    def __init__(self, vae: AudioLDMVAEConfig, mel: MelConfig, folder: Path | None = None):
         super().__init__()
         check_mel(mel)
         self.network = accelerate(autoencoder(folder).requires_grad_(False))
@@ -118,14 +151,17 @@ class AudioLDMVAE(Codec):
         return mel.clamp_min(self.floor)
 
 
-class AudioLDMVocoder(nn.Module):
+class AudioLDMVocoder(Vocoder):
     """AudioLDM's frozen HiFi-GAN, kind "audioldm": the paper's.
 
     folder: where the files lie; None: untrained, at the published size.
     Raises ValueError where the files are not such a vocoder, or it is not one for this mel.
     """
 
-    def __init__(self, vocoder: VocoderConfig, mel: MelConfig, folder: Path | None = None):
+    Config = AudioLDMVocoderConfig
+    files = FILES["vocoder"]
+
+    def __init__(self, vocoder: AudioLDMVocoderConfig, mel: MelConfig, folder: Path | None = None):
         super().__init__()
         check_mel(mel)
         self.network = accelerate(hifigan(folder).requires_grad_(False))

@@ -1,15 +1,24 @@
-"""The contract that every codec keeps."""
+"""The contracts of codecs and vocoders."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 
+from dear.config import VAEConfig, VocoderConfig
+
 
 class Codec(nn.Module, ABC):
-    """Log-mel to tokens of about unit variance, and back."""
+    """Log-mel to tokens of about unit variance, and back.
 
+    Built from its settings and those of the mel; a kind with ``files`` takes their folder as a third argument.
+    """
+
+    Config: ClassVar[type[VAEConfig]]
+    # Weights that a checkpoint does not hold, in the folder or repository that ``Config.source`` names.
+    files: ClassVar[tuple[str, ...]] = ()
     token_shape: tuple[int, int]  # (L, D)
 
     @abstractmethod
@@ -23,3 +32,22 @@ class Codec(nn.Module, ABC):
     @abstractmethod
     def latents(self, tokens: Tensor) -> Tensor:
         """tokens [B, L, D] -> the same values as a picture [B, Z, F', M']."""
+
+
+class Vocoder(nn.Module, ABC):
+    """Log-mel to waveform: the same samples for the same mel.
+
+    Built from its settings and those of the mel; a kind with ``files`` takes their folder as a third argument.
+    """
+
+    Config: ClassVar[type[VocoderConfig]]
+    files: ClassVar[tuple[str, ...]] = ()  # as for a codec
+    weightless: ClassVar[bool] = False  # whether it works without any weights
+
+    @abstractmethod
+    def forward(self, mel: Tensor) -> Tensor:
+        """mel [B, F, M] log-mel -> waveform [B, F * hop] float32 in [-1, 1]."""
+
+    def draft(self, mel: Tensor) -> Tensor:
+        """As forward, faster and less exact where the kind allows it."""
+        return self(mel)

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from dear.codec.patch import PatchVAE
 from dear.config import MelConfig, VAEConfig
 from dear.layers import ConvNeXtBlock
+from dear.settings import Range
+
+
+@dataclass(frozen=True)
+class ConvConfig(VAEConfig):
+    kind: str = "conv"
+    width: Annotated[int, Range(1, 1024)] = 64  # channels of the refinement
+    depth: Annotated[int, Range(1, 32)] = 4  # residual convolution blocks of the refinement
 
 
 class ConvVAE(PatchVAE):
@@ -19,7 +30,9 @@ class ConvVAE(PatchVAE):
     untrained one decodes exactly as the linear codec does.
     """
 
-    def __init__(self, vae: VAEConfig, mel: MelConfig):
+    Config: ClassVar[type[VAEConfig]] = ConvConfig
+
+    def __init__(self, vae: ConvConfig, mel: MelConfig):
         super().__init__(vae, mel)
         column = self.bands * vae.token_dim  # all tokens of one stretch of time
         self.input = nn.Linear(column, vae.width)
@@ -35,7 +48,7 @@ class ConvVAE(PatchVAE):
         nn.init.zeros_(self.output.weight)
 
     @classmethod
-    def from_patch(cls, codec: PatchVAE, vae: VAEConfig, mel: MelConfig) -> ConvVAE:
+    def from_patch(cls, codec: PatchVAE, vae: ConvConfig, mel: MelConfig) -> ConvVAE:
         """An untrained one around a fitted linear codec of the same patch and token size."""
         built = cls(vae, mel)
         for name, value in codec.named_buffers():

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from dear.codec.base import Vocoder
 from dear.codec.convolution import in_groups
 from dear.codec.frames import Frames, MelInverse, inverse_abs, limit
 from dear.config import MelConfig, VocoderConfig
+from dear.settings import Range
 
 DRAFT_SHARE = 4  # a draft takes one iteration in so many
 
 
-class GriffinLim(nn.Module):
+@dataclass(frozen=True)
+class GriffinLimConfig(VocoderConfig):
+    kind: str = "griffin-lim"
+    iterations: Annotated[int, Range(1, 1024)] = 32
+    momentum: Annotated[float, Range(0, 0.999)] = 0.99
+
+
+class GriffinLim(Vocoder):
     """Fast Griffin-Lim (Perraudin et al. 2013, alpha from ``momentum``) from a fixed phase; it has no weights."""
 
-    usual: ClassVar[Mapping[str, Any]] = {"iterations": 32, "momentum": 0.99}  # needs no checkpoint
+    Config = GriffinLimConfig
+    weightless = True
 
-    def __init__(self, vocoder: VocoderConfig, mel: MelConfig):
+    def __init__(self, vocoder: GriffinLimConfig, mel: MelConfig):
         super().__init__()
         self.iterations, self.momentum = vocoder.iterations, vocoder.momentum
         self.inverse = MelInverse(mel)

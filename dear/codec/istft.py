@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from dear.codec.base import Vocoder
 from dear.codec.convolution import in_groups
 from dear.codec.frames import Frames, MelInverse, limit
 from dear.config import MelConfig, VocoderConfig
 from dear.layers import ConvNeXtBlock
+from dear.settings import Range
 
 
-class ISTFTVocoder(nn.Module):
+@dataclass(frozen=True)
+class ISTFTConfig(VocoderConfig):
+    kind: str = "istft"
+    width: Annotated[int, Range(1, 1024)] = 192  # channels
+    depth: Annotated[int, Range(1, 32)] = 6  # ConvNeXt blocks
+
+
+class ISTFTVocoder(Vocoder):
     """ConvNeXt blocks over frames that shape a fixed noise into sound in the STFT domain, after Vocos.
 
     A convolution over frames alone maps a steady mel to identical frames, whose overlap holds only harmonics of the
@@ -25,7 +36,9 @@ class ISTFTVocoder(nn.Module):
     noise filtered by the mel, already right for rain and surf.
     """
 
-    def __init__(self, vocoder: VocoderConfig, mel: MelConfig):
+    Config = ISTFTConfig
+
+    def __init__(self, vocoder: ISTFTConfig, mel: MelConfig):
         super().__init__()
         self.frames = Frames(4 * mel.hop_length, mel.hop_length)
         self.bins = 2 * mel.hop_length + 1

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from dear.codec.base import Vocoder
 from dear.codec.convolution import in_groups
 from dear.codec.frames import Frames, MelInverse, limit
 from dear.config import MelConfig, VocoderConfig
+from dear.settings import Range
 
 DRAFT_SHARE = 4  # a draft takes one iteration in so many
 LARGEST = 3.0  # natural log of the largest gain of one iteration
 
 
-class MelGain(nn.Module):
+@dataclass(frozen=True)
+class MelGainConfig(VocoderConfig):
+    kind: str = "mel-gain"
+    iterations: Annotated[int, Range(1, 1024)] = 24
+    momentum: Annotated[float, Range(0, 0.999)] = 0.9  # above 0.9 the iterations may diverge
+
+
+class MelGain(Vocoder):
     """Noise shaped by the mel, then corrected band by band until its own log-mel is the one asked for.
 
     Griffin-Lim forces the magnitude of every bin, which makes noise beat at 10 to 30 Hz. A mel gain scales the complex
@@ -24,9 +33,10 @@ class MelGain(nn.Module):
     extrapolation by ``momentum``, which saves more than half of the iterations; above 0.9 it may diverge.
     """
 
-    usual: ClassVar[Mapping[str, Any]] = {"iterations": 24, "momentum": 0.9}  # needs no checkpoint
+    Config = MelGainConfig
+    weightless = True
 
-    def __init__(self, vocoder: VocoderConfig, mel: MelConfig):
+    def __init__(self, vocoder: MelGainConfig, mel: MelConfig):
         super().__init__()
         self.iterations, self.momentum = vocoder.iterations, vocoder.momentum
         self.floor = mel.floor

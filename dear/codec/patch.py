@@ -7,12 +7,19 @@ bar: an autoencoder of the same token size that was trained for minutes loses ev
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from dear.codec.base import Codec
 from dear.config import MelConfig, VAEConfig
+
+
+@dataclass(frozen=True)
+class PatchConfig(VAEConfig):
+    kind: str = "patch"
 
 
 class PatchVAE(Codec):
@@ -25,6 +32,7 @@ class PatchVAE(Codec):
     Raises ValueError where the patch does not divide the mel or D exceeds P.
     """
 
+    Config: ClassVar[type[VAEConfig]] = PatchConfig
     mean: Tensor  # [P]
     components: Tensor  # [P, D]
     scale: Tensor  # [D]

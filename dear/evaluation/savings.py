@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dear.cli import Parser, check_json, guarded, save_json
-from dear.config import FAST, Savings, preset
+from dear.config import FAST, Savings
 from dear.evaluation.bench.jobs import base_job, checkpoint_job
 from dear.evaluation.bench.machine import describe
 from dear.evaluation.bench.timing import Job, Setting, measure
 from dear.evaluation.generation import check_fits, generate_for_scoring, load_prompts
 from dear.evaluation.judge import DEFAULT, JUDGE_HELP, load_judge
 from dear.evaluation.score import embed_reference, score_waveforms
+from dear.presets import preset
 from dear.request import check_whole
 
 if TYPE_CHECKING:
@@ -68,11 +69,11 @@ TRIALS = {
     "spread": Trial(Savings(order="spread"), "orders are less random"),
     **{f"iterations-{share}": Trial(Savings(), "more tokens are drawn at once", share / 100) for share in (75, 50, 25)},
     **{
-        f"{kind}-iterations-{share}": Trial(Savings(schedule=kind), traded, share / 100)
+        f"{savings.schedule}-iterations-{share}": Trial(savings, traded, share / 100)
         for share in (100, 50)
-        for kind, traded in (
-            ("linear", "fewer late tokens at once, more early ones"),
-            ("cubic", "more late tokens at once, fewer early ones"),
+        for savings, traded in (
+            (Savings(schedule="linear"), "fewer late tokens at once, more early ones"),
+            (Savings(schedule="cubic"), "more late tokens at once, fewer early ones"),
         )
     },
     "fast": Trial(FAST, "known tokens are up to 7 iterations behind"),

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from dear.audio import read_sound
 from dear.codec import VOCODERS, build_vocoder
 from dear.codec.mel import MelSpectrogram
-from dear.config import Config, MelConfig, VocoderConfig
+from dear.config import Config, MelConfig
 from dear.evaluation.judge.features import Sound, SoundsError, find_sounds, fit
 
 if TYPE_CHECKING:
@@ -66,9 +66,8 @@ def vocoders(config: Config, vocoder: nn.Module) -> dict[str, nn.Module]:
     """The checkpoint's own vocoder, then those of other kinds that need no weights, with usual settings, by kind."""
     found: dict[str, nn.Module] = {config.vocoder.kind: vocoder}
     for kind, network in VOCODERS.items():
-        usual = getattr(network, "usual", None)
-        if usual is not None and kind not in found:
-            found[kind] = build_vocoder(VocoderConfig(kind=kind, **usual), config.mel)
+        if network.weightless and kind not in found:
+            found[kind] = build_vocoder(network.Config(), config.mel)
     return found
 
 

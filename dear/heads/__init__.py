@@ -2,15 +2,26 @@
 
 A further head is one new file with a subclass of ``Head``, here ``dear/heads/gaussian.py``, ::
 
-    import torch
+    from dataclasses import dataclass
+    from typing import Annotated
+
     from torch import nn
 
+    from dear.config import HeadConfig
     from dear.heads.base import Head
+    from dear.settings import Range
+
+
+    @dataclass(frozen=True)
+    class GaussianConfig(HeadConfig):
+        kind: str = "gaussian"
+        spread: Annotated[float, Range(0.01, 10)] = 1.0  # initial standard deviation
 
 
     class GaussianHead(Head):
         """A normal distribution with mean and deviation from the context."""
 
+        Config = GaussianConfig
         title = "Gaussian"
         max_steps = 1
 
@@ -20,18 +31,19 @@ A further head is one new file with a subclass of ``Head``, here ``dear/heads/ga
 
         def forward(self, noise, context):
             mean, spread = self.net(context).chunk(2, dim=-1)
-            return mean + spread.exp() * noise
+            return mean + self.config.spread * spread.exp() * noise
 
         def loss(self, target, context, generator):
             mean, spread = self.net(context).chunk(2, dim=-1)
-            return (spread + ((target - mean) / spread.exp()).square() / 2).mean(dim=-1)
+            error = (target - mean) / (self.config.spread * spread.exp())
+            return (spread + error.square() / 2).mean(dim=-1)
 
         def sample(self, context, null_context, *, cfg_scale, steps, temperature, draw):
             self.check_steps(steps)
             return self.guide(context, null_context, cfg_scale)(temperature * draw())
 
-and one more line in ``HEADS``, ``"gaussian": GaussianHead``: a configuration with ``HeadConfig(kind="gaussian")`` can
-then be trained, saved, loaded and sampled.
+and one more line in ``HEADS``, ``"gaussian": GaussianHead``. A configuration with
+``"head": {"kind": "gaussian"}`` can then be trained, saved, loaded and sampled.
 '''
 
 from dear.heads.base import Head

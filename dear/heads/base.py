@@ -9,10 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dear.config import ConfigError, HeadConfig
+from dear.config import MAX_STEPS, ConfigError, HeadConfig
 
 Draw = Callable[[], Tensor]
-MAX_STEPS = 1000  # sampling steps that any request may ask for
 
 
 class Head(nn.Module, ABC):
@@ -25,6 +24,7 @@ class Head(nn.Module, ABC):
     max_steps: int = MAX_STEPS  # the most sampling steps that this head takes
     # Cost of a training step, in forward passes of the loss: one for the forward and two for the backward pass.
     train_passes: float = 3.0
+    Config: ClassVar[type[HeadConfig]]  # its hyper-parameters, under the name that HEADS gives it
     title: ClassVar[str]  # shown on the page and in model cards
     toy_iterations: ClassVar[int] = 4000  # training steps on a toy of ``dear.toy``; fewer where each takes longer
     toy_options: ClassVar[Mapping[str, Any]] = {}  # hyper-parameters for so short a training

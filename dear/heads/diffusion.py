@@ -7,17 +7,32 @@ Of a token ``x = sqrt(a) x0 + sqrt(1 - a) eps`` the network predicts the noise `
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from dear.config import HeadConfig
-from dear.heads.base import MAX_STEPS, Draw, Head
+from dear.config import MAX_STEPS, HeadConfig
+from dear.heads.base import Draw, Head
 from dear.heads.embedding import TimeEmbedding, on_device
 from dear.layers import AdaLNMLP, init_weights
+from dear.settings import Range
 
 # Below this share of signal the inversion x0 = (x - sqrt(1 - a) eps) / sqrt(a) only amplifies the network's error.
 MIN_SIGNAL = 1e-4
+
+
+@dataclass(frozen=True)
+class DiffusionConfig(HeadConfig):
+    kind: str = "diffusion"
+    levels: Annotated[int, Range(1, 1024)] = 4  # noise levels per token and training step (MAR's diffusion_batch_mul)
+    timesteps: Annotated[int, Range(1, 10_000)] = 1000  # length of the training schedule
+    eta: Annotated[float, Range(0, 1)] = 1.0  # share of fresh noise per sampling step; 1: ancestral, 0: DDIM
+    # What the network predicts: noise, as in MAR, or velocity (Salimans and Ho 2022), whose target is informative at
+    # every noise level. Guidance mixes either alike.
+    prediction: Literal["noise", "velocity"] = "noise"
 
 
 def cosine_signal(timesteps: int) -> Tensor:
@@ -30,9 +45,12 @@ def cosine_signal(timesteps: int) -> Tensor:
 class DiffusionHead(Head):
     """Denoises a token from its context; any number of ancestral (``eta`` 1) or DDIM (``eta`` 0) steps."""
 
+    config: DiffusionConfig
+    Config = DiffusionConfig
     title = "Diffusion"
+    toy_options: ClassVar[Mapping[str, Any]] = {"levels": 1}
 
-    def __init__(self, config: HeadConfig, token_dim: int, context_dim: int):
+    def __init__(self, config: DiffusionConfig, token_dim: int, context_dim: int):
         super().__init__(config, token_dim, context_dim)
         self.context_in = nn.Linear(context_dim, config.width)
         self.time_in = TimeEmbedding(config.width)

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
 import torch
 from torch import Tensor, nn
 
 from dear.config import ConfigError, HeadConfig
 from dear.heads.base import Draw, Head, matrix_flops
 from dear.layers import AdaLNMLP, init_weights
+from dear.settings import Range
+
+
+@dataclass(frozen=True)
+class EnergyConfig(HeadConfig):
+    kind: str = "energy"
+    noise_as: Literal["input", "condition"] = "input"  # Appendix E: (b), or (a), where the context is the input
+    samples: Annotated[int, Range(2, 64)] = 2  # m of equation (8)
+    # Sizes of consecutive groups of a token's channels, together D, each of which is scored on its own beside the whole
+    # token; (): the whole alone, as in the paper.
+    groups: tuple[Annotated[int, Range(1, 2048)], ...] = ()
 
 
 def energy_loss(samples: Tensor, target: Tensor) -> Tensor:
@@ -34,12 +48,14 @@ class EnergyHead(Head):
     """Residual MLP in both designs of Appendix E: noise as the input and context through adaptive LayerNorm, or (a) the
     reverse."""
 
+    config: EnergyConfig
+    Config = EnergyConfig
     title = "Energy scoring"
     max_steps = 1
     # Mixed samples are no sample, and would cost a second pass of the head (Appendix F.1).
     guidance_levels = ("representation",)
 
-    def __init__(self, config: HeadConfig, token_dim: int, context_dim: int):
+    def __init__(self, config: EnergyConfig, token_dim: int, context_dim: int):
         super().__init__(config, token_dim, context_dim)
         if config.groups and sum(config.groups) != token_dim:
             raise ConfigError(f"head.groups must sum to the token's {token_dim} channels, got {config.groups!r}")

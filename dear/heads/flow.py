@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-from dear.heads.velocity import VelocityHead, draw_times
+from dear.heads.velocity import VelocityConfig, VelocityHead, draw_times
+
+
+@dataclass(frozen=True)
+class FlowConfig(VelocityConfig):
+    kind: str = "flow"
+    times: Literal["logit-normal", "uniform"] = "logit-normal"  # distribution of times in training
 
 
 class FlowHead(VelocityHead):
     """Velocity at one time; any number of Euler steps. Its logit-normal times are those of Esser et al. 2024."""
 
+    config: FlowConfig
+    Config = FlowConfig
     title = "Flow"
 
     def path_loss(self, target: Tensor, noise: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:

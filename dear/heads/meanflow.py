@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from dear.heads.velocity import SpanHead, draw_times
+from dear.heads.velocity import SpanHead, VelocityConfig, draw_times
+from dear.settings import Range
 
 LOGIT_MEAN = -0.4  # of logit-normal times (their Table 1d)
 ADAPTIVE_FLOOR = 1e-3  # c of the adaptive weight
+
+
+@dataclass(frozen=True)
+class MeanFlowConfig(VelocityConfig):
+    kind: str = "meanflow"
+    times: Literal["logit-normal", "uniform"] = "logit-normal"  # distribution of times in training
+    flow_share: Annotated[float, Range(0, 1)] = 0.75  # of training rows on plain flow matching (its paper's value)
+    adaptive_power: Annotated[float, Range(0, 4)] = 1.0  # p of the adaptive loss weight; 0: none
 
 
 def meanflow_target(
@@ -29,11 +39,18 @@ def meanflow_target(
 class MeanFlowHead(SpanHead):
     """Average velocity between any two times: one step crosses the whole path; more steps are possible, too."""
 
+    config: MeanFlowConfig
+    Config = MeanFlowConfig
     title = "MeanFlow"
     train_passes = 4.0  # the derivative along the path adds one
     toy_iterations = 1500
     # In a short training the adaptive weights of the paper leave too little gradient to rows that are far off.
-    toy_options: ClassVar[Mapping[str, Any]] = {"adaptive_power": 0.0, "flow_share": 0.5, "times": "uniform"}
+    toy_options: ClassVar[Mapping[str, Any]] = {
+        "levels": 1,
+        "adaptive_power": 0.0,
+        "flow_share": 0.5,
+        "times": "uniform",
+    }
 
     def path_loss(self, target: Tensor, noise: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
         """Squared distance to the identity's target, times the adaptive weight ``1 / (distance + c)^p``, detached.

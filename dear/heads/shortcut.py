@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from dear.config import HeadConfig
-from dear.heads.base import MAX_STEPS
-from dear.heads.velocity import SpanHead, draw_times
+from dear.config import MAX_STEPS, ConfigError
+from dear.heads.velocity import SpanHead, VelocityConfig, draw_times
+from dear.settings import Range
+
+
+@dataclass(frozen=True)
+class ShortcutConfig(VelocityConfig):
+    kind: str = "shortcut"
+    flow_share: Annotated[float, Range(0, 1)] = 0.75  # of training rows on plain flow matching (its paper's value)
+    # The most sampling steps, a power of two; the step sizes in between are trained.
+    max_steps: Annotated[int, Range(2, 1024)] = 128
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_steps & (self.max_steps - 1):
+            raise ConfigError(f"head.max_steps must be a power of two, got {self.max_steps!r}")
 
 
 def shortcut_target(s: Callable[[Tensor, Tensor, Tensor], Tensor], z: Tensor, r: Tensor, t: Tensor) -> Tensor:
@@ -22,10 +37,12 @@ def shortcut_target(s: Callable[[Tensor, Tensor, Tensor], Tensor], z: Tensor, r:
 class ShortcutHead(SpanHead):
     """Velocity for steps of sizes 1, 1/2, ..., 1 / ``max_steps``; the last stands for an instant."""
 
+    config: ShortcutConfig
+    Config = ShortcutConfig
     title = "Shortcut"
     toy_iterations = 2600
 
-    def __init__(self, config: HeadConfig, token_dim: int, context_dim: int):
+    def __init__(self, config: ShortcutConfig, token_dim: int, context_dim: int):
         super().__init__(config, token_dim, context_dim)
         self.max_steps = min(config.max_steps, MAX_STEPS)
         # The half steps add two forward passes on the rows that are not plain flow matching.

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +15,12 @@ from dear.config import HeadConfig
 from dear.heads.base import Draw, Head
 from dear.heads.embedding import TimeEmbedding, on_device
 from dear.layers import AdaLNMLP, init_weights
+from dear.settings import Range
+
+
+@dataclass(frozen=True)
+class VelocityConfig(HeadConfig):
+    levels: Annotated[int, Range(1, 1024)] = 4  # draws of noise and times per token and training step
 
 
 def draw_times(kind: str, rows: int, generator: torch.Generator, mean: float = 0.0) -> Tensor:
@@ -24,7 +33,10 @@ def draw_times(kind: str, rows: int, generator: torch.Generator, mean: float = 0
 class VelocityHead(Head):
     """Moves a token along ``z_t = (1 - t) x + t noise``, from noise at t = 1 to data at t = 0, by velocities."""
 
-    def __init__(self, config: HeadConfig, token_dim: int, context_dim: int):
+    config: VelocityConfig
+    toy_options: ClassVar[Mapping[str, Any]] = {"levels": 1}
+
+    def __init__(self, config: VelocityConfig, token_dim: int, context_dim: int):
         super().__init__(config, token_dim, context_dim)
         self.context_in = nn.Linear(context_dim, config.width)
         self.time_in = TimeEmbedding(config.width)
@@ -95,7 +107,7 @@ class VelocityHead(Head):
 class SpanHead(VelocityHead):
     """Velocities that know the length of their step, as a second time."""
 
-    def __init__(self, config: HeadConfig, token_dim: int, context_dim: int):
+    def __init__(self, config: VelocityConfig, token_dim: int, context_dim: int):
         super().__init__(config, token_dim, context_dim)
         self.span_in = TimeEmbedding(config.width)
         init_weights(self.span_in)

@@ -16,11 +16,13 @@ from safetensors.torch import load_file, save_file
 from dear import checkpoint
 from dear.checkpoint import CheckpointError, load_codec, load_config, save_checkpoint
 from dear.codec import audioldm, build_vae, build_vocoder
-from dear.codec.audioldm import AudioLDMVAE, AudioLDMVocoder
+from dear.codec.audioldm import AudioLDMVAE, AudioLDMVAEConfig, AudioLDMVocoder, AudioLDMVocoderConfig
 from dear.codec.frames import limit
+from dear.codec.istft import ISTFTConfig
 from dear.codec.mel import MelSpectrogram
-from dear.config import Config, ConfigError, MelConfig, VAEConfig, VocoderConfig, preset
+from dear.config import Config, ConfigError, MelConfig
 from dear.pipeline import AudioDEAR
+from dear.presets import preset
 
 MEL = MelConfig(frames=64, samples=10_000)
 SMALL = {"block_out_channels": (8, 8, 8), "layers_per_block": 1, "norm_num_groups": 4, "scaling_factor": 0.5}
@@ -65,8 +67,8 @@ def named_config(source: Path | str, **vae) -> Config:
     settings = {"patch_frames": 16, "patch_mels": 16, "token_dim": 128, "source": str(source)} | vae
     return dataclasses.replace(
         tiny_config(),
-        vae=VAEConfig(kind="audioldm", **settings),
-        vocoder=VocoderConfig(kind="audioldm", source=str(source)),
+        vae=AudioLDMVAEConfig(**settings),
+        vocoder=AudioLDMVocoderConfig(source=str(source)),
     )
 
 
@@ -225,7 +227,7 @@ def test_a_checkpoint_that_names_its_source_sounds(published_folder, tmp_path):
 
 
 def test_own_and_named_halves_mix(published_folder, tmp_path):
-    config = dataclasses.replace(named_config(published_folder), vocoder=VocoderConfig(kind="istft", width=16, depth=1))
+    config = dataclasses.replace(named_config(published_folder), vocoder=ISTFTConfig(width=16, depth=1))
     vae = build_vae(config.vae, config.mel, published_folder)
     folder = save_checkpoint(
         tmp_path / "c", config, tiny_models(config), vae, build_vocoder(config.vocoder, config.mel)
@@ -325,7 +327,7 @@ def test_a_codec_of_another_kind_is_refused(tmp_path):
 
 
 def test_a_source_must_be_named():
-    for name, kind in (("vae", VAEConfig), ("vocoder", VocoderConfig)):
+    for name, kind in (("vae", AudioLDMVAEConfig), ("vocoder", AudioLDMVocoderConfig)):
         with pytest.raises(ConfigError, match=rf"{name}\.source must be owner/name on the Hub or a folder, got ''"):
             kind(source="")
 

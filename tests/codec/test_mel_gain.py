@@ -7,15 +7,15 @@ import torch
 
 from dear.codec import VOCODERS, build_vocoder
 from dear.codec.mel import MelSpectrogram
-from dear.codec.mel_gain import MelGain
-from dear.config import MelConfig, VocoderConfig
+from dear.codec.mel_gain import MelGain, MelGainConfig
+from dear.config import MelConfig
 
 MEL = MelConfig()
 
 
 @pytest.fixture(scope="module")
 def vocoder() -> MelGain:
-    return build_vocoder(VocoderConfig(kind="mel-gain", iterations=24, momentum=0.9), MEL)
+    return build_vocoder(MelGainConfig(iterations=24, momentum=0.9), MEL)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_iterations_approach_the_mel_and_a_draft_takes_a_quarter(vocoder, mel):
         return (MelSpectrogram(MEL)(wave) - mel).abs().mean().item()
 
     whole, draft = error(vocoder(mel)), error(vocoder.draft(mel))
-    shaped = error(build_vocoder(VocoderConfig(kind="mel-gain", iterations=1, momentum=0.0), MEL)(mel))
+    shaped = error(build_vocoder(MelGainConfig(iterations=1, momentum=0.0), MEL)(mel))
     assert whole < 0.05 < draft < shaped
 
 

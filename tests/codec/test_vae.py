@@ -7,14 +7,14 @@ import torch
 from factory import tiny_config
 
 from dear.codec import build_vae
-from dear.codec.conv import ConvVAE
-from dear.codec.patch import PatchVAE
-from dear.config import MelConfig, VAEConfig
+from dear.codec.conv import ConvConfig, ConvVAE
+from dear.codec.patch import PatchConfig, PatchVAE
+from dear.config import MelConfig
 from training.data.scenes import Scene
 from training.engine.codec import RefineCodec, fit_patch_vae, measure_codec
 
 MEL = MelConfig(frames=64, samples=10_000)
-BANDED = VAEConfig(patch_frames=4, patch_mels=16, token_dim=12, width=16, depth=2)
+BANDED = ConvConfig(patch_frames=4, patch_mels=16, token_dim=12, width=16, depth=2)
 
 
 class Noises:
@@ -67,11 +67,11 @@ def test_decoded_mels_stay_above_the_floor(generator):
 
 @pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
 def test_fit_recovers_a_planted_subspace_and_scales_the_tokens(generator, exponent):
-    codec = PatchVAE(VAEConfig(patch_frames=8, patch_mels=64, token_dim=5), MEL)
+    codec = PatchVAE(PatchConfig(patch_frames=8, patch_mels=64, token_dim=5), MEL)
     basis = torch.linalg.qr(torch.randn(512, 5, generator=generator)).Q
     deviation = torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0])
     mels = codec.unpatch(-5 + (torch.randn(60, 8, 5, generator=generator) * deviation) @ basis.T)
-    fitted = fit_patch_vae(mels, VAEConfig(patch_frames=8, patch_mels=64, token_dim=5), MEL, exponent)
+    fitted = fit_patch_vae(mels, PatchConfig(patch_frames=8, patch_mels=64, token_dim=5), MEL, exponent)
     torch.testing.assert_close(fitted.components.T @ fitted.components, torch.eye(5), atol=1e-5, rtol=0)
     torch.testing.assert_close(fitted.components @ fitted.components.T, basis @ basis.T, atol=1e-4, rtol=0)
     torch.testing.assert_close(fitted.project(fitted.encode(mels)), mels, atol=1e-3, rtol=0)
@@ -94,7 +94,7 @@ def test_fit_does_not_depend_on_how_the_mels_are_split(generator):
 
 def test_fit_needs_enough_patches(generator):
     with pytest.raises(ValueError, match="at least 128 patches, got 16"):
-        fit_patch_vae(random_mels(2, generator), VAEConfig(patch_frames=8, patch_mels=64, token_dim=128), MEL)
+        fit_patch_vae(random_mels(2, generator), PatchConfig(patch_frames=8, patch_mels=64, token_dim=128), MEL)
 
 
 def test_latents_show_the_grid():
@@ -122,7 +122,7 @@ def test_conv_weights_do_not_depend_on_the_global_random_state():
 
 def test_refinement_learns_what_the_components_leave_out(generator):
     # A second, quieter component whose coefficient is the square of the first: uncorrelated with it, yet known from it.
-    vae = VAEConfig(patch_frames=8, patch_mels=64, token_dim=1, width=16, depth=1)
+    vae = ConvConfig(patch_frames=8, patch_mels=64, token_dim=1, width=16, depth=1)
     codec = PatchVAE(vae, MEL)
     basis = torch.linalg.qr(torch.randn(512, 2, generator=generator)).Q
 
@@ -152,9 +152,9 @@ def test_refinement_batches_are_a_pure_function_of_the_step():
 
 def test_measure_of_a_lossless_codec_and_of_a_constant_one(generator):
     mels = random_mels(3, generator)
-    lossless = PatchVAE(VAEConfig(patch_frames=4, patch_mels=4, token_dim=16), MEL)
+    lossless = PatchVAE(PatchConfig(patch_frames=4, patch_mels=4, token_dim=16), MEL)
     assert measure_codec(lossless, mels, batch=2) == pytest.approx({"l1": 0, "bias": 0, "detail": 1}, abs=1e-5)
-    flat = PatchVAE(VAEConfig(patch_frames=4, patch_mels=4, token_dim=1), MEL)
+    flat = PatchVAE(PatchConfig(patch_frames=4, patch_mels=4, token_dim=1), MEL)
     flat.components.zero_()
     measured = measure_codec(flat, mels)
     assert measured["detail"] == pytest.approx(0)
@@ -166,7 +166,7 @@ def test_bad_shapes_and_kinds_are_named():
     with pytest.raises(ValueError, match=r"F a multiple of 8, got \(1, 60, 64\)"):
         build_vae(config.vae, config.mel).encode(torch.zeros(1, 60, 64))
     with pytest.raises(ValueError, match="token_dim must be at most 64"):
-        PatchVAE(VAEConfig(patch_frames=4, patch_mels=16, token_dim=65), MEL)
+        PatchVAE(PatchConfig(patch_frames=4, patch_mels=16, token_dim=65), MEL)
     with pytest.raises(ValueError, match="must divide 64 x 64, got 7 x 64"):
-        PatchVAE(VAEConfig(patch_frames=7), MEL)
-    assert type(build_vae(VAEConfig(kind="conv", width=8, depth=1), MEL)) is ConvVAE
+        PatchVAE(PatchConfig(patch_frames=7), MEL)
+    assert type(build_vae(ConvConfig(width=8, depth=1), MEL)) is ConvVAE

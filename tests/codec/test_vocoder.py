@@ -9,15 +9,15 @@ from test_vae import Noises
 
 from dear.codec import build_vocoder
 from dear.codec.frames import Frames, MelInverse, limit
-from dear.codec.griffin_lim import GriffinLim
-from dear.codec.istft import ISTFTVocoder
+from dear.codec.griffin_lim import GriffinLim, GriffinLimConfig
+from dear.codec.istft import ISTFTConfig, ISTFTVocoder
 from dear.codec.mel import MelSpectrogram
-from dear.config import MelConfig, VocoderConfig
+from dear.config import MelConfig
 from training.engine.codec import TrainVocoder, measure_vocoder, spectral_energy_distance
 
 MEL = MelConfig(frames=64, samples=10_000)
 SAMPLES = MEL.frames * MEL.hop_length
-SMALL = VocoderConfig(kind="istft", width=16, depth=1)
+SMALL = ISTFTConfig(width=16, depth=1)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def spectrogram() -> MelSpectrogram:
 
 @pytest.fixture(scope="module")
 def griffin_lim() -> GriffinLim:
-    return GriffinLim(VocoderConfig(), MEL)
+    return GriffinLim(GriffinLimConfig(), MEL)
 
 
 def tone(frequency: float) -> torch.Tensor:
@@ -106,7 +106,7 @@ def test_griffin_lim_is_the_published_iteration(griffin_lim, spectrogram):
 
 def test_a_draft_takes_a_quarter_of_the_iterations_and_stays_near(griffin_lim, spectrogram):
     mel = spectrogram(noises(2))
-    quarter = GriffinLim(VocoderConfig(iterations=8), MEL)
+    quarter = GriffinLim(GriffinLimConfig(iterations=8), MEL)
     assert griffin_lim.iterations == 32
     assert torch.equal(griffin_lim.draft(mel), quarter(mel))
     whole, draft = ((spectrogram(wave) - mel).abs().mean() for wave in (griffin_lim(mel), griffin_lim.draft(mel)))
@@ -209,7 +209,7 @@ def test_energy_distance_prefers_the_true_distribution():
 
 
 def test_build_names_the_kinds():
-    assert type(build_vocoder(VocoderConfig(), MEL)) is GriffinLim
+    assert type(build_vocoder(GriffinLimConfig(), MEL)) is GriffinLim
     assert type(build_vocoder(SMALL, MEL)) is ISTFTVocoder
 
 

@@ -27,7 +27,9 @@ from dear.conditioning import (
     build_text_encoder,
     check_prompt,
 )
-from dear.config import ConditioningConfig, ConfigError
+from dear.conditioning.minilm import MiniLMConfig
+from dear.conditioning.paper import PaperConfig
+from dear.config import ConfigError
 from dear.pipeline import AudioDEAR
 
 PROMPTS = [
@@ -150,7 +152,7 @@ def test_encoder_loads_without_network_or_random_numbers(monkeypatch):
     monkeypatch.setattr(socket, "socket", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     state = torch.get_rng_state()
-    encoder = build_text_encoder(ConditioningConfig(max_tokens=4))
+    encoder = build_text_encoder(MiniLMConfig(max_tokens=4))
     assert encoder.encode(["a dog barking loudly"]).tokens.shape == (1, 4, 384)
     assert torch.equal(torch.get_rng_state(), state)
     # A shorter prefix is another encoding of long prompts.
@@ -188,22 +190,21 @@ def test_absent_package_falls_back_to_the_hub_and_says_what_to_do(monkeypatch):
 
 def test_kinds_and_sizes_without_an_encoder_are_refused():
     with pytest.raises(ConfigError, match=r"conditioning\.dim must be 384"):
-        build_text_encoder(ConditioningConfig(dim=16))
+        build_text_encoder(MiniLMConfig(dim=16))
     with pytest.raises(ConfigError, match=r"conditioning\.kind must be 'paper' to encode sounds"):
-        build_text_encoder(ConditioningConfig(), audio=True)
+        build_text_encoder(MiniLMConfig(), audio=True)
     for dtype in (torch.bfloat16, torch.float16):
         with pytest.raises(ValueError, match="dtype must be torch.float32"):
-            build_text_encoder(ConditioningConfig(), dtype=dtype)
+            build_text_encoder(MiniLMConfig(), dtype=dtype)
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory) -> ConditioningConfig:
+def published(tmp_path_factory) -> PaperConfig:
     """The paper's configuration, with tiny encoders of its format: E = 8, T = 12."""
     folder = tmp_path_factory.mktemp("encoders")
     for name in ("t5", "clap"):
         (folder / name).mkdir()
-    return ConditioningConfig(
-        kind="paper",
+    return PaperConfig(
         dim=8,
         max_tokens=12,
         t5=str(tiny_t5(folder / "t5")),
@@ -329,15 +330,15 @@ def test_sizes_must_agree_with_the_encoders(published, tmp_path):
 )
 def test_settings_out_of_range_are_refused(options, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        ConditioningConfig(kind="paper", **options)
+        PaperConfig(**options)
 
 
 @pytest.mark.usefixtures("offline")
 def test_absent_encoders_are_named_with_what_to_do(published, tmp_path):
     with pytest.raises(EncoderError, match=r"conditioning\.t5: could not download .*/google/flan-t5-large"):
-        build_text_encoder(ConditioningConfig(kind="paper", dim=1024, max_tokens=78))
+        build_text_encoder(PaperConfig(dim=1024, max_tokens=78))
     with pytest.raises(EncoderError, match=r"could not download 630k-audioset-fusion-best\.pt .*lukewys/laion_c"):
-        build_text_encoder(replace(published, clap=ConditioningConfig().clap))
+        build_text_encoder(replace(published, clap=PaperConfig().clap))
     with pytest.raises(EncoderError, match=r"conditioning\.t5 must be a folder or owner/name on the Hub, got './gone'"):
         build_text_encoder(replace(published, t5="./gone"))
     for name in ("config.json", "model.safetensors"):

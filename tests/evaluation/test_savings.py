@@ -15,6 +15,7 @@ from dear.config import FAST, Config, ConfigError, MelConfig, SamplingConfig, Sa
 from dear.evaluation.generation import load_prompts
 from dear.evaluation.savings import base_jobs, time_trials
 from dear.evaluation.savings import main as evaluate
+from dear.kinds import KINDS
 from dear.layers import rotary_angles, rotate
 from dear.masking import random_order, spread_order, token_schedule
 from dear.request import check_options
@@ -303,16 +304,16 @@ def test_a_configuration_may_hold_savings_or_be_older_than_they_are():
     data = json.loads(tiny_config().to_json())
     sampling = data["variants"]["student"]["sampling"]
     assert sampling.pop("savings") == dataclasses.asdict(Savings())
-    assert Config.from_dict(data) == tiny_config()
+    assert Config.from_dict(data, KINDS) == tiny_config()
     sampling["savings"] = {"refresh_every": 4}
-    config = Config.from_dict(data)
+    config = Config.from_dict(data, KINDS)
     assert config.variants["student"].sampling.savings == Savings(refresh_every=4)
-    assert Config.from_json(config.to_json()) == config
+    assert Config.from_json(config.to_json(), KINDS) == config
     with pytest.raises(ConfigError, match='savings.refresh_every must be 1 for masked_attention "full".*got 4'):
-        Config.from_dict(data | {"backbone": data["backbone"] | {"masked_attention": "full"}})
+        Config.from_dict(data | {"backbone": data["backbone"] | {"masked_attention": "full"}}, KINDS)
     sampling["savings"] = {"speed": 4}
     with pytest.raises(ConfigError, match=r"unknown field variants\.student\.sampling\.savings\.speed"):
-        Config.from_dict(data)
+        Config.from_dict(data, KINDS)
     with pytest.raises(ConfigError, match="savings.null_every must be of type int, got 2.5"):
         from_dict(SamplingConfig, {"savings": {"null_every": 2.5}})
 

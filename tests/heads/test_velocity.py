@@ -5,8 +5,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from dear.config import HeadConfig
 from dear.heads import HEADS
+from dear.heads.flow import FlowConfig
 from dear.heads.meanflow import meanflow_target
 from dear.heads.shortcut import shortcut_target
 from dear.heads.velocity import draw_times
@@ -117,7 +117,7 @@ def test_two_exact_half_steps_are_the_exact_whole_step(flow, path):
 
 def build(kind, **options):
     torch.manual_seed(0)
-    return HEADS[kind](HeadConfig(kind=kind, width=16, depth=1, **options), D, C).double().eval()
+    return HEADS[kind](HEADS[kind].Config(width=16, depth=1, **options), D, C).double().eval()
 
 
 def follow(head, velocity):
@@ -216,7 +216,7 @@ def test_logit_normal_times_favour_the_middle_and_move_with_their_mean():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_no_small_step_is_lost_in_half_precision(dtype):
     """Under a steady velocity of 1/4 noise arrives 1/4 lower, in whatever number of steps."""
-    head = HEADS["flow"](HeadConfig(kind="flow", width=8, depth=1), D, C).to(dtype)
+    head = HEADS["flow"](FlowConfig(width=8, depth=1), D, C).to(dtype)
     head.move = lambda z, times, context: torch.full_like(z, 0.25)
     noise = torch.randn(N, D, generator=torch.Generator().manual_seed(0)).to(dtype)
     seen = head.sample(

@@ -8,16 +8,12 @@ import torch
 
 from dear.checkpoint import save_checkpoint
 from dear.codec import build_vae, build_vocoder
-from dear.config import (
-    BackboneConfig,
-    Config,
-    HeadConfig,
-    MelConfig,
-    SamplingConfig,
-    VAEConfig,
-    VariantConfig,
-    VocoderConfig,
-)
+from dear.codec.griffin_lim import GriffinLimConfig
+from dear.codec.patch import PatchConfig
+from dear.conditioning.minilm import MiniLMConfig
+from dear.config import BackboneConfig, Config, MelConfig, SamplingConfig, VariantConfig
+from dear.heads.diffusion import DiffusionConfig
+from dear.heads.energy import EnergyConfig
 from dear.model import MaskedModel
 
 
@@ -26,16 +22,17 @@ def tiny_config() -> Config:
     return Config(
         name="tiny",
         mel=MelConfig(frames=64, samples=10_000),
-        vae=VAEConfig(patch_frames=8, patch_mels=64, token_dim=16),
-        vocoder=VocoderConfig(iterations=4),
+        vae=PatchConfig(patch_frames=8, patch_mels=64, token_dim=16),
+        vocoder=GriffinLimConfig(iterations=4),
+        conditioning=MiniLMConfig(),
         backbone=BackboneConfig(width=32, depth=2, heads=2),
         variants={
             "student": VariantConfig(
-                head=HeadConfig(kind="energy", width=32, depth=1),
+                head=EnergyConfig(width=32, depth=1),
                 sampling=SamplingConfig(cfg_scale=2.0, iterations=4),
             ),
             "teacher": VariantConfig(
-                head=HeadConfig(kind="diffusion", width=32, depth=1, timesteps=50),
+                head=DiffusionConfig(width=32, depth=1, timesteps=50),
                 sampling=SamplingConfig(cfg_scale=2.0, iterations=4, steps=3),
             ),
         },

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from dear.codec.mel import MelSpectrogram
-from dear.codec.patch import PatchVAE
+from dear.codec.patch import PatchConfig, PatchVAE
 from dear.conditioning import Conditioning
-from dear.config import MelConfig, VAEConfig
+from dear.config import MelConfig
 from training.cache.tokens import BLOCK, Cache, CacheError, Recaptioned, build, weights_digest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,7 +64,7 @@ class Letters:
 
 
 def codec(scale: float = 1.0) -> PatchVAE:
-    vae = PatchVAE(VAEConfig(patch_frames=4, patch_mels=16, token_dim=8), MEL)
+    vae = PatchVAE(PatchConfig(patch_frames=4, patch_mels=16, token_dim=8), MEL)
     basis = torch.linalg.qr(torch.randn(64, 8, generator=torch.Generator().manual_seed(1))).Q
     vae.components.copy_(basis)
     vae.scale.fill_(scale)

@@ -17,7 +17,8 @@ import yaml
 from factory import tiny_config
 from processes import end, start, wait_until
 
-from dear.config import ConfigError, VAEConfig
+from dear.codec.conv import ConvConfig
+from dear.config import ConfigError
 from dear.evaluation.judge import load_judge
 from dear.heads import HEADS
 from dear.model import MaskedModel
@@ -57,7 +58,7 @@ def clips(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
-    model = dataclasses.replace(tiny_config(), name="toy", vae=VAEConfig(token_dim=16, width=8, depth=1))
+    model = dataclasses.replace(tiny_config(), name="toy", vae=ConvConfig(token_dim=16, width=8, depth=1))
     stage = {"batch_size": 4, "lr": 1e-3, "warmup": 1, "save_every": 2, "log_every": 2}
     data = {
         "model": json.loads(model.to_json()),

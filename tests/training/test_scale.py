@@ -27,11 +27,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from dear.conditioning import Conditioning
-from dear.config import Config, ConfigError, HeadConfig, preset
+from dear.config import Config, ConfigError
 from dear.files import sha256, write_json
 from dear.heads import HEADS
+from dear.heads.energy import EnergyConfig
+from dear.heads.meanflow import MeanFlowConfig
+from dear.heads.shortcut import ShortcutConfig
 from dear.model import MaskedModel
 from dear.pipeline import AudioDEAR
+from dear.presets import preset
 from training import distill, teacher
 from training.cache.tokens import weights_digest
 from training.data.manifest import Entry, write_manifest
@@ -290,7 +294,8 @@ def test_a_state_from_before_a_field_existed_is_one_with_its_default(tmp_path):
 def test_what_nested_settings_have_gained_since_is_at_its_default():
     wanted = {"model": tiny_config()}
     saved = plain(wanted)
-    del saved["model"]["vae"]["peak"], saved["model"]["conditioning"]
+    del saved["model"]["vae"]["peak"], saved["model"]["backbone"]["positions"]
+    saved["model"]["vocoder"] |= {"width": 192, "depth": 6}  # of another kind
     assert completed(saved, wanted) == plain(wanted)
     other = {"model": replace(tiny_config(), vae=replace(tiny_config().vae, peak=0.5))}
     assert difference(completed(saved, other), plain(other)) == "its model.vae.peak is 0.0, wanted is 0.5"
@@ -316,7 +321,9 @@ def test_a_bad_distillation_is_named(change):
 def by_name(folder: Path, kind: str) -> None:
     """A model with the head that ``kind`` names, trained for two steps."""
     base = tiny_config()
-    variant = replace(base.variants["student"], head=HeadConfig(kind=kind, width=16, depth=1, levels=1))
+    variant = replace(
+        base.variants["student"], head=HEADS[kind].Config(**{"width": 16, "depth": 1} | HEADS[kind].toy_options)
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = MaskedModel(replace(base, variants={"student": variant}))
@@ -390,8 +397,9 @@ def test_the_formulas_are_what_torch_counts_at_the_papers_width(name):
 
 
 HEADS_COUNTED = {
-    **{kind: HeadConfig(kind=kind, width=64, flow_share=0.5) for kind in HEADS},
-    "noise as condition": HeadConfig(width=64, noise_as="condition", samples=3),
+    **{kind: HEADS[kind].Config(width=64) for kind in HEADS},
+    "shortcut": ShortcutConfig(width=64, flow_share=0.5),
+    "noise as condition": EnergyConfig(width=64, noise_as="condition", samples=3),
 }
 # Torch's counter sees each product of a forward derivative at two levels, and so counts it twice.
 del HEADS_COUNTED["meanflow"]
@@ -408,7 +416,7 @@ def test_every_head_is_counted(name):
 
 
 def test_meanflow_is_one_pass_and_its_derivative():
-    head = HeadConfig(kind="meanflow", width=64, levels=1)
+    head = MeanFlowConfig(width=64, levels=1)
     network, rows = HEADS["meanflow"](head, 16, 32), torch.zeros(8)
     with FlopCounterMode(display=False) as counter:
         network(torch.zeros(8, 16), rows, rows, torch.zeros(8, 32))
@@ -416,7 +424,7 @@ def test_meanflow_is_one_pass_and_its_derivative():
     config = tiny_config()
     steps = []
     for kind in ("flow", "meanflow"):
-        variant = replace(config.variants["student"], head=replace(head, kind=kind))
+        variant = replace(config.variants["student"], head=HEADS[kind].Config(width=64, levels=1))
         config = replace(config, variants={"student": variant})
         without = 4 * 3 * backbone_flops(config, 5)
         steps.append((step_flops(config, "student", 4, 5, 1.0) - without) / head_flops(variant.head, 16, 32))

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from dear.codec.conv import ConvVAE
 from dear.codec.istft import ISTFTVocoder
 from dear.codec.mel import MelSpectrogram
-from dear.codec.patch import PatchVAE
-from dear.config import MelConfig, VAEConfig
+from dear.codec.patch import PatchConfig, PatchVAE
+from dear.config import MelConfig
 from training.cache.tokens import weights_digest
 from training.data.scenes import SceneSource
 
@@ -24,7 +24,7 @@ CROPS = 4  # crops that one composed scene gives to the vocoder
 
 
 @torch.no_grad()
-def fit_patch_vae(mels: Tensor, vae: VAEConfig, mel: MelConfig, exponent: float = 0.5, batch: int = 64) -> PatchVAE:
+def fit_patch_vae(mels: Tensor, vae: PatchConfig, mel: MelConfig, exponent: float = 0.5, batch: int = 64) -> PatchVAE:
     """Fit the linear patch codec to mels [N, F, M] by principal components, in float64; no randomness.
 
     Component i with standard deviation s_i is scaled by ``s_i ** -exponent`` (0: the raw coefficients, 1: whitened),

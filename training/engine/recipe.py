@@ -16,6 +16,7 @@ import yaml
 from dear.conditioning import check_prompt
 from dear.config import Config, ConfigError, from_dict
 from dear.distillation import REDUCTIONS
+from dear.kinds import KINDS
 from dear.request import MAX_SAMPLES
 from training.data.vocabulary import VocabularyError, select
 from training.engine.schedule import TrainConfig
@@ -214,6 +215,6 @@ def load_recipe(path: str | Path, kind: type[R], section: str = "") -> R:
     if section and not (isinstance(data, Mapping) and section in data):
         raise ConfigError(f"{path} must have a section {section}")
     try:
-        return from_dict(kind, data[section] if section else data, section)
+        return from_dict(kind, data[section] if section else data, section, KINDS)
     except (ConfigError, TypeError) as error:
         raise ConfigError(f"{path}: {error}") from None

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from dear.card import model_card
 from dear.checkpoint import load_codec, save_checkpoint
-from dear.codec.base import Codec
+from dear.codec import CODECS
+from dear.codec.base import Codec, Vocoder
 from dear.conditioning import build_text_encoder
 from dear.config import ConfigError
 from dear.files import write_json
@@ -98,10 +99,10 @@ class Stage:
         self.data: tuple[dict[str, Any], int] = ({}, 0)  # its stamp and number of items, likewise
         self.codec = self._codec()
 
-    def _codec(self) -> tuple[Codec, nn.Module] | None:
+    def _codec(self) -> tuple[Codec, Vocoder] | None:
         """(vae, vocoder) that the checkpoint holds or the samples need, in the first process; None for neither."""
         config, folder = self.recipe.model, self.options.codec
-        own = config.vae.kind != "audioldm" or config.vocoder.kind == "istft"  # weights that no source is named for
+        own = not CODECS[config.vae.kind].files or config.vocoder.kind == "istft"  # weights that no source is named for
         if own and folder is None:
             raise ConfigError(
                 "--codec must name a checkpoint with the weights of "
@@ -235,7 +236,8 @@ class Stage:
         command = command_line(options.prog, options.arguments, work["processes"])
         card = model_card(config, facts(config, *self.data, about, command, self.commit))
         # A codec that the configuration names the source of is not part of the checkpoint.
-        vae, vocoder = self.codec or (nn.Module(), nn.Module())
+        parts: tuple[nn.Module, nn.Module] = self.codec or (nn.Module(), nn.Module())
+        vae, vocoder = parts
         save_checkpoint(self.options.out / "checkpoint", config, {recipe.variant: model}, vae, vocoder, card)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from dear.card import anatomy, front_matter
 from dear.config import Config
 from dear.evaluation.judge.classifier import SoundClassifier
+from dear.heads.energy import EnergyConfig
 from training.data.clips import Clip
 from training.engine.recipe import MaskingConfig, Recipe
 
@@ -62,12 +63,12 @@ def last_phase(recipe: Recipe) -> str:
 
 def scored(config: Config) -> str:
     """What the student's energy score is taken over, where that is not the whole token alone."""
-    sizes = config.variants["student"].head.groups
-    if not sizes:
+    head = config.variants["student"].head
+    if not isinstance(head, EnergyConfig) or not head.groups:
         return ""
     return (
         "Its energy score is the mean of that of the whole token and of those of consecutive groups of "
-        f"{', '.join(map(str, sizes))} channels, the codec's leading components first."
+        f"{', '.join(map(str, head.groups))} channels, the codec's leading components first."
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dear.files import read_json, write_json
+from dear.settings import KindSettings
 
 
 class StampError(ValueError):
@@ -23,9 +24,12 @@ def plain(data: Any) -> Any:
 def completed(saved: Any, wanted: Any) -> Any:
     """``saved`` (plain data) with the fields that dataclasses in ``wanted`` have gained since, at their defaults.
 
-    So what was saved before a field existed stays equal to what leaves the field alone.
+    So what was saved before a field existed stays equal to what leaves the field alone. Settings of a kind were once
+    saved with the fields of all kinds, of which its own are taken.
     """
     if dataclasses.is_dataclass(wanted) and isinstance(saved, dict):
+        if isinstance(wanted, KindSettings):
+            saved = {key: value for key, value in saved.items() if hasattr(wanted, key)}
         defaults: dict[str, Any] = {}
         for field in dataclasses.fields(wanted):
             if field.default is not dataclasses.MISSING:

@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 
 from dear.checkpoint import load_codec, load_config
+from dear.codec import CODECS
 from dear.codec.base import Codec
+from dear.codec.griffin_lim import GriffinLimConfig
 from dear.codec.mel import MelSpectrogram
 from dear.conditioning import build_text_encoder
-from dear.config import Config, ConfigError, VocoderConfig
+from dear.config import Config, ConfigError
 from training.data.manifest import Entry
 from training.store.sharding import EncodeConfig, encode
-
-TRAINED = ("patch", "conv")  # codecs whose weights come from a checkpoint
 
 
 def load_vae(config: Config, codec: Path | None, device: torch.device) -> Codec:
@@ -26,7 +26,7 @@ def load_vae(config: Config, codec: Path | None, device: torch.device) -> Codec:
     other shapes; CheckpointError where its weights can't be read.
     """
     if codec is None:
-        if config.vae.kind in TRAINED:
+        if not CODECS[config.vae.kind].files:
             raise ConfigError(f"codec must name a checkpoint with weights for vae.kind {config.vae.kind!r}, got none")
         found = config
     else:
@@ -35,7 +35,7 @@ def load_vae(config: Config, codec: Path | None, device: torch.device) -> Codec:
         if (found.mel, found.vae.patch_frames, found.vae.patch_mels, found.vae.token_dim) != wanted:
             raise ConfigError(f"codec {codec} must have the mel, patch and token_dim of the configuration; it differs")
     # Griffin-Lim has no weights: a vocoder's need not be there to encode.
-    vae, _ = load_codec(codec or Path(), dataclasses.replace(found, vocoder=VocoderConfig()), device)
+    vae, _ = load_codec(codec or Path(), dataclasses.replace(found, vocoder=GriffinLimConfig()), device)
     return vae
 
 

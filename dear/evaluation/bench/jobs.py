@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -20,12 +20,13 @@ from dear.checkpoint import load_config, resolve
 from dear.codec import build_vae, build_vocoder
 from dear.codec.base import Codec
 from dear.conditioning import Conditioning
-from dear.config import FAST, Config, SamplingConfig, Savings, preset
+from dear.config import FAST, Config, SamplingConfig, Savings
 from dear.evaluation.bench.machine import resident_bytes
 from dear.evaluation.bench.naive import naive_generate, sampled
 from dear.evaluation.bench.timing import Job, Meter, Setting
 from dear.model import MaskedModel
 from dear.output import Output
+from dear.presets import preset
 from dear.sampling import generate
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def base_job(
     return compiled_job(job, model) if compiled else job
 
 
-def _model(config: Config, attention: str, setting: Setting, compiled: bool) -> MaskedModel:
+def _model(config: Config, attention: Literal["full", "visible"], setting: Setting, compiled: bool) -> MaskedModel:
     """Random weights, which all forms share."""
     changed = dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, masked_attention=attention))
 

@@ -1,0 +1,62 @@
+"""Named configurations: ``mini`` (bundled), ``base`` and ``base-teacher`` (the paper's sizes)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dear.codec.audioldm import AudioLDMVAEConfig, AudioLDMVocoderConfig
+from dear.codec.griffin_lim import GriffinLimConfig
+from dear.codec.patch import PatchConfig
+from dear.conditioning.minilm import MiniLMConfig
+from dear.conditioning.paper import PaperConfig
+from dear.config import BackboneConfig, Config, ConfigError, HeadConfig, SamplingConfig, VariantConfig
+from dear.heads.diffusion import DiffusionConfig
+from dear.heads.energy import EnergyConfig
+
+
+def _mini() -> Config:
+    return Config(
+        vae=PatchConfig(),
+        vocoder=GriffinLimConfig(),
+        conditioning=MiniLMConfig(),
+        backbone=BackboneConfig(positions="both"),
+        variants={
+            "student": VariantConfig(
+                head=EnergyConfig(width=320, samples=4, groups=(4, 12, 48, 64)),
+                sampling=SamplingConfig(cfg_scale=2.0, iterations=32, temperature=0.9),
+            ),
+            "teacher": VariantConfig(
+                head=DiffusionConfig(prediction="velocity"),
+                sampling=SamplingConfig(cfg_scale=3.0, iterations=32, steps=100),
+            ),
+        },
+    )
+
+
+def _base(name: str, variant: str, head: HeadConfig, sampling: SamplingConfig) -> Config:
+    return Config(
+        name=name,
+        vae=AudioLDMVAEConfig(patch_frames=16, patch_mels=16, token_dim=128, peak=0.5),
+        vocoder=AudioLDMVocoderConfig(),
+        conditioning=PaperConfig(dim=1024, max_tokens=78),
+        backbone=BackboneConfig(
+            width=768, depth=24, heads=12, masked_attention="full", positions="learned", conv_width=0
+        ),
+        variants={variant: VariantConfig(head=head, sampling=sampling)},
+    )
+
+
+PRESETS: dict[str, Callable[[], Config]] = {
+    "mini": _mini,
+    "base": lambda: _base("base", "student", EnergyConfig(width=1024), SamplingConfig(cfg_scale=4.0)),
+    "base-teacher": lambda: _base(
+        "base-teacher", "teacher", DiffusionConfig(width=1024), SamplingConfig(cfg_scale=5.0, steps=100)
+    ),
+}
+
+
+def preset(name: str) -> Config:
+    """The named configuration. Raises ConfigError for an unknown name."""
+    if name not in PRESETS:
+        raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
+    return PRESETS[name]()
