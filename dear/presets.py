@@ -36,7 +36,7 @@ def _mini() -> Config:
 def _base(name: str, variant: str, head: HeadConfig, sampling: SamplingConfig) -> Config:
     return Config(
         name=name,
-        vae=AudioLDMVAEConfig(patch_frames=16, patch_mels=16, token_dim=128, peak=0.5),
+        vae=AudioLDMVAEConfig(token_dim=128, peak=0.5),
         vocoder=AudioLDMVocoderConfig(),
         conditioning=PaperConfig(dim=1024, max_tokens=78),
         backbone=BackboneConfig(

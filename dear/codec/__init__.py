@@ -23,7 +23,11 @@ from dear.config import ConfigError, MelConfig, VAEConfig, VocoderConfig
 
 T = TypeVar("T", bound=nn.Module)
 
-CODECS: dict[str, type[Codec]] = {"patch": PatchVAE, "conv": ConvVAE, "audioldm": AudioLDMVAE}
+CODECS: dict[str, type[Codec]] = {
+    "patch": PatchVAE,
+    "conv": ConvVAE,
+    "audioldm": AudioLDMVAE,
+}
 VOCODERS: dict[str, type[Vocoder]] = {
     "griffin-lim": GriffinLim,
     "mel-gain": MelGain,

@@ -11,7 +11,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from dear.codec.base import Codec, Vocoder
 from dear.codec.convolution import accelerate, in_groups
 from dear.codec.frames import limit
 from dear.config import ConfigError, MelConfig, VAEConfig, VocoderConfig
+from dear.settings import Range
 
 SOURCE = "cvssp/audioldm-s-full-v2"
 
@@ -61,9 +62,9 @@ HIFIGAN: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class AudioLDMVAEConfig(VAEConfig):
-    """The patch is at least 4 x 4 mel values: one latent."""
-
     kind: str = "audioldm"
+    patch_frames: Annotated[int, Range(1, 256)] = 16  # 4 latents of 4 frames
+    patch_mels: Annotated[int, Range(1, 512)] = 16  # 4 latents of 4 bins
     source: str = SOURCE  # owner/name on the Hub, or a folder that holds vae/
 
     def __post_init__(self) -> None:

@@ -42,8 +42,9 @@ A further head is one new file with a subclass of ``Head``, here ``dear/heads/ga
             self.check_steps(steps)
             return self.guide(context, null_context, cfg_scale)(temperature * draw())
 
-and one more line in ``HEADS``, ``"gaussian": GaussianHead``. A configuration with
-``"head": {"kind": "gaussian"}`` can then be trained, saved, loaded and sampled.
+and one entry in ``HEADS`` with its import, ``"gaussian": GaussianHead``. A configuration with
+``"head": {"kind": "gaussian"}`` can then be trained, saved, loaded and sampled. The contract in
+``tests/heads/test_head_contract.py`` covers it, and ``tests/test_extending.py`` runs this example.
 '''
 
 from dear.heads.base import Head

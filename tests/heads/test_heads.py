@@ -1,26 +1,16 @@
-"""One contract for all heads, and the formulas of the energy and the diffusion head."""
+"""The formulas of the energy and the diffusion head, and what the shipped heads have in common beside the contract."""
 
 import dataclasses
-import importlib
 import math
-import textwrap
 
 import pytest
 import torch
-from factory import tiny_config
+from small_heads import C, D, N, build, drawer, steps_of
 
-import dear.heads
-from dear.conditioning import Conditioning
-from dear.config import Config, ConfigError, HeadConfig, VariantConfig, from_dict
+from dear.config import ConfigError
 from dear.heads import HEADS
 from dear.heads.diffusion import MIN_SIGNAL, cosine_signal
 from dear.heads.energy import energy_loss
-from dear.kinds import KINDS
-from dear.model import MaskedModel
-from dear.request import check_options
-from dear.sampling import generate
-
-D, C, N = 6, 16, 9
 
 SETTINGS = {
     "energy": {"kind": "energy"},
@@ -42,39 +32,9 @@ SETTINGS = {
 }
 
 
-def build(kind, seed=0, **options):
-    torch.manual_seed(seed)
-    config = HEADS[kind].Config(width=24, depth=2, **options)
-    return HEADS[kind](config, D, C).double().eval()
-
-
-def drawer(seed, count=N, dim=D):
-    generator = torch.Generator().manual_seed(seed)
-    return lambda: torch.randn(count, dim, generator=generator, dtype=torch.float64)
-
-
-def steps_of(kind):
-    return 1 if kind == "energy" else 5
-
-
-@pytest.fixture
-def context():
-    return torch.randn(N, C, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-
-
-@pytest.fixture
-def target():
-    return torch.randn(N, D, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-
-
-def test_every_head_is_under_contract():
-    assert {setting["kind"] for setting in SETTINGS.values()} == set(HEADS)
-    assert list(HEADS) == ["energy", "diffusion", "flow", "meanflow", "shortcut"]
-
-
 @pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
-class TestContract:
-    def test_loss_is_one_finite_value_per_row_and_repeats_with_its_generator(self, setting, context, target):
+class TestFormulas:
+    def test_losses_are_positive_and_follow_the_noise(self, setting, context, target):
         # Without the adaptive weight, which hides the loss's own size.
         head = build(**({"adaptive_power": 0.0} if setting["kind"] == "meanflow" else {}) | setting)
         first = head.loss(target, context, torch.Generator().manual_seed(3))
@@ -85,120 +45,22 @@ class TestContract:
         assert torch.equal(first, again)
         assert not torch.allclose(first, other, rtol=1e-3)
 
-    def test_every_parameter_and_the_context_get_a_finite_gradient(self, setting, context, target):
-        head = build(**setting)
-        context = context.requires_grad_()
-        head.loss(target, context, torch.Generator().manual_seed(0)).mean().backward()
-        for name, parameter in head.named_parameters():
-            assert parameter.grad is not None, name
-            assert parameter.grad.isfinite().all(), name
-            assert parameter.grad.abs().sum() > 0, name
-        assert context.grad.isfinite().all()
-        assert context.grad.abs().sum(dim=1).gt(0).all()
-
-    def test_a_row_s_loss_reaches_its_own_context_alone(self, setting, context, target):
-        head, context = build(**setting), context.requires_grad_()
-        head.loss(target, context, torch.Generator().manual_seed(0))[4].backward()
-        reached = context.grad.abs().sum(dim=1).gt(0)
-        assert reached.tolist() == [row == 4 for row in range(N)]
-
-    def test_samples_have_the_shape_and_repeat_with_their_noise(self, setting, context):
-        head = build(**setting)
-        options = {"cfg_scale": 1.0, "steps": steps_of(setting["kind"]), "temperature": 1.0}
-        first = head.sample(context, None, draw=drawer(0), **options)
-        assert first.shape == (N, D) and first.dtype == torch.float64
-        assert torch.equal(first, head.sample(context, None, draw=drawer(0), **options))
-        assert not torch.allclose(first, head.sample(context, None, draw=drawer(1), **options))
-
-    def test_a_row_does_not_depend_on_its_batch(self, setting, context):
-        head = build(**setting)
-        null = torch.zeros_like(context)
-        options = {"cfg_scale": 3.0, "steps": steps_of(setting["kind"]), "temperature": 0.8}
-        whole = head.sample(context, null, draw=drawer(0), **options)
-        draw = drawer(0)
-        alone = head.sample(context[4:5], null[4:5], draw=lambda: draw()[4:5], **options)
-        torch.testing.assert_close(alone, whole[4:5], rtol=0, atol=1e-11)
-
-    def test_scale_one_is_no_guidance_and_scale_zero_is_the_null_condition(self, setting, context):
-        head, null = build(**setting), torch.ones(N, C, dtype=torch.float64)
-        options = {"steps": steps_of(setting["kind"]), "temperature": 1.0}
-        free = head.sample(context, None, cfg_scale=1.0, draw=drawer(0), **options)
-        assert torch.equal(head.sample(context, null, cfg_scale=1.0, draw=drawer(0), **options), free)
-        dropped = head.sample(null, None, cfg_scale=1.0, draw=drawer(0), **options)
-        nothing = head.sample(context, null, cfg_scale=0.0, draw=drawer(0), **options)
-        torch.testing.assert_close(nothing, dropped, rtol=0, atol=1e-9)
-        guided = head.sample(context, null, cfg_scale=3.0, draw=drawer(0), **options)
-        assert not torch.allclose(guided, free)
-
     def test_guidance_runs_the_head_once_per_step_on_mixed_contexts_or_twice_the_rows(self, setting, context):
         head, null, rows = build(**setting), torch.ones(N, C, dtype=torch.float64), []
         head.net.register_forward_pre_hook(lambda net, inputs: rows.append([len(x) for x in inputs]))
-        steps = steps_of(setting["kind"])
+        steps = steps_of(head)
         head.sample(context, null, cfg_scale=2.0, steps=steps, temperature=1.0, draw=drawer(0))
         level = "representation" if setting["kind"] == "energy" else setting.get("guidance_level", "prediction")
         assert head.guidance_level == level
         assert len(rows) == steps
         assert {count for call in rows for count in call} == {N if level == "representation" else 2 * N}
 
-    def test_guidance_mixes_representations_or_the_predictions(self, setting, context):
-        """One step on the first noise: what it makes of a prediction is affine, so samples mix as predictions do."""
-        head, null = build(**setting), torch.ones(N, C, dtype=torch.float64)
-        options = {"steps": 1, "temperature": 1.0}
-        guided = head.sample(context, null, cfg_scale=2.5, draw=drawer(0), **options)
-        if head.guidance_level == "representation":
-            wanted = head.sample(2.5 * context - 1.5 * null, None, cfg_scale=1.0, draw=drawer(0), **options)
-        else:
-            both = [head.sample(given, None, cfg_scale=1.0, draw=drawer(0), **options) for given in (context, null)]
-            wanted = 2.5 * both[0] - 1.5 * both[1]
-        torch.testing.assert_close(guided, wanted, rtol=1e-9, atol=1e-9)
-
-    @pytest.mark.parametrize("steps", [0, -1])
-    def test_no_steps_are_refused_by_name(self, setting, context, steps):
-        with pytest.raises(ValueError, match=rf"steps must be .*got {steps}"):
-            build(**setting).sample(context, None, cfg_scale=1.0, steps=steps, temperature=1.0, draw=drawer(0))
-
-    @pytest.mark.parametrize("steps", [1, 3, 16, 17, 129, 1001])
-    def test_steps_are_honoured_or_refused(self, setting, context, steps):
-        head, calls = build(**setting), []
-        head.net.register_forward_pre_hook(lambda *_: calls.append(1))
-        options = {"cfg_scale": 1.0, "steps": steps, "temperature": 1.0}
-        most = head.max_steps
-        if steps <= most:
-            head.check_steps(steps)
-            if steps < 100:
-                assert head.sample(context[:1], None, draw=drawer(0, 1), **options).isfinite().all()
-                assert len(calls) == steps
-        else:
-            with pytest.raises(ValueError, match=f"steps must be .*{most}.* for the {setting['kind']} head.*{steps}"):
-                head.sample(context[:1], None, draw=drawer(0, 1), **options)
-            assert not calls
-
     def test_temperature_zero_gives_the_same_for_any_noise(self, setting, context):
         """Except under ancestral sampling, which starts from the noise itself."""
         head = build(**setting)
-        options = {"cfg_scale": 1.0, "steps": steps_of(setting["kind"]), "temperature": 0.0}
+        options = {"cfg_scale": 1.0, "steps": steps_of(head), "temperature": 0.0}
         same = torch.equal(*(head.sample(context, None, draw=drawer(seed), **options) for seed in (0, 1)))
         assert same == (setting["kind"] != "diffusion" or head.config.eta == 0)
-
-    def test_half_precision_samples_and_scores(self, setting, context, target):
-        head = build(**setting).bfloat16()
-        context, target = context.bfloat16(), target.bfloat16()
-        options = {"cfg_scale": 2.0, "steps": steps_of(setting["kind"]), "temperature": 1.0}
-        sample = head.sample(context, -context, draw=lambda: drawer(0)().bfloat16(), **options)
-        assert sample.dtype == torch.bfloat16 and sample.isfinite().all()
-        assert head.loss(target, context, torch.Generator().manual_seed(0)).isfinite().all()
-
-    def test_built_on_the_meta_device_it_becomes_what_it_is_given(self, setting, context, target):
-        wanted = build(**setting)
-        with torch.device("meta"):
-            head = HEADS[setting["kind"]](wanted.config, D, C)
-        assert all(parameter.is_meta for parameter in head.parameters())
-        head.load_state_dict(wanted.state_dict(), assign=True)
-        options = {"cfg_scale": 1.0, "steps": steps_of(setting["kind"]), "temperature": 1.0}
-        samples = [one.sample(context, None, draw=drawer(0), **options) for one in (head, wanted)]
-        assert torch.equal(*samples)
-        losses = [one.loss(target, context, torch.Generator().manual_seed(0)) for one in (head, wanted)]
-        assert torch.equal(*losses)
 
 
 def mixture(label, generator):
@@ -292,40 +154,6 @@ def test_weights_of_shipped_designs_keep_their_names():
     time = {f"time_in.mlp.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")}
     assert set(build("energy").state_dict()) == net | context
     assert set(build("diffusion").state_dict()) == net | context | time
-
-
-def test_a_sixth_head_is_one_file_and_one_line(tmp_path, monkeypatch):
-    """The file is the package's own example, and the rest of the system takes the head as it takes the others."""
-    text = dear.heads.__doc__
-    example = text[text.index("    from dataclasses") : text.index("and one more line")]
-    (tmp_path / "gaussian.py").write_text(textwrap.dedent(example))
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(HEADS, "gaussian", importlib.import_module("gaussian").GaussianHead)
-
-    head = from_dict(HeadConfig, {"kind": "gaussian"}, kinds=KINDS)
-    variant = VariantConfig(head=head, sampling=tiny_config().variants["student"].sampling)
-    config = Config.from_json(dataclasses.replace(tiny_config(), variants={"sixth": variant}).to_json(), KINDS)
-    torch.manual_seed(0)
-    model = MaskedModel(config)
-    generator = torch.Generator().manual_seed(0)
-    tokens = 3.0 + 0.5 * torch.randn(16, 8, 16, generator=generator)
-    conditioning = Conditioning(torch.randn(16, 2, 384, generator=generator), torch.ones(16, 2, dtype=torch.bool))
-    mask = torch.rand(16, 8, generator=generator) < 0.8
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    losses = []
-    for _ in range(60):
-        optimizer.zero_grad()
-        loss = model.loss(tokens, conditioning, mask, generator).mean()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < losses[0] / 2
-    sampling = check_options(variant.sampling, model.length, model.head)
-    *_, last = generate(model.eval(), conditioning.select([0, 1]), [0, 1], sampling)
-    assert last.known.all()
-    assert last.tokens.mean().item() == pytest.approx(3.0, abs=1.0)
-    with pytest.raises(ValueError, match="steps must be 1 for the gaussian head, got 2"):
-        check_options(variant.sampling, model.length, model.head, steps=2)
 
 
 def literal_energy(samples, target):
