@@ -26,7 +26,7 @@ class Prefix:
     mask: Tensor
 
     def first(self, count: int) -> Prefix:
-        """That of the first ``count`` items."""
+        """A view of the first ``count`` items."""
         return Prefix(tuple((keys[:count], values[:count]) for keys, values in self.blocks), self.mask[:count])
 
 
@@ -62,7 +62,7 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        others: All | Kept,
+        others: FullKV | CachedKV,
         visible: Tensor,
         angles: tuple[Tensor, Tensor] | None,
         wanted: Tensor | slice | None = None,
@@ -88,8 +88,8 @@ class Block(nn.Module):
 
 
 @dataclass(frozen=True)
-class All:
-    """What a block's tokens see beside themselves where all L are computed, in order: a prefix, and what is shown."""
+class FullKV:
+    """Keys, values and neighbours of a block where all L tokens are computed, in order of position."""
 
     prefix: tuple[Tensor, Tensor]
     shown: Tensor  # [B, L] bool: what neighbours may see
@@ -102,8 +102,8 @@ class All:
 
 
 @dataclass(frozen=True)
-class Memory:
-    """What one generation keeps of its B items, per block; written in place.
+class KVCache:
+    """Keys and values of one generation of B items, per block, and the inputs of local mixing; written in place.
 
     keys, values: [B, H, T + L, C / H], of the prefix and then of audio tokens in decoding order. inputs: those of local
     mixing by position, [B, L + taps - 1, C], zeros where hidden and beyond the ends. mask: [B, T], of the prefix.
@@ -114,13 +114,13 @@ class Memory:
     values: tuple[Tensor, ...]
     inputs: tuple[Tensor, ...]
 
-    def first(self, count: int) -> Memory:
-        """That of the first ``count`` items, shared."""
+    def first(self, count: int) -> KVCache:
+        """A view of the first ``count`` items."""
         parts = ((part[:count] for part in getattr(self, name)) for name in ("keys", "values", "inputs"))
-        return Memory(self.mask[:count], *map(tuple, parts))
+        return KVCache(self.mask[:count], *map(tuple, parts))
 
     def begin(self, prefix: Prefix) -> None:
-        """Take ``prefix`` for a new generation, of which no audio token is known."""
+        """Start a new generation with ``prefix``, of which no audio token is known."""
         self.mask.copy_(prefix.mask)
         filled = prefix.mask.shape[1]
         for whole, parts in ((self.keys, 0), (self.values, 1)):
@@ -132,8 +132,8 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What a block's tokens see beside themselves where those at some places of the decoding order are computed."""
+class CachedKV:
+    """Keys, values and neighbours of a block where the tokens at some places of the decoding order are computed."""
 
     keys: Tensor  # [B, H, K, C / H], as far as any of them sees
     values: Tensor
@@ -209,11 +209,11 @@ class Backbone(nn.Module):
         angles = self._angles(torch.arange(count, device=x.device)[None])
         last = self.blocks[-1]
         for block, pair in zip(self.blocks, prefix.blocks, strict=True):
-            x = block(x, All(pair, shown), visible, angles, wanted if block is last else None)
+            x = block(x, FullKV(pair, shown), visible, angles, wanted if block is last else None)
         return self.norm(x)
 
-    def memory(self, prefix: Prefix) -> Memory:
-        """For :meth:`decode`, of the items of ``prefix``. Raises ValueError unless attention is "visible"."""
+    def cache(self, prefix: Prefix) -> KVCache:
+        """A cache for :meth:`decode`, of the items of ``prefix``. Raises ValueError unless attention is "visible"."""
         if self.config.masked_attention == "full":
             raise ValueError('decode needs masked_attention="visible": under "full" every token is attended to')
         batch, heads, filled, dim = prefix.blocks[0][0].shape
@@ -223,15 +223,15 @@ class Backbone(nn.Module):
         )
         rows = self.length + taps - 1
         inputs = tuple(like.new_empty(batch, rows, self.config.width) for _ in self.blocks) if taps else ()
-        memory = Memory(torch.empty_like(prefix.mask), keys, values, inputs)
-        memory.begin(prefix)
-        return memory
+        cache = KVCache(torch.empty_like(prefix.mask), keys, values, inputs)
+        cache.begin(prefix)
+        return cache
 
     def decode(
         self,
         tokens: Tensor,
         order: Tensor,
-        memory: Memory,
+        cache: KVCache,
         places: Tensor | slice,
         start: Tensor | int,
         wanted: Tensor | slice,
@@ -242,7 +242,7 @@ class Backbone(nn.Module):
         tokens: [B, L, D] values; those at hidden positions are ignored. order: [B, L] positions in decoding order.
         start: how many tokens, the first in that order, are known; as a tensor [], it may differ where a pass is
             replayed.
-        places: [P] or a slice of the decoding order, what is computed; of other known tokens stands what ``memory``
+        places: [P] or a slice of the decoding order, what is computed; of other known tokens stands what ``cache``
             keeps. Where all known ones are among them, the result is exactly that of :meth:`forward`. What is computed
             of known tokens is kept in turn. Hidden ones that are not wanted change nothing.
         reach: beyond every place that is computed or known.
@@ -256,19 +256,19 @@ class Backbone(nn.Module):
         if self.positions is not None:
             x = x + self.positions[positions]
         among = (slots[:reach] < start) | (slots[:reach] == own)
-        conditioning = memory.mask[:, None, None, :].expand(-1, 1, count, -1)
+        conditioning = cache.mask[:, None, None, :].expand(-1, 1, count, -1)
         visible = torch.cat((conditioning, among.expand(batch, 1, -1, -1)), dim=3)
         # As what attention adds, once for all blocks.
         visible = torch.zeros(visible.shape, dtype=x.dtype, device=x.device).masked_fill(~visible, -torch.inf)
         stored, seen = self._rows(positions)
-        filled = memory.mask.shape[1]
+        filled = cache.mask.shape[1]
         within = slice(filled + places.start, filled + places.stop) if isinstance(places, slice) else filled + places
         angles, last = self._angles(positions), self.blocks[-1]
         for i, block in enumerate(self.blocks):
-            keys, values = (kept[i][:, :, : filled + reach] for kept in (memory.keys, memory.values))
-            inputs = memory.inputs[i] if memory.inputs else None
-            kept = Kept(keys, values, inputs, within, known, stored, seen)
-            x = block(x, kept, visible, angles, wanted if block is last else None)
+            keys, values = (whole[i][:, :, : filled + reach] for whole in (cache.keys, cache.values))
+            inputs = cache.inputs[i] if cache.inputs else None
+            others = CachedKV(keys, values, inputs, within, known, stored, seen)
+            x = block(x, others, visible, angles, wanted if block is last else None)
         return self.norm(x)
 
     def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -12,7 +12,6 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from dear.backbone import Memory, Prefix
 from dear.conditioning import Conditioning
 from dear.config import SamplingConfig
 from dear.model import MaskedModel
@@ -37,34 +36,20 @@ class Contexts:
     ):
         """conditioning: B items. order: [B, L] positions in decoding order, of which the first ``start`` are given.
         counts: how many tokens each iteration draws."""
-        self.backbone = model.backbone
         self.order = order
         self.savings = sampling.savings
         self.bounds = list(accumulate(counts, initial=start))
         most = start + self.savings.guided_share * sum(counts)
         self.guided = sum(begin <= most for begin in self.bounds[:-1]) if sampling.cfg_scale != 1 else 0  # iterations
-        # Columns behind the last that an item uses are seen by nobody, and may come or go.
-        if model.static is None:
-            used = int(conditioning.mask.any(dim=0).nonzero().max()) + 1
-            tokens, mask = conditioning.tokens[:, :used], conditioning.mask[:, :used]
-        else:
-            padded = conditioning.pad(max(conditioning.mask.shape[1], model.config.conditioning.max_tokens))
-            tokens, mask = padded.tokens, padded.mask
+        conditioning = model.decoding.fit(conditioning, model.config.conditioning.max_tokens)
+        tokens, mask = conditioning.tokens, conditioning.mask
         if self.guided:
             dropped = torch.ones(len(order), dtype=torch.bool, device=order.device)
             null = model.null(Conditioning(tokens, mask), dropped)
             tokens, mask = torch.cat((tokens, null.tokens)), torch.cat((mask, null.mask))
-        prefix = self.backbone.prefix(tokens, mask)
-        self.static = model.static
-        self.past: dict[int, Prefix | Memory] = {}
-        if self.static is not None:
-            self.workspace = self.static.lend(prefix)
-        else:
-            visible = self.backbone.config.masked_attention == "visible"
-            past = self.backbone.memory(prefix) if visible else prefix
-            self.past = {CONDITIONAL: past.first(len(order)), BOTH: past}
-        # Of each branch: the tokens that its memory holds as known ones, and the iteration to compute them anew in.
-        self.kept, self.refresh_at = [0, 0], [0, 0]
+        self.passes = model.decoding.begin(model.backbone.prefix(tokens, mask))
+        # Of each branch: how many known tokens its cache holds, and the iteration in which they are recomputed.
+        self.cached, self.refresh_at = [0, 0], [0, 0]
         self.difference: Tensor | None = None  # null minus conditional contexts [B, N, C], of this iteration and on
 
     def __call__(self, tokens: Tensor, known: Tensor, iteration: int) -> tuple[Tensor, Tensor | None]:
@@ -91,21 +76,14 @@ class Contexts:
 
     def _compute(self, tokens: Tensor, known: Tensor, branches: int, iteration: int, start: int, end: int) -> Tensor:
         """Contexts [branches * B, end - start, C] of the tokens from ``start`` to ``end`` in decoding order."""
-        order, tokens = self.order.repeat(branches, 1), tokens.repeat(branches, 1, 1)
-        past = self.past.get(branches)
-        if isinstance(past, Prefix):
-            return self.backbone(tokens, known.repeat(branches, 1), past, order[:, start:end])
-        first = min(self.kept[:branches])
+        first = min(self.cached[:branches])
         if iteration >= min(self.refresh_at[:branches]):
             first = 0
             self.refresh_at[:branches] = [iteration + self.savings.refresh_every] * branches
-        self.kept[:branches] = [start] * branches
-        if self.static is not None:
-            return self.workspace.decode(tokens, order, first, start, end)
-        assert past is not None  # static shapes alone do without
-        return self.backbone.decode(tokens, order, past, slice(first, end), start, slice(start - first, None), end)
+        self.cached[:branches] = [start] * branches
+        order, known = self.order.repeat(branches, 1), known.repeat(branches, 1)
+        return self.passes(tokens.repeat(branches, 1, 1), known, order, first, start, end)
 
     def close(self) -> None:
-        """Let the next generation have what this one worked in."""
-        if self.static is not None:
-            self.static.give_back(self.workspace)
+        """Release what the generation worked in."""
+        self.passes.close()

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from dear.backbone import Backbone
 from dear.conditioning import Conditioning, NullCondition
 from dear.config import Config, ConfigError
+from dear.decoding import Decoding, default_decoding
 from dear.heads import HEADS
-from dear.static import CUDAGraphs, StaticShapes
+from dear.static import CUDAGraphs, StaticDecoding
 
 SEEDS = 2**63 - 1  # of a generator
 
@@ -34,17 +35,17 @@ class MaskedModel(nn.Module):
         self.backbone = Backbone(config.backbone, self.length, self.token_dim, config.conditioning.dim)
         self.head = HEADS[kind](config.variants[variant].head, self.token_dim, config.backbone.width)
         self.null = NullCondition(config.conditioning.dim)
-        self.static: StaticShapes | None = None  # for sampling in a few fixed shapes
+        self.decoding: Decoding = default_decoding(self.backbone)  # how ``dear.sampling`` runs the backbone
 
     def compile_sampling(self) -> None:
         """Let ``dear.sampling`` run in a few fixed shapes, compiled, and on CUDA as recorded graphs.
 
         Once is enough. Raises ValueError unless attention is "visible".
         """
-        if self.static is not None:
+        if isinstance(self.decoding, StaticDecoding):
             return
         cuda = self.backbone.mask_token.device.type == "cuda"
-        self.static = StaticShapes(self.backbone, CUDAGraphs if cuda else None)
+        self.decoding = StaticDecoding(self.backbone, CUDAGraphs if cuda else None)
         for block in self.backbone.blocks:
             block.compile(dynamic=False)
 

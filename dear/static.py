@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from dear.backbone import Backbone, Prefix
+from dear.conditioning import Conditioning
+from dear.decoding import Passes
 
 LENGTHS = 8  # of a pass, beyond the short ones; more fill up less, and are compiled and recorded more often
 IDLE = 4  # workspaces that wait for the next generation of their batch size
@@ -62,8 +64,8 @@ def fit(count: int, length: int) -> int:
     return min(-(-count // step) * step, length)
 
 
-class StaticShapes:
-    """The workspaces of one backbone, each lent to one generation at a time."""
+class StaticDecoding:
+    """Passes in fixed shapes, in workspaces of one backbone that are each used by one generation at a time."""
 
     def __init__(self, backbone: Backbone, recorder: Callable[[], Recorder] | None = None):
         """recorder: makes one for each workspace, as :class:`CUDAGraphs`, whose passes are then recorded once and
@@ -81,15 +83,19 @@ class StaticShapes:
         self.idle: list[Workspace] = []
         self.lock = threading.Lock()
 
-    def lend(self, prefix: Prefix) -> Workspace:
-        """A workspace that holds ``prefix``, for one generation alone until it is given back."""
+    def fit(self, conditioning: Conditioning, longest: int) -> Conditioning:
+        return conditioning.pad(max(conditioning.mask.shape[1], longest))
+
+    def begin(self, prefix: Prefix) -> Passes:
+        """Passes in a workspace that no other generation has until they are closed."""
         with self.lock:
             fitting = [each for each in self.idle if each.fits(prefix)]
-            if not fitting:
-                return Workspace(self.backbone, prefix, self.recorder and self.recorder())
-            self.idle.remove(fitting[0])
-        fitting[0].memory.begin(prefix)
-        return fitting[0]
+            if fitting:
+                self.idle.remove(fitting[0])
+        if not fitting:
+            return StaticPasses(self, Workspace(self.backbone, prefix, self.recorder and self.recorder()))
+        fitting[0].cache.begin(prefix)
+        return StaticPasses(self, fitting[0])
 
     def give_back(self, workspace: Workspace) -> None:
         with self.lock:
@@ -101,26 +107,40 @@ class StaticShapes:
                 dropped.clear()
 
 
+class StaticPasses:
+    def __init__(self, decoding: StaticDecoding, workspace: Workspace):
+        self.decoding = decoding
+        self.workspace = workspace
+
+    def __call__(self, tokens: Tensor, known: Tensor, order: Tensor, first: int, start: int, end: int) -> Tensor:
+        return self.workspace.decode(tokens, order, first, start, end)
+
+    def close(self) -> None:
+        workspace = self.workspace
+        del self.workspace
+        self.decoding.give_back(workspace)
+
+
 class Workspace:
-    """Memory at fixed addresses, for one generation after the other, and the passes recorded on it."""
+    """A cache at fixed addresses, for one generation after the other, and the passes recorded on it."""
 
     def __init__(self, backbone: Backbone, prefix: Prefix, record: Recorder | None):
-        # Nothing here leads back to StaticShapes: a cycle would be collected, and its graphs destroyed, at any moment,
+        # Nothing here refers to StaticDecoding: a cycle would be collected, and its graphs destroyed, at any moment,
         # also while another one is recorded, which CUDA may forbid.
         self.backbone = backbone
-        self.memory = backbone.memory(prefix)
+        self.cache = backbone.cache(prefix)
         self.record = record
         self.passes: dict[tuple[int, ...], Recorded] = {}
 
     def fits(self, prefix: Prefix) -> bool:
-        keys, own = prefix.blocks[0][0], self.memory.keys[0]
-        filled = prefix.mask.shape[1] == self.memory.mask.shape[1]
+        keys, own = prefix.blocks[0][0], self.cache.keys[0]
+        filled = prefix.mask.shape[1] == self.cache.mask.shape[1]
         return filled and len(keys) == len(own) and keys.dtype == own.dtype and keys.device == own.device
 
     def decode(self, tokens: Tensor, order: Tensor, first: int, start: int, end: int) -> Tensor:
         """Contexts [B, end - start, C] of the tokens ``start`` to ``end`` in decoding order; those before are known.
 
-        tokens [B, L, D], order [B, L]: of the first B items of the memory.
+        tokens [B, L, D], order [B, L]: of the first B items of the cache.
         first: tokens before it are not computed again.
         """
         backbone, length = self.backbone, self.backbone.length
@@ -135,10 +155,10 @@ class Workspace:
             torch.arange(start - first, start - first + wanted, device=device).clamp(max=count - 1),
             torch.full((), start, device=device),
         )
-        memory = self.memory.first(len(tokens))
+        cache = self.cache.first(len(tokens))
 
         def run(tokens: Tensor, order: Tensor, places: Tensor, rows: Tensor, known: Tensor) -> Tensor:
-            return backbone.decode(tokens, order, memory, places, known, rows, reach)
+            return backbone.decode(tokens, order, cache, places, known, rows, reach)
 
         if torch._dynamo.config.recompile_limit < MOST_SHAPES:  # each thread has one of its own
             torch._dynamo.config.recompile_limit = MOST_SHAPES

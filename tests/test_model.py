@@ -95,7 +95,7 @@ def test_visible_hidden_tokens_are_seen_by_themselves_alone(batch):
         own = model.backbone.prefix(conditioning.tokens[item : item + 1], conditioning.mask[item : item + 1])
         order = position[item : item + 1]
         part = model.backbone.decode(
-            tokens[item : item + 1], order, model.backbone.memory(own), slice(0, 5), count, slice(count, 5), 5
+            tokens[item : item + 1], order, model.backbone.cache(own), slice(0, 5), count, slice(count, 5), 5
         )
         torch.testing.assert_close(part[0], whole[item, order[0, count:]], rtol=0, atol=1e-12)
 

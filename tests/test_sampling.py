@@ -14,12 +14,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dear.conditioning import Conditioning
 from dear.config import BackboneConfig, SamplingConfig, Savings
+from dear.decoding import default_decoding
 from dear.heads import HEADS
 from dear.masking import token_schedule
 from dear.model import MaskedModel
 from dear.request import check_options
 from dear.sampling import generate, guidance_scale
-from dear.static import StaticShapes
+from dear.static import StaticDecoding
 
 T = 5
 
@@ -294,7 +295,7 @@ def test_only_visible_attention_may_leave_positions_out():
     model = build(masked_attention="full")
     prefix = model.backbone.prefix(*dataclasses.astuple(condition(model, 1)))
     with pytest.raises(ValueError, match="masked_attention"):
-        model.backbone.memory(prefix)
+        model.backbone.cache(prefix)
     assert BackboneConfig().masked_attention == "visible"
 
 
@@ -314,7 +315,7 @@ class OnTheDevice(TorchDispatchMode):
 def test_the_loop_never_waits_for_the_device(kind, savings, static):
     model = build("student", torch.float32)
     model.head = HEADS[kind](HEADS[kind].Config(width=32, depth=1), model.token_dim, 32).eval()
-    model.static = StaticShapes(model.backbone) if static else None
+    model.decoding = StaticDecoding(model.backbone) if static else default_decoding(model.backbone)
     steps = 1 if kind == "energy" else 4
     sampling = SamplingConfig(cfg_scale=2.0, iterations=5, steps=steps, savings=savings)
     states = generate(model, condition(model, 2), [0, 1], sampling)

@@ -14,8 +14,9 @@ from test_savings import BOTH, LEARNED, longer
 
 from dear import AudioDEAR
 from dear.config import SamplingConfig, Savings
+from dear.decoding import default_decoding
 from dear.sampling import generate
-from dear.static import IDLE, MOST_SHAPES, CUDAGraphs, StaticShapes, fit
+from dear.static import IDLE, MOST_SHAPES, CUDAGraphs, StaticDecoding, fit
 
 SAMPLING = SamplingConfig(cfg_scale=2.5, iterations=5, temperature=0.9)
 
@@ -59,7 +60,7 @@ def tokens_of(model, sampling=SAMPLING, seeds=(7, 8), **given):
 def test_the_tokens_are_those_of_exact_shapes(monkeypatch, backbone, sampling, record):
     model = longer(monkeypatch, **backbone)
     wanted = tokens_of(model, sampling)
-    model.static = StaticShapes(model.backbone, record)
+    model.decoding = StaticDecoding(model.backbone, record)
     for _ in range(2):  # the second works in the memory of the first
         torch.testing.assert_close(tokens_of(model, sampling), wanted, rtol=0, atol=1e-9)
 
@@ -70,16 +71,16 @@ def test_given_tokens_are_filled_up_around(monkeypatch):
     given = {"given": torch.randn(2, 16, 16, dtype=torch.float64), "given_mask": mask}
     sampling = dataclasses.replace(SAMPLING, iterations=2)
     for more in ({}, {"left_out": ~mask & ((~mask).cumsum(dim=1) > 3)}):
-        model.static = None
+        model.decoding = default_decoding(model.backbone)
         wanted = tokens_of(model, sampling, **given, **more)
-        model.static = StaticShapes(model.backbone, Tape)
+        model.decoding = StaticDecoding(model.backbone, Tape)
         torch.testing.assert_close(tokens_of(model, sampling, **given, **more), wanted, rtol=0, atol=1e-9)
 
 
 def test_shapes_are_few_whatever_the_iterations(monkeypatch):
     model = longer(monkeypatch)
     tape = Tape()
-    model.static = StaticShapes(model.backbone, lambda: tape)
+    model.decoding = StaticDecoding(model.backbone, lambda: tape)
     fitted = [fit(count, 16) for count in range(1, 17)]
     assert fitted == [1, 2, 4, 4, 6, 6, 8, 8, 10, 10, 12, 12, 14, 14, 16, 16]
     for iterations in range(1, 17):
@@ -95,13 +96,13 @@ def test_generations_at_the_same_time_share_no_memory():
     model = build()
     prompts = condition(model, 2)
     alone = [run(model, prompts.select([i]), [i], SAMPLING)[-1].tokens for i in range(2)]
-    model.static = StaticShapes(model.backbone, Tape)
+    model.decoding = StaticDecoding(model.backbone, Tape)
     both = [generate(model, prompts.select([i]), [i], SAMPLING) for i in range(2)]
     for states in zip(*both, strict=True):  # one iteration of each in turn
         last = states
     for state, wanted in zip(last, alone, strict=True):
         torch.testing.assert_close(state.tokens, wanted, rtol=0, atol=1e-9)
-    assert len(model.static.idle) == 2
+    assert len(model.decoding.idle) == 2
 
 
 def test_prompts_of_any_length_share_the_same_passes():
@@ -109,37 +110,37 @@ def test_prompts_of_any_length_share_the_same_passes():
     short = condition(model, 2)
     padded = short.pad(short.mask.shape[1] + 7)
     wanted = tokens_of(model)
-    model.static = StaticShapes(model.backbone, lambda: tape)
+    model.decoding = StaticDecoding(model.backbone, lambda: tape)
     recorded = []
     for conditioning in (short, padded):
         torch.testing.assert_close(run(model, conditioning, [7, 8], SAMPLING)[-1].tokens, wanted, rtol=0, atol=1e-9)
         recorded.append(tape.recorded)
-    assert recorded[0] == recorded[1] > 0 and len(model.static.idle) == 1
+    assert recorded[0] == recorded[1] > 0 and len(model.decoding.idle) == 1
 
 
 def test_a_stopped_generation_gives_its_memory_back():
     model = build()
-    model.static = StaticShapes(model.backbone)
+    model.decoding = StaticDecoding(model.backbone)
     states = generate(model, condition(model, 1), [0], SAMPLING)
     next(states)
-    assert not model.static.idle
+    assert not model.decoding.idle
     states.close()
-    assert len(model.static.idle) == 1
+    assert len(model.decoding.idle) == 1
 
 
 def test_only_so_many_batch_sizes_wait(monkeypatch):
     model = build()
-    model.static = StaticShapes(model.backbone)
+    model.decoding = StaticDecoding(model.backbone)
     for batch in range(1, IDLE + 3):
         tokens_of(model, seeds=range(batch))
-    assert [len(each.memory.mask) for each in model.static.idle] == [2 * batch for batch in range(3, IDLE + 3)]
+    assert [len(each.cache.mask) for each in model.decoding.idle] == [2 * batch for batch in range(3, IDLE + 3)]
 
 
 def test_threads_take_turns_with_what_is_idle():
     model = build()
-    model.static = StaticShapes(model.backbone)
+    model.decoding = StaticDecoding(model.backbone)
     wanted = tokens_of(model)
-    model.static = StaticShapes(model.backbone, Tape)
+    model.decoding = StaticDecoding(model.backbone, Tape)
     found = {}
 
     def work(name):
@@ -159,7 +160,7 @@ def test_threads_take_turns_with_what_is_idle():
 def test_values_of_a_generation_that_diverged_reach_no_later_one():
     model = build()
     wanted = tokens_of(model)
-    model.static = StaticShapes(model.backbone, Tape)
+    model.decoding = StaticDecoding(model.backbone, Tape)
     broken = condition(model, 2)
     run(model, dataclasses.replace(broken, tokens=torch.full_like(broken.tokens, torch.nan)), [0, 1], SAMPLING)
     torch.testing.assert_close(tokens_of(model), wanted, rtol=0, atol=1e-9)
@@ -167,7 +168,7 @@ def test_values_of_a_generation_that_diverged_reach_no_later_one():
 
 def test_every_thread_may_compile_all_shapes():
     model, limits = build(), []
-    model.static = StaticShapes(model.backbone)
+    model.decoding = StaticDecoding(model.backbone)
     model.backbone.blocks[0].register_forward_pre_hook(lambda *_: limits.append(torch._dynamo.config.recompile_limit))
     thread = threading.Thread(target=tokens_of, args=(model,))
     thread.start()
@@ -178,12 +179,12 @@ def test_every_thread_may_compile_all_shapes():
 def test_graphs_are_destroyed_at_once_with_their_model():
     """Left to the garbage collector, they would be in the middle of another recording."""
     model, tape = build(), Tape()
-    model.static = StaticShapes(model.backbone, lambda: tape)
+    model.decoding = StaticDecoding(model.backbone, lambda: tape)
     tokens_of(model)
-    waiting = weakref.ref(model.static.idle[0])
+    waiting = weakref.ref(model.decoding.idle[0])
     gc.disable()
     try:
-        model.static = None
+        model.decoding = default_decoding(model.backbone)
         assert waiting() is None
     finally:
         gc.enable()
@@ -240,7 +241,7 @@ def test_graphs_of_a_workspace_share_a_stream_and_a_pool(monkeypatch):
 
 def test_full_attention_has_no_hidden_tokens_to_fill_up_with():
     with pytest.raises(ValueError, match="masked_attention"):
-        StaticShapes(build(masked_attention="full").backbone)
+        StaticDecoding(build(masked_attention="full").backbone)
 
 
 def test_compiled_sounds_are_the_same_up_to_rounding(tmp_path):

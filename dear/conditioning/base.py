@@ -75,6 +75,11 @@ class Conditioning:
         index = torch.as_tensor(index, dtype=torch.long, device=self.tokens.device)
         return Conditioning(self.tokens[index], self.mask[index])
 
+    def trim(self) -> Conditioning:
+        """Without the columns behind the last real token of any item, which nobody attends to."""
+        used = int(self.mask.any(dim=0).nonzero().max()) + 1
+        return Conditioning(self.tokens[:, :used], self.mask[:, :used])
+
     def pad(self, length: int) -> Conditioning:
         """Padded behind with zeros that the mask leaves out, to T = ``length``. Raises ValueError where T is longer."""
         extra = length - self.tokens.shape[1]

@@ -1,0 +1,94 @@
+"""How the passes of a generation are run: all tokens each time, or known tokens from a cache.
+
+:mod:`dear.static` adds a third way, in fixed shapes for compilation and CUDA graphs. The generation loop knows the
+protocols alone.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from dear.backbone import Backbone, KVCache, Prefix
+from dear.conditioning import Conditioning
+
+
+class Passes(Protocol):
+    """The passes of one generation of B items, or 2 B where it is guided: conditional items first."""
+
+    def __call__(self, tokens: Tensor, known: Tensor, order: Tensor, first: int, start: int, end: int) -> Tensor:
+        """Contexts [B', end - start, C] of the tokens ``start`` to ``end`` in decoding order; those before are known.
+
+        tokens [B', L, D], known [B', L], order [B', L]: of the first B' items.
+        first: known tokens before it need not be computed again.
+        """
+
+    def close(self) -> None:
+        """Release what the generation worked in."""
+
+
+class Decoding(Protocol):
+    """A way to run the passes of any generation of one backbone."""
+
+    def fit(self, conditioning: Conditioning, longest: int) -> Conditioning:
+        """``conditioning`` at the length T at which it is used, at most ``longest`` if it was no longer before."""
+
+    def begin(self, prefix: Prefix) -> Passes:
+        """Begin a generation."""
+
+
+class FullDecoding:
+    """Computes all L tokens in each pass, as ``masked_attention`` "full" needs."""
+
+    def __init__(self, backbone: Backbone):
+        self.backbone = backbone
+
+    def fit(self, conditioning: Conditioning, longest: int) -> Conditioning:
+        return conditioning.trim()
+
+    def begin(self, prefix: Prefix) -> Passes:
+        return FullPasses(self.backbone, prefix)
+
+
+class FullPasses:
+    def __init__(self, backbone: Backbone, prefix: Prefix):
+        self.backbone = backbone
+        self.prefix = prefix
+
+    def __call__(self, tokens: Tensor, known: Tensor, order: Tensor, first: int, start: int, end: int) -> Tensor:
+        return self.backbone(tokens, known, self.prefix.first(len(tokens)), order[:, start:end])
+
+    def close(self) -> None:
+        pass
+
+
+class CachedDecoding:
+    """Computes the tokens that a pass asks for and caches keys and values, as ``masked_attention`` "visible" allows."""
+
+    def __init__(self, backbone: Backbone):
+        self.backbone = backbone
+
+    def fit(self, conditioning: Conditioning, longest: int) -> Conditioning:
+        return conditioning.trim()
+
+    def begin(self, prefix: Prefix) -> Passes:
+        return CachedPasses(self.backbone, self.backbone.cache(prefix))
+
+
+class CachedPasses:
+    def __init__(self, backbone: Backbone, cache: KVCache):
+        self.backbone = backbone
+        self.cache = cache
+
+    def __call__(self, tokens: Tensor, known: Tensor, order: Tensor, first: int, start: int, end: int) -> Tensor:
+        cache = self.cache.first(len(tokens))
+        return self.backbone.decode(tokens, order, cache, slice(first, end), start, slice(start - first, None), end)
+
+    def close(self) -> None:
+        pass
+
+
+def default_decoding(backbone: Backbone) -> Decoding:
+    """The exact way that the form of attention allows."""
+    return CachedDecoding(backbone) if backbone.config.masked_attention == "visible" else FullDecoding(backbone)
