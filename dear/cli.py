@@ -178,7 +178,7 @@ def publish(options: argparse.Namespace) -> None:
 
 def listen(options: argparse.Namespace) -> None:
     """Serve a listening test until interrupted."""
-    from dear.ui.listen import run
+    from dear.ui.listening_page import run
 
     run(options.study, options.ratings, options.host, options.port)
 

@@ -18,6 +18,7 @@ from factory import tiny_checkpoint, tiny_config
 from hub_server import READ, WRITE, Blob, hub_server
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session, disable_progress_bars, enable_progress_bars
+from webpage import build_tabs, function
 
 import dear
 from dear.card import Facts, anatomy, front_matter, model_card
@@ -26,8 +27,8 @@ from dear.cli import main
 from dear.conditioning import EncoderError
 from dear.conditioning.files import fetch, fetch_weights
 from dear.pipeline import AudioDEAR
-from dear.ui.shelf import Shelf
-from dear.ui.tabs import models
+from dear.ui.model_registry import ModelRegistry
+from dear.ui.tabs import model as tab
 
 NAME = "someone/sounds"
 ROOT = Path(dear.__file__).parents[1]
@@ -130,7 +131,7 @@ def test_a_page_takes_all_variants_from_one_commit(hub, published, load, tmp_pat
     teacher = load(variant="teacher").digest
     hub.add(NAME, tiny_checkpoint(tmp_path / "other", seed=1))
     assert load(variant="teacher").digest != teacher
-    assert Shelf(model, NAME).get(None, "teacher").digest == teacher
+    assert ModelRegistry(model, NAME).get(None, "teacher").digest == teacher
 
 
 def test_a_download_tells_its_bytes(hub, published, load, tiny_folder, monkeypatch):
@@ -144,20 +145,18 @@ def test_a_download_tells_its_bytes(hub, published, load, tiny_folder, monkeypat
     assert done == total >= sum(path.stat().st_size for path in files)
 
 
-def test_the_page_loads_from_the_hub_and_shows_the_bytes(hub, published, load, student, tiny_folder):
-    shelf = Shelf(student, str(tiny_folder))
-    with gr.Blocks() as page:
-        models.models_tab(page, shelf, gr.Textbox(""), {})
-    run = next(each.fn for each in page.fns.values() if each.name == "load")
-    first, *between, last = (list(changes.values()) for changes in run(models.HUB, NAME, "", "teacher"))
+def test_the_page_loads_from_the_hub_and_shows_the_bytes(hub, published, load, student, tiny_folder, tmp_path):
+    models = ModelRegistry(student, str(tiny_folder))
+    run = function(build_tabs(models, tmp_path, tab.TAB).page, "load")
+    first, *between, last = (list(changes.values()) for changes in run(tab.HUB, NAME, "", "teacher"))
     assert "Loading" in first[0]
     assert between and all(re.search(r"Downloaded [\d.]+ of [\d.]+ MB", step[0]) for step in between)
     status, kept, _ = last
-    choice = shelf.choice(kept)
+    choice = models.choice(kept)
     assert "Loaded." in status and (choice.source, choice.revision, choice.variant) == (NAME, published, "teacher")
-    assert shelf.get(kept).commit == published
+    assert models.get(kept).commit == published
     with pytest.raises(gr.Error, match="could not download config.json"):
-        list(run(models.HUB, "someone/else", "", ""))
+        list(run(tab.HUB, "someone/else", "", ""))
 
 
 def test_a_branch_that_moves_between_two_downloads_does_not_mix_commits(hub, published, tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
-"""The endpoints for programs. What they refuse, they refuse with the pipeline's own sentence.
+"""The endpoints for programs. Their errors are the sentences of the pipeline.
 
-Annotations are evaluated here: Gradio reads from them what an endpoint takes and returns.
+Annotations are evaluated in this file, because Gradio reads the types of an endpoint from them.
 """
 
 import secrets
@@ -17,18 +17,19 @@ from dear.conditioning import check_prompt
 from dear.output import Output
 from dear.pipeline import AudioDEAR
 from dear.request import check_number
-from dear.ui.components.parts import QUEUE, store
+from dear.ui.components.files import store
+from dear.ui.components.runs import QUEUE
 from dear.ui.gpu import on_gpu
-from dear.ui.shelf import Shelf
+from dear.ui.model_registry import ModelRegistry
 from dear.ui.tabs.compare import pairs
-from dear.ui.tabs.edit import LONGEST
+from dear.ui.tabs.edit import MAX_SECONDS
 
 
-def endpoints(shelf: Shelf, folder: Path) -> None:
+def endpoints(models: ModelRegistry, folder: Path) -> None:
     """Add the endpoints to the current Blocks. Files of results go into ``folder``."""
 
     def model_of(variant: str | None) -> AudioDEAR:
-        return shelf.get(None, variant)
+        return models.get(None, variant)
 
     @on_gpu(30)
     def generate(
@@ -44,14 +45,14 @@ def endpoints(shelf: Shelf, folder: Path) -> None:
 
         Parameters:
             prompt: what should be heard, 1 to 1000 characters
-            cfg_scale: how closely to follow the prompt, 0 to 20; null for the model's own default, as for all others
-            iterations: passes in which the tokens are drawn, 1 to their number
+            cfg_scale: how closely to follow the prompt, 0 to 20; null for the model's default, here and below
+            iterations: passes that fill in the tokens, 1 to their number
             temperature: 0 to 2
             seed: a whole number from 0; the same seed gives the same sound; null for a random one
             steps: of the head for each token; 1 for a one-step model
-            variant: of the checkpoint, such as student or teacher; null for the one that the page uses
+            variant: of the checkpoint, such as student or teacher; null for the page's own
         """
-        with _told():
+        with _plain_errors():
             check_prompt(prompt)  # the pipeline would take a list
             out = model_of(variant).generate(
                 prompt, cfg_scale=cfg_scale, iterations=iterations, temperature=temperature, seed=seed, steps=steps
@@ -73,13 +74,13 @@ def endpoints(shelf: Shelf, folder: Path) -> None:
         Parameters:
             prompt: what should be heard, 1 to 1000 characters
             cfg_scales: numbers from 0 to 20
-            iterations: whole numbers from 1 to the number of tokens; null for the model's own default
-            temperature: 0 to 2; null for the model's own default
+            iterations: whole numbers from 1 to the number of tokens; null for the model's default
+            temperature: 0 to 2; null for the model's default
             seed: a whole number from 0, the same for all; null for a random one
-            steps: of the head for each token; null for the model's own default
-            variant: of the checkpoint, such as student or teacher; null for the one that the page uses
+            steps: of the head for each token; null for the model's default
+            variant: of the checkpoint, such as student or teacher; null for the page's own
         """
-        with _told():
+        with _plain_errors():
             check_prompt(prompt)
             model = model_of(variant)
             iterations = [model.sampling.iterations] if iterations is None else iterations
@@ -89,9 +90,12 @@ def endpoints(shelf: Shelf, folder: Path) -> None:
             settings = pairs(cfg_scales, iterations)
             first = secrets.randbelow(2**32) if seed is None else seed
             options: dict[str, Any] = {"temperature": temperature, "seed": first, "steps": steps}
-            for scale, passes in settings:  # all are checked before the first is drawn
-                model.stream(prompt, cfg_scale=scale, iterations=passes, **options)
-            outs = [model.generate(prompt, cfg_scale=scale, iterations=passes, **options) for scale, passes in settings]
+            for cfg_scale, count in settings:  # all are checked before the first is generated
+                model.stream(prompt, cfg_scale=cfg_scale, iterations=count, **options)
+            outs = [
+                model.generate(prompt, cfg_scale=cfg_scale, iterations=count, **options)
+                for cfg_scale, count in settings
+            ]
         return [_file(out) for out in outs], [_facts(out) for out in outs]
 
     @on_gpu(30)
@@ -108,22 +112,22 @@ def endpoints(shelf: Shelf, folder: Path) -> None:
         variant: str | None = None,
         context: float = 0,
     ) -> tuple[gr.FileData, dict[str, Any]]:
-        """Draw a region of a sound anew and keep the rest sample for sample. Returns the WAV file and its facts.
+        """Redraw a region of a sound. The rest stays the same, sample for sample. Returns the WAV file and its facts.
 
         Parameters:
-            audio: a sound of at most a minute; over MCP its public address, or data:audio/wav;base64,...
+            audio: a sound of at most one minute; over MCP its public address, or data:audio/wav;base64,...
             start: seconds at which the region begins
             end: seconds at which it ends, at most one clip later
             prompt: what should be heard there, 1 to 1000 characters
-            cfg_scale: 0 to 20; null for the model's own default, as for all others
-            iterations: passes in which the tokens are drawn, 1 to their number; in a region at most one for each
+            cfg_scale: 0 to 20; null for the model's default, here and below
+            iterations: passes that fill in the tokens, 1 to their number; at most one per token of the region
             temperature: 0 to 2
             seed: a whole number from 0; null for a random one
             steps: of the head for each token; 1 for a one-step model
-            variant: of the checkpoint, such as student or teacher; null for the one that the page uses
-            context: seconds on either side that are heard, up to a clip; the more, the less the prompt counts
+            variant: of the checkpoint, such as student or teacher; null for the page's own
+            context: seconds on either side that the model hears, up to one clip; less follows the prompt better
         """
-        with _told():
+        with _plain_errors():
             check_prompt(prompt)
             samples, rate = _read(audio)
             out = model_of(variant).redraw(
@@ -147,19 +151,19 @@ def endpoints(shelf: Shelf, folder: Path) -> None:
         """Continue a sound past its end. Returns the WAV file of the whole, and its facts.
 
         Parameters:
-            audio: a sound of at most a minute; over MCP its public address, or data:audio/wav;base64,...
-            seconds: how much to add, at most a minute
+            audio: a sound of at most one minute; over MCP its public address, or data:audio/wav;base64,...
+            seconds: seconds to add, at most 60
             prompt: what should be heard there, 1 to 1000 characters
-            cfg_scale: 0 to 20; null for the model's own default, as for all others
-            iterations: of each clip's length
+            cfg_scale: 0 to 20; null for the model's default, here and below
+            iterations: passes per clip, 1 to its number of tokens
             temperature: 0 to 2
             seed: a whole number from 0; null for a random one
             steps: of the head for each token; 1 for a one-step model
-            variant: of the checkpoint, such as student or teacher; null for the one that the page uses
+            variant: of the checkpoint, such as student or teacher; null for the page's own
         """
-        with _told():
+        with _plain_errors():
             check_prompt(prompt)
-            check_number("seconds", seconds, 0.1, LONGEST)
+            check_number("seconds", seconds, 0.1, MAX_SECONDS)
             samples, rate = _read(audio)
             out = model_of(variant).extend(
                 samples, rate, seconds, prompt,
@@ -180,16 +184,16 @@ def _facts(out: Output) -> dict[str, Any]:
 
 
 def _read(audio: Any) -> tuple[Any, int]:
-    """An uploaded file's sound. Other files of this machine are not for callers to name."""
+    """The sound of an uploaded file. Callers must not name other files of this machine."""
     path = audio.get("path") if isinstance(audio, dict) else getattr(audio, "path", None)
     if not isinstance(path, str) or not is_in_or_equal(path, get_upload_folder()):
         raise AudioError(f"audio must be an uploaded file, got {audio!r:.80}")
-    return read_channels(path, LONGEST)
+    return read_channels(path, MAX_SECONDS)
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """The pipeline's sentence, as it is, and no traceback."""
+def _plain_errors() -> Iterator[None]:
+    """The sentence of the pipeline as it is, without a traceback."""
     try:
         yield
     except (ValueError, FloatingPointError) as error:

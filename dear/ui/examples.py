@@ -1,4 +1,4 @@
-"""The examples of a page, and what they sounded like when somebody last asked for them."""
+"""Example prompts, and a cache of their results."""
 
 from __future__ import annotations
 
@@ -29,27 +29,29 @@ EXAMPLES = {
         "a helicopter flies while a baby cries",
     ],
 }
-SEED = 0  # of an example, unless the visitor keeps another
-MOST = 64  # results that are kept, of about a megabyte each
+SEED = 0  # of an example, unless the visitor keeps another seed
+MAX_RESULTS = 64  # of about one megabyte each
 
 
 class ExampleCache:
-    """Results of examples under certain settings, made when they are first asked for, and the same to all visitors."""
+    """The latest results of examples, shared by all visitors."""
 
-    def __init__(self) -> None:
-        self._made: OrderedDict[Any, tuple[Config, Output]] = OrderedDict()
+    def __init__(self, size: int = MAX_RESULTS) -> None:
+        self._size = size
+        self._results: OrderedDict[Any, tuple[Config, Output]] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, key: Any) -> tuple[Config, Output] | None:
-        """key: all that a result follows from, its weights among them."""
+        """key: everything that determines a result, including the weights."""
         with self._lock:
-            if key not in self._made:
+            if key not in self._results:
                 return None
-            self._made.move_to_end(key)
-            return self._made[key]
+            self._results.move_to_end(key)
+            return self._results[key]
 
     def put(self, key: Any, result: tuple[Config, Output]) -> None:
+        """Store a result. The least recently used one is dropped if there are too many."""
         with self._lock:
-            self._made[key] = result
-            if len(self._made) > MOST:
-                self._made.popitem(last=False)
+            self._results[key] = result
+            if len(self._results) > self._size:
+                self._results.popitem(last=False)

@@ -1,4 +1,4 @@
-"""ZeroGPU: in such a Space there is a GPU only while a decorated function runs, in a forked process of its own."""
+"""ZeroGPU: in such a Space a GPU is available only inside decorated functions, each run in a forked process."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def is_zero() -> bool:
-    """Whether this is a Space with ZeroGPU, as the package ``spaces`` itself tells it."""
+    """Whether this is a Space with ZeroGPU, by the same rule as the package ``spaces``."""
     return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 
 
 def on_gpu(seconds: int) -> Callable[[F], F]:
-    """``spaces.GPU(duration=seconds)`` in a Space with ZeroGPU, nothing at all elsewhere.
+    """``spaces.GPU(duration=seconds)`` in a Space with ZeroGPU; elsewhere the function itself.
 
-    The decorated function's arguments and what it returns or yields are pickled there, so the model comes from the
-    shelf that it closes over; what it changes elsewhere is lost, and of its errors only a ``gr.Error`` keeps its
-    sentence. Where a visitor stops a generator, it ends at its next ``yield``.
+    There, arguments and results are pickled, so the function gets its model from the registry that it closes over.
+    Other changes that it makes are lost. Of its errors, only a ``gr.Error`` keeps its message. When a visitor stops a
+    generator, it ends at its next ``yield``.
     """
     if not is_zero():
         return lambda function: function

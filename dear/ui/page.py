@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import os
 import shutil
 import tempfile
 import threading
@@ -12,62 +11,61 @@ from pathlib import Path
 import gradio as gr
 
 from dear.pipeline import AudioDEAR
+from dear.ui import visitor
 from dear.ui.api import endpoints
-from dear.ui.components.parts import QUIET, forget_old
+from dear.ui.components.files import remove_old_files
+from dear.ui.context import Context
 from dear.ui.gpu import is_zero
-from dear.ui.look import CSS, HEAD, THEME
-from dear.ui.registry import TABS, Frame
-from dear.ui.shelf import Shelf
-from dear.ui.tabs.hood import CSS as HOOD_CSS
-from dear.ui.tabs.listening import CSS as LISTENING_CSS
-from dear.ui.tabs.listening import test_from
-from dear.ui.tabs.models import is_fixed
+from dear.ui.model_registry import ModelRegistry
+from dear.ui.registry import TABS
+from dear.ui.tabs.model import is_fixed
+from dear.ui.theme import HEAD, THEME, css
 
 TITLE = "AudioDEAR"
-SENTENCE = "Describe a sound and hear ten seconds of it, drawn from noise in a few passes that you can watch."
-UPLOADS = "250mb"  # two hours as MP3, a minute as 96 kHz WAV of eight channels; what lasts too long is told so
+TAGLINE = "Describe a sound. Watch ten seconds of it take shape from noise, then listen."
+MAX_UPLOAD = "250mb"  # a minute as 96 kHz WAV of eight channels; longer sounds are refused after the upload
 
 
-def build(shelf: Shelf, folder: Path) -> gr.Blocks:
-    """The page around the models of ``shelf``. Files of results go into ``folder``, which must exist."""
-    if is_zero():  # what is loaded before the launch is kept ready for the GPU
-        for name in shelf.get(None).config.variants:
-            shelf.get(None, name)
+def build(models: ModelRegistry, folder: Path) -> gr.Blocks:
+    """The page around ``models``. Files of results go into ``folder``, which must exist."""
+    if is_zero():  # only weights that are loaded before the launch reach the GPU
+        for name in models.get(None).config.variants:
+            models.get(None, name)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as page:
-        gr.HTML(f'<header class="dear-header"><h1>Audio<em>DEAR</em></h1><p>{SENTENCE}</p></header>')
-        # The visitor's model, as a Choice writes itself; empty: the page's own. The page keeps it, for a gr.State is
-        # forgotten an hour after a browser was away, as that of a phone in a pocket.
+        gr.HTML(f'<header class="dear-header"><h1>Audio<em>DEAR</em></h1><p>{TAGLINE}</p></header>')
+        # Not a gr.State: Gradio drops those an hour after a browser disconnects, such as a phone in a pocket.
         chosen = gr.Textbox("", visible=False)
-        with gr.Tabs(selected="generate", elem_classes="dear-tabs") as tabs:
-            frame = Frame(page, tabs, shelf, chosen, folder, test_from(os.environ))
+        with gr.Tabs(selected=next(iter(TABS)), elem_classes="dear-tabs") as tabs:
+            context = Context(page, tabs, models, chosen, folder)
             for name, tab in TABS.items():
-                with gr.Tab(tab.title, id=name) as place:
-                    tab.lay(frame, place)
-        frame.then(frame.generate.restore, chosen, frame.generate.restored, **QUIET)
-        endpoints(shelf, folder)
+                with gr.Tab(tab.title, id=name) as context.tab:
+                    tab.build(context)
+        context.close()
+        visitor.recall_model(context)
+        endpoints(models, folder)
     return page.queue(max_size=32, default_concurrency_limit=4)
 
 
 def serve(model: AudioDEAR, host: str, port: int, source: str | None = None, revision: str | None = None) -> gr.Blocks:
-    """Start serving the page, in threads of its own. ``local_url`` of the result is its address.
+    """Start serving the page in threads of its own. ``local_url`` of the result is its address.
 
-    source, revision: where ``model`` came from; None for the bundled weights. Its other variants come from there too.
-    Raises OSError where the port is taken, ValueError where the environment names a listening test that won't do.
+    source, revision: where ``model`` came from; None for the bundled weights. Its other variants are loaded from there.
+    Raises OSError if the port is taken, ValueError if the environment names a listening test that can't be opened.
     """
     folder = Path(tempfile.mkdtemp(prefix="audiodear-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    threading.Thread(target=forget_old, args=(folder,), daemon=True).start()
-    page = build(Shelf(model, source, revision, is_fixed()), folder)
+    threading.Thread(target=remove_old_files, args=(folder,), daemon=True).start()
+    page = build(ModelRegistry(model, source, revision, is_fixed()), folder)
     try:
         page.launch(
             server_name=host,
             server_port=port,
             theme=THEME,
-            css=CSS + LISTENING_CSS + HOOD_CSS,
+            css=css(*TABS.values()),
             head=HEAD,
             footer_links=["api", "settings"],
             allowed_paths=[str(folder)],
-            max_file_size=UPLOADS,
+            max_file_size=MAX_UPLOAD,
             ssr_mode=False,
             quiet=True,
             prevent_thread_lock=True,

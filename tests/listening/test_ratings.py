@@ -8,29 +8,15 @@ import math
 import sqlite3
 import threading
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 from scipy import stats
+from study import PROMPTS, make_study
 
 from dear.listening.ratings import Rating, Ratings, RatingsError, Result, check_rater, results, summarise, to_csv
 from dear.listening.study import StudyError, anonymous_copy, order_for, read_study
-
-PROMPTS = {"0001.wav": "a dog barks, then rain falls", "0002.wav": "waves", "0003.wav": "a «clock» ticks"}
-
-
-def make_study(folder: Path, systems: tuple[str, ...] = ("ours", "theirs"), seconds: float = 0.1) -> Path:
-    rng = np.random.default_rng(0)
-    for system in systems:
-        (folder / system).mkdir(parents=True)
-        for name in PROMPTS:
-            sound = rng.integers(-32768, 32768, int(16_000 * seconds), dtype=np.int16)
-            soundfile.write(folder / system / name, sound, 16_000)
-    with open(folder / "prompts.csv", "w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("file", "prompt"), *PROMPTS.items()])
-    return folder
 
 
 @pytest.fixture

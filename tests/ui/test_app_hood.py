@@ -1,39 +1,29 @@
 """The tab that shows how it works, as it is served, in a real browser."""
 
-import socket
-
 import pytest
-from test_app import Hand
+from webpage import Hand, by_id, function, served
 
 from dear.heads import HEADS
-from dear.ui import serve
 from dear.ui.tabs import hood
 
 
 @pytest.fixture(scope="module")
 def page(student):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    page = serve(student, "127.0.0.1", port)
-    yield page
-    page.close(verbose=False)
+    with served(student) as page:
+        yield page
 
 
 def run_of(page, *arguments):
     """What the playground yields, by the elements' ids."""
-    run = next(
-        each.fn for each in page.fns.values() if each.fn and (each.fn.__module__, each.name) == (hood.__name__, "run")
-    )
-    for step in run(*arguments):
-        yield {component.elem_id or type(component).__name__: value for component, value in step.items()}
+    for step in function(page, "run", hood.__name__)(*arguments):
+        yield by_id(step)
 
 
 def test_all_five_learn_side_by_side_and_alike_for_a_seed(page, monkeypatch):
     for head in HEADS.values():
         monkeypatch.setattr(head, "toy_iterations", 10)
-    monkeypatch.setattr(hood, "FRAME", 0)
-    monkeypatch.setattr(hood, "DRAWING", 1)
+    monkeypatch.setattr(hood, "PICTURE_INTERVAL", 0)
+    monkeypatch.setattr(hood, "PICTURE_SHARE", 1)
     one, two = (list(run_of(page, hood.ALL, 3, "swiss-roll", 7, True)) for _ in range(2))
     *shown, last = one
     assert len(shown) == 6  # the beginning, then one picture for each head that had its turn

@@ -13,23 +13,19 @@ from pathlib import Path
 import gradio as gr
 import pytest
 import soundfile
-from test_ratings import PROMPTS, make_study
+from study import PROMPTS, make_study
+from webpage import build_tabs, free_port
 
 from dear.listening.ratings import RatingsError
 from dear.listening.study import StudyError, order_for
-from dear.ui.listen import run, serve_test
+from dear.ui.listening_page import run, serve_test
+from dear.ui.model_registry import ModelRegistry
 from dear.ui.tabs import listening
-from dear.ui.tabs.listening import NO_TEST, Session, listening_tab, open_test
+from dear.ui.tabs.listening import CLOSED, Session, lay_out, open_test
 
 SYSTEMS = ("veiled-student", "veiled-teacher")
 COUNT = len(SYSTEMS) * len(PROMPTS)
 SECRET = "a key that is long"
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 @pytest.fixture
@@ -42,7 +38,7 @@ def functions(test, tmp_path):
     """The tab's functions by name, with what they answer by ids and types of components."""
     (tmp_path / "served").mkdir()
     with gr.Blocks() as page:
-        listening_tab(page, test, tmp_path / "served")
+        lay_out(page, test, tmp_path / "served")
 
     def plain(function):
         def call(*values):
@@ -73,14 +69,14 @@ def test_a_rater_hears_everything_once_and_can_return(test, functions):
         if at == 3:  # away, and back again
             assert functions["resume"]({"rater": "anna"})["State"] == Session("anna", at, False)
             assert functions["resume"]({"rater": ""})["State"] == Session()
-        answer = functions["keep"](heard(answer), at % 5 + 1, 3)
+        answer = functions["save_rating"](heard(answer), at % 5 + 1, 3)
     assert answer["State"].at == COUNT and "clip" not in answer
     assert functions["enter"]("ANNA ")["State"].at == COUNT
 
     # Back twice, and change the last but one: that rating alone differs, and nothing is left to rate.
     answer = functions["go_back"](functions["go_back"](answer["State"])["State"])
     assert (answer["State"].at, answer["rel"], answer["ovl"]) == (COUNT - 2, (COUNT - 2) % 5 + 1, 3)
-    answer = functions["keep"](answer["State"], 1, 1)  # it was heard when it was rated first
+    answer = functions["save_rating"](answer["State"], 1, 1)  # it was heard when it was rated first
     assert answer["State"].at == COUNT
     given = test.ratings.of("anna")
     assert [given[clip.system, clip.name] for clip in order] == [
@@ -91,12 +87,12 @@ def test_a_rater_hears_everything_once_and_can_return(test, functions):
 
 def test_no_rating_is_taken_unheard_or_by_half(test, functions):
     now = functions["enter"]("anna")["State"]
-    assert "Please play the sound first." in functions["keep"](now, 3, 3)["note"]
+    assert "Play the sound first." in functions["save_rating"](now, 3, 3)["note"]
     for answers in ((None, 3), (3, None), (None, None)):
-        answer = functions["keep"](Session("anna", 0, True), *answers)
-        assert list(answer) == ["note"] and "Please answer both questions." in answer["note"]
-    assert "REL must be a whole number from 1 to 5" in functions["keep"](Session("anna", 0, True), 6, 3)["note"]
-    assert "enter your code again" in functions["keep"](Session(), 3, 3)["note"]
+        answer = functions["save_rating"](Session("anna", 0, True), *answers)
+        assert list(answer) == ["note"] and "Answer both questions." in answer["note"]
+    assert "REL must be a whole number from 1 to 5" in functions["save_rating"](Session("anna", 0, True), 6, 3)["note"]
+    assert "Enter your code again" in functions["save_rating"](Session(), 3, 3)["note"]
     assert "the code must be 1 to 40 letters" in functions["enter"]("<b>")["note"]
     assert test.ratings.all() == []
 
@@ -105,7 +101,7 @@ def test_two_raters_at_once_do_not_meet(test, functions):
     def rate(rater):
         answer = functions["enter"](rater)
         while answer["State"].at < COUNT:
-            answer = functions["keep"](heard(answer), len(rater), len(rater))
+            answer = functions["save_rating"](heard(answer), len(rater), len(rater))
 
     threads = [threading.Thread(target=rate, args=(rater,)) for rater in ("a", "bbbb")]
     for thread in threads:
@@ -123,8 +119,8 @@ def test_results_open_with_the_key_alone(test, functions):
             test.ratings.save(rater, clip.system, clip.name, score, 5 - score)
     for wrong in ("", "a key that is lon", "ключ"):
         with pytest.raises(gr.Error, match="not the key"):
-            functions["unfold"](wrong, "rating")
-    answer = functions["unfold"](SECRET, "rater")
+            functions["show_results"](wrong, "rating")
+    answer = functions["show_results"](SECRET, "rater")
     assert "<td>veiled-student</td><td>2</td><td>2</td><td>3.00</td><td>1.41</td><td>1.00</td>" in answer["tables"]
     assert "[−9.71, 15.71]" in answer["tables"]
     assert "veiled-student − veiled-teacher" in answer["tables"]
@@ -141,17 +137,18 @@ def test_names_in_the_results_are_text(tmp_path):
     test = open_test(make_study(tmp_path / "study", ("<img src=x>",)), tmp_path / "ratings.db", SECRET)
     test.ratings.save("anna", "<img src=x>", "0001.wav", 1, 2)
     with gr.Blocks() as page:
-        listening_tab(page, test, tmp_path)
-    unfold = next(each.fn for each in page.fns.values() if each.name == "unfold")
-    tables = next(value for value in unfold(SECRET, "rating").values() if isinstance(value, str))
+        lay_out(page, test, tmp_path)
+    show_results = next(each.fn for each in page.fns.values() if each.name == "show_results")
+    tables = next(value for value in show_results(SECRET, "rating").values() if isinstance(value, str))
     assert "<img" not in tables and "&lt;img src=x&gt;" in tables
 
 
-def test_without_a_test_the_tab_says_how_to_start_one(tmp_path):
-    with gr.Blocks() as page:
-        listening_tab(page, listening.test_from({}), tmp_path)
-    assert [block.value for block in page.blocks.values() if isinstance(block, gr.HTML)] == [NO_TEST]
-    assert "python&nbsp;-m&nbsp;dear&nbsp;listen" in NO_TEST and not page.fns
+def test_without_a_test_the_tab_says_what_one_is(student, tmp_path, monkeypatch):
+    monkeypatch.delenv("AUDIODEAR_STUDY", raising=False)
+    page = build_tabs(ModelRegistry(student), tmp_path, listening.TAB).page
+    (shown,) = [block.value for block in page.blocks.values() if isinstance(block, gr.HTML)]
+    assert shown == CLOSED and "No listening test is open." in shown
+    assert not any(word in shown for word in ("python", "AUDIODEAR", "<code>")) and not page.fns
 
 
 def test_the_environment_names_a_test(tmp_path):
@@ -172,8 +169,8 @@ def test_the_environment_names_a_test(tmp_path):
 def test_without_a_key_there_are_no_results_to_open(tmp_path):
     test = open_test(make_study(tmp_path / "study"), tmp_path / "ratings.db")
     with gr.Blocks() as page:
-        listening_tab(page, test, tmp_path)
-    assert "unfold" not in [each.name for each in page.fns.values()]
+        lay_out(page, test, tmp_path)
+    assert "show_results" not in [each.name for each in page.fns.values()]
 
 
 def test_rating_in_a_browser(browser, test):
@@ -213,9 +210,9 @@ def test_rating_in_a_browser(browser, test):
         # Neither unheard nor by half.
         choose("rel", 4)
         find("#save").click()
-        until(lambda: "play the sound first" in find("#note").text)
+        until(lambda: "Play the sound first" in find("#note").text)
         play()
-        until(lambda: find("#save").click() or "answer both questions" in find("#note").text)
+        until(lambda: find("#save").click() or "Answer both questions" in find("#note").text)
         choose("ovl", 2)
         find("#save").click()
         until(lambda: f"Sound 2 of {COUNT}" in find("#described").text)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import socket
 import urllib.request
 
 import numpy as np
@@ -11,10 +10,10 @@ import soundfile
 from factory import tiny_checkpoint, tiny_config
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from webpage import by_id, function, served
 
 from dear.config import MelConfig
 from dear.pipeline import AudioDEAR
-from dear.ui import serve
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +21,8 @@ def page(tmp_path_factory):
     """Tiny networks, and clips of half a second."""
     config = dataclasses.replace(tiny_config(), mel=MelConfig(frames=64, samples=8_000))
     folder = tiny_checkpoint(tmp_path_factory.mktemp("api") / "tiny", config)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    page = serve(AudioDEAR.from_pretrained(folder, device="cpu"), "127.0.0.1", port, str(folder))
-    yield page
-    page.close(verbose=False)
+    with served(AudioDEAR.from_pretrained(folder, device="cpu"), str(folder)) as page:
+        yield page
 
 
 @pytest.fixture(scope="module")
@@ -91,15 +86,15 @@ def test_many_channels_and_a_high_rate_are_taken(client, tmp_path):
 
 
 def test_the_page_says_why_a_sound_can_not_be_edited(page, tmp_path):
-    look = next(each.fn for each in page.fns.values() if each.name == "look")
+    show = function(page, "show_source")
     (tmp_path / "empty.wav").touch()
     (tmp_path / "<b>paper.wav").write_bytes(b"%PDF-1.7\n" + bytes(9_000))
     for name, told in {
         "empty.wav": "empty.wav must hold a sound, got an empty file of 0 bytes.",
         "<b>paper.wav": "&lt;b&gt;paper.wav must be a sound as WAV, FLAC, MP3, OGG or AIFF, and can't be read",
     }.items():
-        answer = look(None, str(tmp_path / name), "Redraw a region", 3, 6)
-        shown = {component.elem_id: value for component, value in answer.items()}["edit-map"]
+        answer = show(None, str(tmp_path / name), "Redraw a region", 3, 6)
+        shown = by_id(answer)["edit-map"]
         assert "dear-refused" in shown and told in shown
 
 

@@ -147,3 +147,36 @@ def test_uploads_are_read_as_they_are_or_refused_in_a_sentence(tmp_path):
     with pytest.raises(AudioError, match=r"naked.raw must be a sound as WAV"):
         read_channels(tmp_path / "naked.raw", 60)
     assert [duration(each) for each in (1, 59.96, 90, 5400)] == ["1 second", "60 seconds", "1.5 minutes", "1.5 hours"]
+
+
+@pytest.mark.parametrize("begin", [0.0, 0.9, 1.7])
+def test_a_region_of_a_long_sound_is_redrawn_and_the_rest_kept(student, begin):
+    audio = (0.3 * np.sin(0.2 * np.arange(32_000))).astype(np.float32)
+    out = student.redraw(audio, 16_000, begin, begin + 0.3, "a dog", seed=4)
+    sound = out.waveform[0].numpy()
+    first, last = round(begin * 16_000), round((begin + 0.3) * 16_000)
+    assert len(sound) == 32_000
+    np.testing.assert_array_equal(sound[:first], audio[:first])
+    np.testing.assert_array_equal(sound[last:], audio[last:])
+    assert np.abs(sound - audio)[first + 320 : last - 320].max() > 0.05
+    assert out.mel.shape == (1, 200, 64)
+    assert out.settings["start"] == begin
+    most = student.redraw(audio, 16_000, begin, begin + 0.2, "a dog", seed=4, iterations=student.model.length)
+    assert most.settings["iterations"] == int((most.order >= 0).sum()) < student.model.length
+    with pytest.raises(ValueError, match="iterations must be a whole number from 1 to 8, got 9"):
+        student.redraw(audio, 16_000, begin, begin + 0.2, "a dog", iterations=9)
+    short = student.redraw(audio[:3000], 16_000, 0, 0.1, "a dog", seed=4)
+    assert short.waveform.shape == (1, 3000)
+    with pytest.raises(ValueError, match=r"end must be up to 0.625 seconds later than start 0.1, got 1"):
+        student.redraw(audio, 16_000, 0.1, 1, "a dog")
+
+
+@pytest.mark.parametrize("shorter", [0, 1])
+def test_a_region_as_long_as_a_clip_is_faded_in_and_out_all_the_same(student, shorter):
+    """From a constant to what is drawn and back: any step at an edge would be a click."""
+    audio, clip = np.full(32_000, 0.5, dtype=np.float32), student.config.mel.samples
+    first, last = 4_000, 4_000 + clip - shorter
+    away = (student.redraw(audio, 16_000, first / 16_000, last / 16_000, "a dog", seed=4).waveform[0] - 0.5).abs()
+    assert away[first + 400 : last - 400].max() > 0.3
+    assert away[first : first + 2].max() < 0.03 and away[last - 2 : last].max() < 0.03
+    assert away[:first].max() == away[last:].max() == 0

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from webpage import by_id, function
 
 from dear.ui import build, gpu
-from dear.ui.shelf import Shelf
-from dear.ui.tabs.models import is_fixed
+from dear.ui.model_registry import ModelRegistry
+from dear.ui.tabs.model import is_fixed
 
 # Arguments and results go through pickle, and nothing that the process changes comes back.
 STAND_IN = """
@@ -80,14 +81,10 @@ def spaces(tmp_path, monkeypatch):
     del sys.modules["spaces"]
 
 
-def run_of(page, module, name="run"):
-    return next(each.fn for each in page.fns.values() if each.fn and (each.fn.__module__, each.name) == (module, name))
-
-
 def test_what_computes_runs_on_the_gpu_and_nothing_else(spaces, student, tiny_folder, tmp_path):
-    shelf, folder = Shelf(student, str(tiny_folder), fixed=True), tmp_path / "results"
+    models, folder = ModelRegistry(student, str(tiny_folder), fixed=True), tmp_path / "results"
     folder.mkdir()
-    page = build(shelf, folder)
+    page = build(models, folder)
     expected = {
         "dear.ui.tabs.generate.draw": 30, "dear.ui.tabs.compare.draw": 60,
         "dear.ui.tabs.duel.draw": 60, "dear.ui.tabs.edit.draw": 60,
@@ -95,26 +92,26 @@ def test_what_computes_runs_on_the_gpu_and_nothing_else(spaces, student, tiny_fo
     }  # fmt: skip
     assert expected.items() <= spaces.decorated.items()
     assert is_fixed()
-    assert shelf.get(None, "teacher") is shelf.get(None, "teacher")
+    assert models.get(None, "teacher") is models.get(None, "teacher")
 
-    *_, result, _ = run_of(page, "dear.ui.tabs.generate")("", "a dog", "student", 2, 4, 1, 1, 2, 5, True)
-    shown = {component.elem_id: value for component, value in result.items()}
+    *_, result, _ = function(page, "run", "dear.ui.tabs.generate")("", "a dog", "student", 2, 4, 1, 1, 2, 5, True)
+    shown = by_id(result)
     path = Path(shown["sound"].value["path"])
     expected = student.generate("a dog", cfg_scale=2, iterations=4, temperature=1, seed=5, num_samples=2)
     np.testing.assert_allclose(soundfile.read(path)[0], expected[0].waveform[0].numpy(), atol=1e-3)
 
-    assert len(list(run_of(page, "dear.ui.tabs.compare")("", "a dog", "1, 2", "4", False, 5, True))) >= 3
-    *_, last = run_of(page, "dear.ui.tabs.duel")("", "a dog", "With clocks", 5, True)
+    assert len(list(function(page, "run", "dear.ui.tabs.compare")("", "a dog", "1, 2", "4", False, 5, True))) >= 3
+    *_, last = function(page, "run", "dear.ui.tabs.duel")("", "a dog", "With clocks", 5, True)
     assert "The student took 1/" in next(iter(last.values()))
-    *_, result, _ = run_of(page, "dear.ui.tabs.edit")(
+    *_, result, _ = function(page, "run", "dear.ui.tabs.edit")(
         "", str(path), "Redraw a region", "rain", 0.1, 0.3, 0, 1, 2, 4, 1, 1, 5, True
     )
-    file, facts = run_of(page, "dear.ui.api", "generate")("rain", seed=1)
+    file, facts = function(page, "generate", "dear.ui.api")("rain", seed=1)
     assert facts["seed"] == 1 and soundfile.info(file.path).frames == 10_000
     assert len(spaces.processes) == 5
 
     with pytest.raises(Exception, match="^'?cfg_scale must be a number from 0 to 20, got 99"):
-        list(run_of(page, "dear.ui.tabs.generate")("", "a dog", "student", 99, 4, 1, 1, 1, 5, True))
+        list(function(page, "run", "dear.ui.tabs.generate")("", "a dog", "student", 99, 4, 1, 1, 1, 5, True))
 
 
 def test_elsewhere_nothing_is_decorated(spaces, monkeypatch):

@@ -8,7 +8,7 @@ FOLDER = Path(__file__).parent
 
 
 def load(name: str, **values: str) -> str:
-    """The text of an asset, with each name of ``values``, in capitals, replaced by its value."""
+    """The text of an asset. Each name in ``values``, such as LEFT, is replaced by its value."""
     text = (FOLDER / name).read_text(encoding="utf-8")
     for key, value in values.items():
         text = text.replace(key, value)

@@ -1,1 +1,1 @@
-"""Components that several tabs share."""
+"""Components that several tabs share: controls, runs, files and pictures."""

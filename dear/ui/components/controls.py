@@ -1,37 +1,67 @@
-"""Controls for what a generation follows from, in the bounds of the model that the page has."""
+"""Controls that several tabs share, within the limits of the visitor's model."""
 
 from __future__ import annotations
+
+import secrets
+from typing import Any
 
 import gradio as gr
 
 from dear.pipeline import AudioDEAR
-from dear.ui.link import MAX_VARIATIONS
+from dear.request import check_whole
+from dear.ui.link import LARGEST_SEED, MAX_VARIATIONS
 
 
-def head_radio(model: AudioDEAR, value: str | None = None) -> gr.Radio:
+def prompt_box(name: str, placeholder: str = "What should be heard?", **options: Any) -> gr.Textbox:
+    return gr.Textbox(
+        label="Prompt", placeholder=placeholder, lines=1, max_lines=5, elem_id=name, elem_classes="dear-prompt",
+        **options,
+    )  # fmt: skip
+
+
+def seed_row(prefix: str = "") -> tuple[gr.Number, gr.Checkbox]:
+    """A seed, and whether to keep it. Typing a seed or rolling the dice keeps it."""
+    with gr.Row(elem_classes="dear-seed"):
+        seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=120, elem_id=f"{prefix}seed")
+        dice = gr.Button("🎲", min_width=40, scale=0, elem_id=f"{prefix}dice", elem_classes="dear-dice")
+        lock = gr.Checkbox(False, label="🔒 Keep", min_width=96, elem_id=f"{prefix}lock", elem_classes="dear-lock")
+    roll = "() => [Math.floor(Math.random() * 2 ** 32), true]"
+    dice.click(None, None, [seed, lock], js=roll, api_visibility="private")
+    seed.input(None, None, lock, js="() => true", api_visibility="private")
+    return seed, lock
+
+
+def resolve_seed(number: float | None, keep: bool) -> int:
+    """The seed that a visitor keeps, else a random one. Raises ValueError for one that browsers can't represent."""
+    if number is None or not keep:
+        return secrets.randbelow(2**32)
+    return check_whole("seed", number, 0, LARGEST_SEED)
+
+
+def variant_radio(model: AudioDEAR, value: str | None = None) -> gr.Radio:
     """The variants of the checkpoint, each with its head. value: None for that of ``model``."""
     choices = []
     for name, variant in model.config.variants.items():
         steps = variant.sampling.steps
         choices.append((f"{name}: {variant.head.kind}, {steps} step{'s' if steps > 1 else ''}", name))
     return gr.Radio(
-        choices, value=value or model.variant, label="Head", info="What draws each token.", visible=len(choices) > 1,
-        elem_id="head",
+        choices, value=value or model.variant, label="Variant", info="Its head draws each token.",
+        visible=len(choices) > 1, elem_id="variant",
     )  # fmt: skip
 
 
-def cfg_slider(model: AudioDEAR, value: float | None = None, name: str = "cfg-scale") -> gr.Slider:
+def cfg_scale_slider(model: AudioDEAR, value: float | None = None, name: str = "cfg-scale") -> gr.Slider:
     value = model.sampling.cfg_scale if value is None else value
     return gr.Slider(
-        0, 20, value, step=0.1, label="CFG scale",
-        info="How closely to follow the prompt; 1 is without guidance.", elem_id=name,
+        0, 20, value, step=0.1, label="CFG scale", info="How closely to follow the prompt. 1 turns guidance off.",
+        elem_id=name,
     )  # fmt: skip
 
 
 def temperature_slider(model: AudioDEAR, value: float | None = None, name: str = "temperature") -> gr.Slider:
     value = model.sampling.temperature if value is None else value
     return gr.Slider(
-        0, 2, value, step=0.05, label="Temperature", info="Less is safer and plainer, more is freer.", elem_id=name
+        0, 2, value, step=0.05, label="Temperature", info="Lower is safer, higher is more varied.", elem_id=name
     )
 
 
@@ -39,20 +69,20 @@ def iterations_slider(model: AudioDEAR, value: int | None = None, name: str = "i
     length = model.model.length
     return gr.Slider(
         1, length, model.sampling.iterations if value is None else value, step=1, label="Iterations",
-        info=f"Passes in which the {length} tokens are drawn; fewer are faster.", elem_id=name,
+        info=f"Passes that fill in the {length} tokens. Fewer are faster.", elem_id=name,
     )  # fmt: skip
 
 
 def steps_slider(model: AudioDEAR, value: int | None = None, name: str = "steps") -> gr.Slider:
-    most = model.model.head.max_steps
+    limit = model.model.head.max_steps
     return gr.Slider(
-        1, max(most, 2), model.sampling.steps if value is None else value, step=1, label="Steps",
-        info="Denoising steps of the head for each token; fewer are faster.", visible=most > 1, elem_id=name,
+        1, max(limit, 2), model.sampling.steps if value is None else value, step=1, label="Steps",
+        info="Denoising steps of the head per token. Fewer are faster.", visible=limit > 1, elem_id=name,
     )  # fmt: skip
 
 
 def variations_slider(model: AudioDEAR, value: int | None = None) -> gr.Slider:
     return gr.Slider(
-        1, MAX_VARIATIONS, value or 1, step=1, label="Variations",
-        info="Sounds for the same prompt, each from a seed of its own.", elem_id="variations",
+        1, MAX_VARIATIONS, value or 1, step=1, label="Variations", info="Sounds to make, each from its own seed.",
+        elem_id="variations",
     )  # fmt: skip

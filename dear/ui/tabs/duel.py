@@ -1,4 +1,4 @@
-"""The tab where a many-step teacher and its one-step student draw the same prompt: against the clock, or blind."""
+"""The tab where the teacher and the student draw the same prompt, against the clock or blind."""
 
 from __future__ import annotations
 
@@ -9,32 +9,35 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from dear.output import Output
-from dear.ui.components import parts
-from dear.ui.components.parts import KEEP, QUIET
+from dear.pipeline import AudioDEAR
+from dear.ui.components import controls
+from dear.ui.components.files import LIFETIME, player, store
+from dear.ui.components.pictures import strip
+from dear.ui.components.runs import QUIET, expired, page_errors, progress_bar, refusal, run_buttons, runs
+from dear.ui.context import Context, Tab
 from dear.ui.gpu import on_gpu
-from dear.ui.shelf import Shelf
 
 STUDENT, TEACHER = "student", "teacher"
 SIDES = ("A", "B")
 RACE, BLIND = "With clocks", "Blind"
-TOLD_EVERY = 0.25  # seconds between pictures of each of the two in progress
-GPU_SECONDS = 60  # that both together are allowed under ZeroGPU
+START = "Let both draw it"
+REPORT_INTERVAL = 0.25  # seconds between pictures of each of the two in progress
+GPU_SECONDS = 60  # limit of both together under ZeroGPU
 ABOUT = (
-    "The same prompt and the same seed, each with its own default settings. They take turns, iteration by iteration: "
-    "whoever has had less time is next, so the clocks run side by side until one is done. A clock counts what its own "
-    "model computes, from the text to the sound, and not the pictures that are drawn meanwhile. Blind, the two are "
-    "shuffled, and their clocks are hidden until you have chosen."
+    "Both models get the same prompt and the same seed, each with its own default settings. They take turns: the one "
+    "that has used less time computes its next iteration. Each clock counts the computing of its own model, from text "
+    "to sound, without the pictures. In blind mode, the sides are shuffled and the clocks stay hidden until you vote."
 )
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """The 95 % confidence interval of a share (Wilson's score interval). Raises ValueError without any trial."""
+    """The 95 % confidence interval of a proportion (Wilson's score interval). Raises ValueError without any trial."""
     if not 0 <= successes <= trials or trials < 1:
         raise ValueError(f"successes must be 0 to trials, and trials at least 1, got {successes} of {trials}")
     z = 1.959964
@@ -46,7 +49,7 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Tally:
-    """A visitor's votes."""
+    """A visitor's blind votes."""
 
     student: int = 0
     teacher: int = 0
@@ -54,57 +57,58 @@ class Tally:
 
     def text(self) -> str:
         votes = self.student + self.teacher
-        undecided = f"; {self.neither} without a difference" if self.neither else ""
+        ties = f"; {self.neither} without a difference" if self.neither else ""
         if not votes:
-            return f"No blind choice yet{undecided}."
+            return f"No blind vote yet{ties}."
         low, high = wilson(self.student, votes)
+        preferred = f"{self.student} of {votes} vote" + ("s" if votes > 1 else "")
         return (
-            f"The student was better in {self.student} of {votes}: {100 * self.student / votes:.0f} %, "
-            f"95 % confidence interval {100 * low:.0f} to {100 * high:.0f} %{undecided}."
+            f"You preferred the student in {preferred}: {100 * self.student / votes:.0f} %, "
+            f"95 % confidence interval {100 * low:.0f} to {100 * high:.0f} %{ties}."
         )
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Two sounds, and who made those of sides A and B."""
+    """Two sounds, and the variants on sides A and B."""
 
     order: tuple[str, str]
     titles: dict[str, str]  # of each variant, with its settings
     seconds: dict[str, float]
-    bodies: dict[str, str]  # picture and player of each side
+    bodies: dict[str, str]  # picture and player of each variant
     voted: bool
 
 
-def duel_tab(shelf: Shelf, chosen: gr.Textbox, folder: Path) -> None:
-    """Lay out the tab inside the current Blocks."""
+def build(context: Context) -> None:
+    models, folder = context.models, context.folder
     with gr.Row(equal_height=False, elem_classes="dear-tab"):
         with gr.Column(scale=4, min_width=320, elem_classes="dear-controls"):
-            prompt = parts.prompt_box("duel-prompt")
-            button, stop = parts.go_row("Let both draw it", "duel")
+            prompt = controls.prompt_box("duel-prompt")
+            start, stop = run_buttons(START, "duel")
             with gr.Group(elem_classes="dear-settings"):
-                mode = gr.Radio([RACE, BLIND], value=RACE, label="How", elem_id="duel-mode")
-                seed, lock = parts.seed_row("duel-")
+                mode = gr.Radio([RACE, BLIND], value=RACE, label="Mode", elem_id="duel-mode")
+                seed, lock = controls.seed_row("duel-")
             gr.HTML(f'<p class="dear-note">{ABOUT}</p>')
         with gr.Column(scale=8, min_width=320, elem_classes="dear-results"):
             with gr.Row(elem_classes="dear-duel"):
                 sides = [gr.HTML(_blank(name), elem_id=f"duel-{name}") for name in (STUDENT, TEACHER)]
             status = gr.HTML("", elem_id="duel-status", elem_classes="dear-status")
             with gr.Row(visible=False, elem_classes="dear-tools") as votes:
-                vote = [
+                buttons = [
                     gr.Button(text, size="sm", elem_id=f"vote-{i}")
                     for i, text in enumerate(("A is better", "No difference", "B is better"))
                 ]
             score = gr.HTML(_score(Tally()), elem_id="tally")
-    trial = gr.State(None, time_to_live=KEEP)
+    latest = gr.State(None, time_to_live=LIFETIME)
     tally = gr.State(Tally())
 
     @on_gpu(GPU_SECONDS)
-    def draw(which: str, text: str, number: int) -> Generator[Any, None, None]:
-        """The title and the mel's configuration of each; then each result as it comes, as (name, output)."""
-        with parts.told():
-            models = {name: shelf.get(which, name) for name in (STUDENT, TEACHER)}
-            streams = {name: model.stream(text, seed=number) for name, model in models.items()}
-            yield {name: (_title(name, model), model.config.mel) for name, model in models.items()}
+    def draw(chosen: str, text: str, number: int) -> Generator[Any, None, None]:
+        """The title and the mel configuration of each variant; then each result as it comes, as (name, output)."""
+        with page_errors():
+            variants = {name: models.get(chosen, name) for name in (STUDENT, TEACHER)}
+            streams = {name: model.stream(text, seed=number) for name, model in variants.items()}
+            yield {name: (_title(name, model), model.config.mel) for name, model in variants.items()}
             spent = dict.fromkeys(streams, 0.0)
             while streams:
                 name = min(streams, key=lambda each: spent[each])
@@ -114,88 +118,87 @@ def duel_tab(shelf: Shelf, chosen: gr.Textbox, folder: Path) -> None:
                     del streams[name]
                 yield name, out
 
-    def run(which: str, text: str, how: str, number: float | None, keep: bool) -> Iterator[dict[Any, Any]]:
+    def run(chosen: str, text: str, how: str, number: float | None, keep: bool) -> Iterator[dict[Any, Any]]:
         blind = how == BLIND
-        with parts.told():
-            named = shelf.get(which).config.variants
-            if not {STUDENT, TEACHER} <= set(named):
-                raise ValueError(f"model must have a teacher and a student, got {', '.join(named)}")
-            first = parts.seed_of(number, keep)
-            shelf.get(which).stream(text, seed=first)  # checks the input before anything is loaded
-            yield {status: parts.progress_bar("Loading", 0), votes: gr.Row(visible=False), seed: first, trial: None}
+        with page_errors():
+            if not {STUDENT, TEACHER} <= set(models.get(chosen).config.variants):
+                raise refusal("This model has no teacher and student to compare. Choose another one in the tab Model.")
+            first = controls.resolve_seed(number, keep)
+            models.get(chosen).stream(text, seed=first)  # checks the input before anything is loaded
+            yield {
+                status: progress_bar("Loading both models", 0),
+                votes: gr.Row(visible=False),
+                seed: first,
+                latest: None,
+            }
             for name in (STUDENT, TEACHER):
-                shelf.get(which, name)
+                models.get(chosen, name)
         order = (STUDENT, TEACHER)
         if blind and random.getrandbits(1):
             order = (TEACHER, STUDENT)
         place = dict(zip(order, sides, strict=True))
         shares = dict.fromkeys(order, 0.0)
-        told_at = dict.fromkeys(order, 0.0)
+        reported_at = dict.fromkeys(order, 0.0)
         seconds: dict[str, float] = {}
         bodies: dict[str, str] = {}
-        with closing(draw(which, text, first)) as reports:
+        with closing(draw(chosen, text, first)) as reports:
             known = next(reports)
             titles = {name: title for name, (title, _) in known.items()}
             names = {name: SIDES[order.index(name)] for name in order} if blind else titles
             yield {status: "", **{place[name]: _blank(names[name]) for name in order}}
             for name, out in reports:
                 shares[name] = out.iteration / out.iterations
-                label = f"Mel spectrogram of sound {SIDES[order.index(name)]}"
+                side = SIDES[order.index(name)]
+                label = f"Mel spectrogram of sound {side}"
                 if shares[name] == 1:
                     seconds[name] = _seconds(out)
-                    player = parts.player(parts.store(out, folder), f"Sound {SIDES[order.index(name)]}")
-                    bodies[name] = parts.strip(out, known[name][1], label) + player
+                    bodies[name] = strip(out, known[name][1], label) + player(store(out, folder), f"Sound {side}")
                     if not blind:
                         yield {place[name]: _done(titles[name], seconds[name], bodies[name])}
-                elif time.perf_counter() - told_at[name] >= TOLD_EVERY:
-                    told_at[name] = time.perf_counter()
+                elif time.perf_counter() - reported_at[name] >= REPORT_INTERVAL:
+                    reported_at[name] = time.perf_counter()
                     if blind:
-                        yield {status: parts.progress_bar("Drawing both", sum(shares.values()) / 2)}
+                        yield {status: progress_bar("Drawing both sounds", sum(shares.values()) / 2)}
                     else:
-                        picture = parts.strip(out, known[name][1], f"{label}, in progress")
+                        picture = strip(out, known[name][1], f"{label}, in progress")
                         yield {place[name]: _running(titles[name], _seconds(out), shares[name], picture)}
-        found = Trial(order, titles, seconds, bodies, voted=not blind)
-        yield {stop: gr.Button(interactive=False), trial: found, status: "", votes: gr.Row(visible=blind)}
+        trial = Trial(order, titles, seconds, bodies, voted=not blind)
+        yield {stop: gr.Button(interactive=False), latest: trial, status: "", votes: gr.Row(visible=blind)}
         if blind:
             yield {place[name]: _done(names[name], None, bodies[name]) for name in order}
         else:
-            times = f"{seconds[TEACHER] / seconds[STUDENT]:.1f}"
+            ratio = f"{seconds[TEACHER] / seconds[STUDENT]:.1f}"
             yield {
-                status: f'<p class="dear-headline" role="status">The student took 1/{times} of the teacher\'s time.</p>'
+                status: f'<p class="dear-headline" role="status">The student took 1/{ratio} of the teacher\'s time.</p>'
             }
 
-    def choose(found: Trial | None, counted: Tally, which: int) -> dict[Any, Any]:
-        """Count a vote once, and reveal who was who."""
-        if found is None:
-            raise parts.forgotten("Let both draw it")
-        if found.voted:
+    def vote(button: int, trial: Trial | None, counted: Tally) -> dict[Any, Any]:
+        """Count a vote once, and reveal the sides."""
+        if trial is None:
+            raise expired(START)
+        if trial.voted:
             return {votes: gr.Row(visible=False)}
-        winner = {0: found.order[0], 1: "neither", 2: found.order[1]}[which]
+        winner = (trial.order[0], "neither", trial.order[1])[button]
         counted = replace(counted, **{winner: getattr(counted, winner) + 1})
         revealed = {
-            place: _done(f"{side}: {found.titles[name]}", found.seconds[name], found.bodies[name])
-            for place, side, name in zip(sides, SIDES, found.order, strict=True)
+            place: _done(f"{side}: {trial.titles[name]}", trial.seconds[name], trial.bodies[name])
+            for place, side, name in zip(sides, SIDES, trial.order, strict=True)
         }
         return {
             votes: gr.Row(visible=False),
-            trial: replace(found, voted=True),
+            latest: replace(trial, voted=True),
             tally: counted,
             score: _score(counted),
             **revealed,
         }
 
-    triggers = [button.click, prompt.submit]
-    parts.runs(
-        [(triggers, run, [chosen, prompt, mode, seed, lock])], [*sides, stop, status, votes, seed, trial], stop, status
-    )
-    for i, each in enumerate(vote):
-        each.click(
-            lambda found, counted, which=i: choose(found, counted, which), [trial, tally],
-            [*sides, votes, trial, tally, score], **QUIET,
-        )  # fmt: skip
+    inputs = [context.chosen, prompt, mode, seed, lock]
+    runs([([start.click, prompt.submit], run, inputs)], [*sides, stop, status, votes, seed, latest], stop, status)
+    for i, each in enumerate(buttons):
+        each.click(partial(vote, i), [latest, tally], [*sides, votes, latest, tally, score], **QUIET)
 
 
-def _title(name: str, model: Any) -> str:
+def _title(name: str, model: AudioDEAR) -> str:
     steps = model.sampling.steps
     return f"{name.capitalize()}, {steps} step" + ("s" if steps > 1 else "")
 
@@ -206,7 +209,7 @@ def _blank(title: str) -> str:
 
 
 def _seconds(out: Output) -> float:
-    """What one's own clock shows: a result's own computing, without the mels of the partial results before it."""
+    """The time on the clock: the computing of one result, without the mels of the partial results before it."""
     stages = out.timings
     return stages["text"] + stages["decode"] + stages["codec"] / out.iteration + stages["vocoder"]
 
@@ -225,3 +228,6 @@ def _done(title: str, seconds: float | None, body: str) -> str:
 
 def _score(tally: Tally) -> str:
     return f'<p class="dear-note" role="status">{tally.text()}</p>'
+
+
+TAB = Tab("duel", "Teacher and student", build, styles=("cells.css", "duel.css"))

@@ -1,4 +1,4 @@
-"""The tab that changes a sound: a region of it drawn anew from a prompt, or what follows its end."""
+"""The tab that edits a sound: draws a region of it again from a prompt, or continues it past its end."""
 
 from __future__ import annotations
 
@@ -13,64 +13,69 @@ from typing import Any
 
 import gradio as gr
 
-from dear.audio import AudioError, read_channels
+from dear.audio import read_channels
 from dear.config import MelConfig
 from dear.output import Output
 from dear.pipeline import AudioDEAR
 from dear.ui.assets import load
-from dear.ui.components import parts
-from dear.ui.components.controls import cfg_slider, iterations_slider, steps_slider, temperature_slider
-from dear.ui.components.parts import QUIET, Update
+from dear.ui.components import controls
+from dear.ui.components.files import store
+from dear.ui.components.pictures import figure
+from dear.ui.components.runs import QUIET, expired, page_errors, progress_bar, refusal, run_buttons, runs, watch
+from dear.ui.context import Context, Tab
 from dear.ui.gpu import on_gpu
-from dear.ui.shelf import Choice, Shelf
-from dear.ui.tabs.generate import GenerateTab
+from dear.ui.model_registry import ModelChoice
+from dear.ui.tabs.generate import GenerateInterface
 from dear.visual import plots
 
-LONGEST = 60.0  # seconds of a sound that comes in
-GPU_SECONDS = 60  # that one edit is allowed under ZeroGPU
+MAX_SECONDS = 60.0  # of an uploaded sound
+GPU_SECONDS = 60  # limit of one edit under ZeroGPU
 REDRAW, EXTEND = "Redraw a region", "Continue past the end"
 EMPTY = (
-    '<div class="dear-empty"><p>No sound yet.</p><p>Upload one, record one, or send one from Generate: its spectrogram '
-    "appears here, with the region that will be drawn anew.</p></div>"
+    '<div class="dear-empty"><p>No sound yet.</p><p>Upload a sound, record one, or send one from Generate. It is '
+    "converted to 16 kHz mono. Its spectrogram will appear here, so that you can choose the region to draw again.</p>"
+    "</div>"
 )
-# In the order of the page, and of the arguments of a run.
+# In the order of the page and of the arguments of a run.
 CONTROLS: dict[str, Callable[..., Any]] = {
-    "cfg-scale": cfg_slider,
-    "iterations": iterations_slider,
-    "temperature": temperature_slider,
-    "steps": steps_slider,
+    "cfg-scale": controls.cfg_scale_slider,
+    "iterations": controls.iterations_slider,
+    "temperature": controls.temperature_slider,
+    "steps": controls.steps_slider,
 }
-# The region follows the sliders at once, without asking the server.
-MOVE = load("move.js").rstrip()
+MOVE_REGION_JS = load("move_region.js").rstrip()  # in the browser, so that the region follows the sliders at once
+SHOW_REGION_JS = load("show_region.js", REDRAW=REDRAW).rstrip()
 
 
-def edit_tab(shelf: Shelf, chosen: gr.Textbox, folder: Path, generate: GenerateTab, tabs: gr.Tabs) -> dict[Any, Update]:
-    """Lay out the tab inside the current Blocks. Files of results go into ``folder``."""
+def build(context: Context) -> None:
+    models, folder = context.models, context.folder
     with gr.Row(equal_height=False, elem_classes="dear-tab"):
         with gr.Column(scale=4, min_width=320, elem_classes="dear-controls"):
             source = gr.Audio(
-                label="Start from a sound of at most a minute", type="filepath", sources=["upload", "microphone"],
+                label="Sound to edit, at most one minute", type="filepath", sources=["upload", "microphone"],
                 editable=False, buttons=[],
                 waveform_options=gr.WaveformOptions(show_recording_waveform=False), elem_id="edit-sound",
             )  # fmt: skip
             mode = gr.Radio(
                 [REDRAW, EXTEND], value=REDRAW, label="What to do", elem_id="edit-mode", elem_classes="dear-pick"
             )
-            prompt = parts.prompt_box("edit-prompt", "What should be heard there?")
-            button, stop = parts.go_row("Redraw", "edit")
+            prompt = controls.prompt_box("edit-prompt", "What should be heard there?")
+            button, stop = run_buttons("Redraw", "edit")
             with gr.Group(elem_classes="dear-settings"):
-                start = gr.Slider(0, 10, 3, step=0.05, label="Start", info="Seconds.", elem_id="edit-start")
-                end = gr.Slider(0, 10, 6, step=0.05, label="End", info="At most one clip after it.", elem_id="edit-end")
-                around = gr.Slider(
+                start = gr.Slider(0, 10, 3, step=0.05, label="Start", info="In seconds.", elem_id="edit-start")
+                end = gr.Slider(
+                    0, 10, 6, step=0.05, label="End", info="At most one clip after the start.", elem_id="edit-end"
+                )
+                surroundings = gr.Slider(
                     0, 10, 0, step=0.1, label="Surroundings", elem_id="edit-around",
-                    info="Seconds on either side that are heard: more fits in better, and the prompt counts less.",
+                    info="Seconds on either side that the model hears. More fits in better; less follows the prompt.",
                 )  # fmt: skip
-                more = gr.Slider(
+                added = gr.Slider(
                     1, 30, 5, step=1, label="Length", info="Seconds to add after the end.", visible=False,
                     elem_id="edit-more",
                 )  # fmt: skip
-                controls = {name: make(shelf.get(None), name=f"edit-{name}") for name, make in CONTROLS.items()}
-                seed, lock = parts.seed_row("edit-")
+                settings = {name: make(models.get(None), name=f"edit-{name}") for name, make in CONTROLS.items()}
+                seed, lock = controls.seed_row("edit-")
         with gr.Column(scale=7, min_width=320, elem_classes="dear-results"):
             before = gr.HTML(EMPTY, elem_id="edit-map", elem_classes="dear-map")
             status = gr.HTML("", elem_id="edit-status", elem_classes="dear-status")
@@ -82,18 +87,18 @@ def edit_tab(shelf: Shelf, chosen: gr.Textbox, folder: Path, generate: GenerateT
             with gr.Row(visible=False, elem_classes="dear-tools") as tools:
                 wav = gr.DownloadButton("Download WAV", size="sm")
                 flac = gr.DownloadButton("Download FLAC", size="sm")
-                again = gr.Button("Edit this one", size="sm", elem_id="edit-again")
+                again = gr.Button("Edit this result", size="sm", elem_id="edit-again")
             after = gr.HTML("", elem_id="edit-after")
     path = gr.State(None)
 
-    def look(which: str, file: str | None, what: str, first: float, last: float) -> dict[Any, Any]:
-        """Show what came in, and fit the sliders to it; or say why it can't be taken. Earlier results go."""
+    def show_source(chosen: str, file: str | None, what: str, first: float, last: float) -> dict[Any, Any]:
+        """Show the sound to edit and fit the sliders to it, or say why it can't be used. Clears earlier results."""
         cleared = {status: "", sound: gr.Audio(None, visible=False), tools: gr.Row(visible=False), after: ""}
         if file is None:
             return {before: EMPTY, **cleared}
         try:
-            model = shelf.get(which)
-            samples, rate = read_channels(file, LONGEST)
+            model = models.get(chosen)
+            samples, rate = read_channels(file, MAX_SECONDS)
             mel = model.log_mel(samples, rate).numpy()
         except ValueError as error:
             sentence = html.escape(str(error), quote=False)
@@ -112,90 +117,93 @@ def edit_tab(shelf: Shelf, chosen: gr.Textbox, folder: Path, generate: GenerateT
 
     @on_gpu(GPU_SECONDS)
     def draw(
-        which: str, file: str | None, what: str, text: str, first: float, last: float, reach: float,
-        added: float, options: dict[str, Any],
+        chosen: str, file: str | None, what: str, text: str, first: float, last: float, heard: float, seconds: float,
+        options: dict[str, Any],
     ) -> Generator[Any, None, None]:  # fmt: skip
-        """The mel's configuration, then reports of progress, and last the result."""
-        with parts.told():
-            model = shelf.get(which)
+        """The mel configuration, then progress, and last the result."""
+        with page_errors():
+            model = models.get(chosen)
             if file is None:
-                raise AudioError("sound must be uploaded, recorded, or sent from Generate first")
+                raise refusal("Upload or record a sound first, or send one from Generate.")
             if not Path(file).is_file():
-                raise AudioError("sounds that come in are kept for an hour only: upload or send it again")
-            samples, rate = read_channels(file, LONGEST)
+                raise refusal("Sounds are deleted after an hour. Upload or send this one again.")
+            samples, rate = read_channels(file, MAX_SECONDS)
 
             def call(progress: Any) -> Output:
                 if what == REDRAW:
-                    return model.redraw(samples, rate, first, last, text, context=reach, progress=progress, **options)
-                return model.extend(samples, rate, added, text, progress=progress, **options)
+                    return model.redraw(samples, rate, first, last, text, context=heard, progress=progress, **options)
+                return model.extend(samples, rate, seconds, text, progress=progress, **options)
 
             yield model.config.mel
-            yield from parts.watch(call)
+            yield from watch(call)
 
     def run(
-        which: str, file: str | None, what: str, text: str, first: float, last: float, reach: float,
-        added: float, scale: float, passes: float, heat: float, steps: float, number: float | None, keep: bool,
+        chosen: str, file: str | None, what: str, text: str, first: float, last: float, heard: float, seconds: float,
+        cfg_scale: float, iterations: float, temperature: float, steps: float, number: float | None, keep: bool,
     ) -> Iterator[dict[Any, Any]]:  # fmt: skip
         options: dict[str, Any] = {
-            "cfg_scale": scale, "iterations": passes, "temperature": heat, "steps": steps,
+            "cfg_scale": cfg_scale, "iterations": iterations, "temperature": temperature, "steps": steps,
         }  # fmt: skip
-        with parts.told():
-            options["seed"] = parts.seed_of(number, keep)
+        with page_errors():
+            options["seed"] = controls.resolve_seed(number, keep)
         began = time.perf_counter()
-        with closing(draw(which, file, what, text, first, last, reach, added, options)) as reports:
+        with closing(draw(chosen, file, what, text, first, last, heard, seconds, options)) as reports:
             config = next(reports)
             for report in reports:
                 if isinstance(report, tuple):
                     words = f"Iteration {report[0]} of {report[1]}"
-                    yield {status: parts.progress_bar(words, report[0] / report[1])}
-        name = parts.store(report, folder)
-        took = time.perf_counter() - began
+                    yield {status: progress_bar(words, report[0] / report[1])}
+        name = store(report, folder)
         yield {
             stop: gr.Button(interactive=False),
-            status: _told(report, took),
+            status: _headline(report, time.perf_counter() - began),
             sound: gr.Audio(name, visible=True),
             path: name,
             wav: gr.DownloadButton(value=name),
-            flac: gr.DownloadButton(value=parts.store(report, folder, ".flac")),
+            flac: gr.DownloadButton(value=store(report, folder, ".flac")),
             tools: gr.Row(visible=True),
             seed: report.seed,
         }
         yield {after: _pictures(config, report)}
 
-    seen = [before, start, end, status, sound, tools, after]
-    source.change(look, [chosen, source, mode, start, end], seen, **QUIET)
+    outputs = [before, start, end, status, sound, tools, after]
+    source.change(show_source, [context.chosen, source, mode, start, end], outputs, **QUIET)
     for slider in (start, end):
-        slider.change(None, [start, end], None, js=MOVE, api_visibility="private")
+        slider.change(None, [start, end], None, js=MOVE_REGION_JS, api_visibility="private")
     mode.change(
         lambda what: [gr.Slider(visible=what == REDRAW)] * 3
         + [gr.Slider(visible=what == EXTEND), gr.Button("Redraw" if what == REDRAW else "Continue")],
-        mode, [start, end, around, more, button], queue=False, **QUIET,
+        mode, [start, end, surroundings, added, button], queue=False, **QUIET,
     )  # fmt: skip
-    hide = f"""(what) => {{
-      const plot = document.querySelector('#edit-map .dear-plot');
-      if (plot) plot.dataset.region = what === {REDRAW!r} ? 'shown' : 'none';
-    }}"""
-    mode.change(None, mode, None, js=hide, api_visibility="private")
-    triggers = [button.click, prompt.submit]
-    parts.runs(
-        [(triggers, run, [chosen, source, mode, prompt, start, end, around, more, *controls.values(), seed, lock])],
-        [stop, status, sound, path, wav, flac, tools, seed, after], stop, status,
-    )  # fmt: skip
-    again.click(lambda file: _kept(file, "Redraw"), path, source, **QUIET)
-    generate.use.click(
-        lambda file: (_kept(file, "Generate"), gr.Tabs(selected="edit")), generate.path, [source, tabs], **QUIET
-    )
-    return {controls[name]: partial(_control, make, f"edit-{name}") for name, make in CONTROLS.items()}
+    mode.change(None, mode, None, js=SHOW_REGION_JS, api_visibility="private")
+    inputs = [context.chosen, source, mode, prompt, start, end, surroundings, added, *settings.values(), seed, lock]
+    outputs = [stop, status, sound, path, wav, flac, tools, seed, after]
+    runs([([button.click, prompt.submit], run, inputs)], outputs, stop, status)
+    again.click(lambda file: _existing(file, "Redraw"), path, source, **QUIET)
+    context.model_updates |= {
+        settings[name]: partial(_control, make, f"edit-{name}") for name, make in CONTROLS.items()
+    }
+
+    def connect() -> None:
+        """Take a sound from the tab Generate."""
+        generate = context.find(GenerateInterface)
+        if generate is not None:
+            generate.use_as_start.click(
+                lambda file: (_existing(file, "Generate"), gr.Tabs(selected="edit")),
+                generate.path, [source, context.tabs], **QUIET,
+            )  # fmt: skip
+
+    context.connect(connect)
 
 
-def _kept(file: str | None, button: str) -> str:
-    """A result's file, while it is there."""
+def _existing(file: str | None, button: str) -> str:
+    """The file of a result, unless it has been deleted. ``button``: what makes it again."""
     if file is None or not Path(file).is_file():
-        raise parts.forgotten(button)
+        raise expired(button)
     return file
 
 
-def _control(make: Callable[..., Any], name: str, model: AudioDEAR, _: Choice) -> Any:
+def _control(make: Callable[..., Any], name: str, model: AudioDEAR, _: ModelChoice) -> Any:
     return make(model, name=name)
 
 
@@ -204,29 +212,29 @@ def _clip(model: AudioDEAR) -> float:
 
 
 def _map(model: AudioDEAR, mel: Any, first: float, last: float, shown: bool) -> str:
-    """The spectrogram of what came in, with the region marked."""
+    """The spectrogram of the sound to edit, with the region marked."""
     config = model.config.mel
     seconds = len(mel) * config.hop_length / config.sample_rate
-    alt = f"Mel spectrogram of the sound to change, {seconds:.1f} seconds"
+    alt = f"Mel spectrogram of the sound to edit, {seconds:.1f} seconds"
     picture = plots.to_svg(plots.mel_figure(mel, config), alt)
     style = f"--from:{first / seconds:.4f};--to:{last / seconds:.4f}"
     region = "shown" if shown else "none"
     return (
-        '<div class="dear-pictures"><figure><figcaption>Before <span>drag over it to choose the region</span>'
+        '<div class="dear-pictures"><figure><figcaption>Before <span>drag over the picture to choose the region</span>'
         f'</figcaption><div class="dear-plot dear-smooth" data-seconds="{seconds}" data-region="{region}" '
         f'style="{style}">{picture}</div></figure></div>'
     )
 
 
-def _told(out: Output, took: float) -> str:
-    what = (
-        f"{out.settings['seconds']:g} s more"
-        if "seconds" in out.settings
-        else f"{out.settings['start']:g} to {out.settings['end']:g} s anew"
-    )
+def _headline(out: Output, seconds: float) -> str:
+    settings = out.settings
+    if "seconds" in settings:
+        what = f"{settings['seconds']:g} s added"
+    else:
+        what = f"{settings['start']:g} to {settings['end']:g} s redrawn"
     return (
-        f'<p class="dear-headline" role="status"><strong>{what} in {took:.2f} s</strong> <span>seed {out.seed}, '
-        f"the rest kept, at {out.sample_rate / 1000:g} kHz in mono</span></p>"
+        f'<p class="dear-headline" role="status"><strong>{what} in {seconds:.2f} s</strong> <span>seed {out.seed}; '
+        f"the rest is unchanged, at {out.sample_rate / 1000:g} kHz mono</span></p>"
     )
 
 
@@ -234,8 +242,11 @@ def _pictures(config: MelConfig, out: Output) -> str:
     seconds = out.mel.shape[1] * config.hop_length / config.sample_rate
     wave = out.sound[0].numpy()
     drawn = plots.waveform_figure(wave, out.sample_rate, seconds)
-    shown = parts.figure("Waveform", "", drawn, f"Waveform, peak {abs(wave).max():.2f} of 1", seconds)
+    shown = figure("Waveform", "", drawn, f"Waveform, peak {abs(wave).max():.2f} of 1", seconds)
     drawn = plots.mel_figure(out.mel[0].numpy(), config)
     alt = f"Mel spectrogram of the result, {seconds:.1f} seconds"
-    shown += parts.figure("After", "", drawn, alt, seconds, smooth=True)
+    shown += figure("After", "", drawn, alt, seconds, smooth=True)
     return f'<div class="dear-pictures">{shown}</div>'
+
+
+TAB = Tab("edit", "Edit", build, styles=("edit.css",))

@@ -1,4 +1,4 @@
-"""The tab that shows how it works: five samplers learning a toy, and the method with pictures of a model."""
+"""The tab that shows how the method works: samplers learn a toy, and the model draws its own illustrations."""
 
 from __future__ import annotations
 
@@ -19,128 +19,125 @@ from dear.output import Output
 from dear.pipeline import AudioDEAR
 from dear.toy import MOST_STEPS, POINTS, TOYS, ToyTraining, mmd, reference, spread_scores, wasserstein
 from dear.ui.assets import load
-from dear.ui.components import parts
-from dear.ui.components.parts import KEEP, QUIET
+from dear.ui.components import controls
+from dear.ui.components.files import LIFETIME
+from dear.ui.components.pictures import seconds_text, strip
+from dear.ui.components.runs import QUEUE, QUIET, page_errors, progress_bar, run_buttons, runs
+from dear.ui.context import Context, Tab
 from dear.ui.gpu import on_gpu
-from dear.ui.shelf import MOST, Choice, Shelf
+from dear.ui.model_registry import MAX_CHECKPOINTS, ModelChoice
 from dear.visual import plots, sketches
 
 # One playground trains at a time, on one core, beside the one generation that may run.
-QUEUE: dict[str, Any] = {"concurrency_id": "toy", "concurrency_limit": 1}
-FRAME = 0.3  # seconds of training between two pictures
-DRAWING = 0.3  # share of the time that goes into pictures, at most
-ALL = "All five"
+TOY_QUEUE: dict[str, Any] = {"concurrency_id": "toy", "concurrency_limit": 1}
+PICTURE_INTERVAL = 0.3  # seconds of training between two pictures
+PICTURE_SHARE = 0.3  # of the time that goes into pictures, at most
+ALL = f"All {len(HEADS)}"
 TITLES = {kind: head.title for kind, head in HEADS.items()}
 TOY_NAMES = {"swiss-roll": "Swiss roll", "gaussians": "Eight Gaussians"}
 REACH = 2.4  # of the pictures, in both directions
-PROMPT, SEED = "a dog barks, then rain falls", 0  # of the film
+PROMPT, SEED = "a dog barks, then rain falls", 0  # of the model's illustrations
 EMPTY = (
-    '<div class="dear-empty"><p>Nothing trained yet.</p><p>Five samplers start from the same noise and learn, before '
-    "your eyes, to turn it into points of the roll.</p></div>"
+    '<div class="dear-empty"><p>Nothing trained yet.</p><p>Press Train. Each head learns to turn the same noise into '
+    "points of the target.</p></div>"
 )
 INTRO = (
-    "The heads of this repository in miniature: points of a plane in place of tokens of sound. In one step, diffusion "
-    "and flow matching can't follow the roll, for their training is about small steps; give them more, and they catch "
-    "up. Energy scoring, MeanFlow and Shortcut are made to manage in one."
+    "These are the heads of this repository in miniature. They draw points of a plane instead of tokens of sound. With "
+    "one step, diffusion and flow matching miss the target, because they are trained for many small steps; with more "
+    "steps they catch up. Energy scoring, MeanFlow and Shortcut are trained to need only one."
 )
-
-CSS = "\n" + load("hood.css")
 
 
 @dataclass(eq=False)
 class Playground:
-    """What one visitor trains, and the steps that it is drawn with, which may change meanwhile."""
+    """What one visitor trains. The visitor may change ``steps`` during the training."""
 
     trainings: list[ToyTraining]
     steps: int
 
 
-def hood_tab(tab: gr.Tab, shelf: Shelf, chosen: gr.Textbox) -> None:
-    """Lay out the tab inside the current Blocks. Its pictures of the model are drawn when ``tab`` is first seen."""
+def build(context: Context) -> None:
+    models = context.models
     with gr.Row(equal_height=False, elem_classes="dear-tab"):
         with gr.Column(scale=4, min_width=320, elem_classes="dear-controls"):
             gr.HTML(f'<p class="dear-note">{INTRO}</p>')
-            button, stop = parts.go_row("Train", "toy-train")
+            start, stop = run_buttons("Train", "toy-train")
             with gr.Group(elem_classes="dear-settings"):
-                which = gr.Radio(
+                head = gr.Radio(
                     [ALL, *TITLES.values()], value=ALL, label="Head", elem_id="toy-head",
-                    info="Less than a minute each; all five take turns.",
+                    info="One head trains for up to a minute, depending on this machine; all take turns.",
                 )  # fmt: skip
                 steps = gr.Slider(
                     1, MOST_STEPS, 1, step=1, label="Steps", elem_id="toy-steps",
-                    info="From noise to a point; also while they train, and after. Energy scoring has only one.",
+                    info="From noise to a point. Change them at any time. Energy scoring always takes one.",
                 )  # fmt: skip
-                toy = gr.Radio([(TOY_NAMES[name], name) for name in TOYS], value="swiss-roll", label="Toy")
-                seed, lock = parts.seed_row("toy-")
+                toy = gr.Radio([(TOY_NAMES[name], name) for name in TOYS], value="swiss-roll", label="Target")
+                seed, lock = controls.seed_row("toy-")
         with gr.Column(scale=8, min_width=320, elem_classes="dear-results"):
             status = gr.HTML("", elem_id="toy-status", elem_classes="dear-status")
             panels = gr.HTML(EMPTY, elem_id="toy-panels")
-    article = gr.HTML(_article(shelf.get(None), None), elem_id="method")
-    kept = gr.State(None, time_to_live=KEEP)
-    seen = gr.State(None)  # the Choice whose pictures this visitor has
+    article = gr.HTML(_article(models.get(None), None), elem_id="method")
+    latest = gr.State(None, time_to_live=LIFETIME)
+    illustrated = gr.State(None)  # the ModelChoice of the illustrations that this visitor sees
 
-    def run(chosen: str, count: float, name: str, number: float | None, keep: bool) -> Iterator[dict[Any, Any]]:
-        kinds = list(TITLES) if chosen == ALL else [kind for kind in TITLES if TITLES[kind] == chosen]
-        with parts.told():
-            first = parts.seed_of(number, keep)
+    def run(title: str, count: float, name: str, number: float | None, keep: bool) -> Iterator[dict[Any, Any]]:
+        kinds = list(TITLES) if title == ALL else [kind for kind in TITLES if TITLES[kind] == title]
+        with page_errors():
+            first = controls.resolve_seed(number, keep)
             play = Playground([ToyTraining(kind, name, first) for kind in kinds], int(count))
-            yield {seed: first, kept: play, panels: _panels(play), status: parts.progress_bar("Training", 0)}
+            yield {seed: first, latest: play, panels: _panels(play), status: progress_bar("Training", 0)}
         began, drawing = time.perf_counter(), 0.0
         learning = list(play.trainings)
         while learning:
-            pause = time.perf_counter() + max(FRAME, drawing * (1 / DRAWING - 1))
+            pause = time.perf_counter() + max(PICTURE_INTERVAL, drawing * (1 / PICTURE_SHARE - 1))
             while learning:
                 min(learning, key=_share).train(10)
                 learning = [each for each in learning if _share(each) < 1]
                 if time.perf_counter() >= pause:
                     break
             now, share = time.perf_counter(), sum(map(_share, play.trainings)) / len(play.trainings)
-            left = (now - began) * (1 / share - 1)
+            remaining = (now - began) * (1 / share - 1)
             shown = _panels(play)
             drawing = time.perf_counter() - now
-            yield {panels: shown, status: parts.progress_bar(f"Training: about {left:.0f} s left", share)}
-        took = f"Trained in {parts.seconds_text(time.perf_counter() - began)}"
+            yield {panels: shown, status: progress_bar(f"Training: about {remaining:.0f} s left", share)}
+        took = f"Trained in {seconds_text(time.perf_counter() - began)}"
         yield {
             stop: gr.Button(interactive=False),
-            status: f'<p class="dear-headline" role="status">{took}. <span>Move the steps and see.</span></p>',
+            status: f'<p class="dear-headline" role="status">{took}. <span>Now change the number of steps.</span></p>',
         }
 
     def redraw(play: Playground | None, count: float) -> Any:
         if play is None:
             return gr.skip()
-        play.steps = int(count)  # also for what is still to come of a training in progress
+        play.steps = int(count)  # a training in progress uses them, too
         return _panels(play)
 
     @on_gpu(30)
-    def film(which: str) -> list[Output]:
-        model = shelf.get(which)
+    def film(chosen: str) -> list[Output]:
+        model = models.get(chosen)
         every = -(-model.sampling.iterations // 4)
         return list(model.stream(PROMPT, seed=SEED, every=every))
 
-    drawn: dict[Choice, str] = {}  # the article with pictures of a model, the oldest first
+    articles: dict[ModelChoice, str] = {}  # with the illustrations of a model; oldest first
     one_at_a_time = threading.Lock()
 
-    def explain(which: str, had: Choice | None) -> tuple[Any, Choice]:
-        with parts.told():
-            choice = shelf.choice(which)
-            if had == choice:
+    def illustrate(chosen: str, shown: ModelChoice | None) -> tuple[Any, ModelChoice]:
+        """The article with illustrations of the visitor's model, drawn when the tab is first opened."""
+        with page_errors():
+            choice = models.choice(chosen)
+            if shown == choice:
                 return gr.skip(), choice
             with one_at_a_time:
-                if choice not in drawn:
-                    drawn[choice] = _article(shelf.get(choice), film(which))
-                    for each in list(drawn)[: -1 - MOST]:
-                        del drawn[each]
-                return drawn[choice], choice
+                if choice not in articles:
+                    articles[choice] = _article(models.get(choice), film(chosen))
+                    for each in list(articles)[: -1 - MAX_CHECKPOINTS]:
+                        del articles[each]
+                return articles[choice], choice
 
-    parts.runs(
-        [([button.click], run, [which, steps, toy, seed, lock])],
-        [stop, status, panels, seed, kept],
-        stop,
-        status,
-        QUEUE,
-    )
-    steps.change(redraw, [kept, steps], panels, trigger_mode="always_last", **QUIET)
-    tab.select(explain, [chosen, seen], [article, seen], **QUIET, **parts.QUEUE)
+    outputs = [stop, status, panels, seed, latest]
+    runs([([start.click], run, [head, steps, toy, seed, lock])], outputs, stop, status, TOY_QUEUE)
+    steps.change(redraw, [latest, steps], panels, trigger_mode="always_last", **QUIET)
+    context.tab.select(illustrate, [context.chosen, illustrated], [article, illustrated], **QUIET, **QUEUE)
 
 
 def _share(training: ToyTraining) -> float:
@@ -148,7 +145,7 @@ def _share(training: ToyTraining) -> float:
 
 
 def _panels(play: Playground) -> str:
-    """The target, then what each head draws over it, all on one scale."""
+    """The target, then the points of each head over it, all on one scale."""
     toy = play.trainings[0].toy
     target, shown = reference(toy), [_target(toy)]
     for training in play.trainings:
@@ -180,11 +177,13 @@ def _panel(picture: str, title: str, note: str, numbers: str) -> str:
 
 
 def _article(model: AudioDEAR, outs: list[Output] | None) -> str:
-    """The method in words; with the partial results ``outs`` of one generation, also in pictures of the model."""
+    """The method in words, illustrated with the partial results ``outs`` of one generation if there are any."""
     config, iterations = model.config, model.sampling.iterations
     length, dim = config.length, config.vae.token_dim
-    soon = '<div class="dear-soon"></div>'
-    chain, film, scores = (_chain(config, outs[-1]), _film(config, outs), _scores()) if outs else (soon, soon, soon)
+    pending = '<div class="dear-soon"></div>'
+    chain, film, scores = (
+        (_chain(config, outs[-1]), _film(config, outs), _scores()) if outs else (pending, pending, pending)
+    )
     return (
         load("method.html")
         .rstrip()
@@ -213,14 +212,14 @@ def _chain(config: Config, out: Output) -> str:
 
 
 def _film(config: Config, outs: list[Output]) -> str:
-    """Stills of a decoding: the mel under the tokens that are known, and which those are."""
+    """Stills of a generation: the mel, and the tokens that are known."""
     since, stills = 0, []
     for out in outs:
         order = out.order[0].numpy()
         count = f"{int((order >= 0).sum())} of {config.length} tokens"
         drawn = f"after iteration {out.iteration} of {out.iterations}: {count} known"
-        picture = parts.strip(out, config.mel, f"Mel spectrogram {drawn}")
-        tokens = sketches.tokens_svg(order, since, config.grid, f"Tokens {drawn}; those drawn last stand out")
+        picture = strip(out, config.mel, f"Mel spectrogram {drawn}")
+        tokens = sketches.tokens_svg(order, since, config.grid, f"Tokens {drawn}; the latest are highlighted")
         stills.append(
             f'<figure>{picture}<div class="dear-tokens">{tokens}</div>'
             f"<figcaption>Iteration {out.iteration}<br>{count}</figcaption></figure>"
@@ -231,7 +230,7 @@ def _film(config: Config, outs: list[Output]) -> str:
 
 @functools.cache
 def _scores() -> str:
-    """The two drawings of the energy score."""
+    """The two figures of the energy score."""
     target, samples = torch.tensor([0.1, 0.55]), torch.tensor([[-0.95, -0.5], [0.85, -0.62]])
     first, second, apart = (float((a - b).norm()) for a, b in ((samples[0], target), (samples[1], target), samples))
     total = f"{first:.2f} + {second:.2f} − {apart:.2f} = {first + second - apart:.2f}"
@@ -249,3 +248,6 @@ def _scores() -> str:
         f'<div class="dear-pair"><figure>{score}<figcaption>The loss of these two draws: {total}</figcaption></figure>'
         f"<figure>{spread}<figcaption>The mean loss of samples by how far they spread</figcaption></figure></div>"
     )
+
+
+TAB = Tab("hood", "Under the hood", build, styles=("hood.css",))

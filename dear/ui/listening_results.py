@@ -1,4 +1,6 @@
-"""The results of a listening test on its page, for those who run it: tables, intervals, CSV files."""
+"""The results of a listening test, for its organisers: tables, intervals and CSV files."""
+
+from __future__ import annotations
 
 import hmac
 import math
@@ -10,19 +12,18 @@ from typing import Any
 import gradio as gr
 
 from dear.listening.ratings import Rating, Ratings, RatingsError, Result, results, to_csv
-from dear.ui.assets import load
+from dear.ui.components.runs import QUIET, refusal
 
 UNITS = [("each rating", "rating"), ("each rater's mean", "rater")]
 UNIT_NOTES = {
-    "rating": "All ratings count as independent. Those of one rater are not quite, so the intervals are rather narrow.",
-    "rater": "Each rater's mean is one value: right for independent raters, and wide where they are few.",
+    "rating": "Treats all ratings as independent. Ratings of one rater are not, so the intervals are too narrow.",
+    "rater": "Treats each rater's mean as one value. The intervals are correct, and wide if there are few raters.",
 }
-CSS = "\n" + load("results.css")
 
 
-def results_panel(kept: Ratings, expected: str, folder: Path) -> None:
-    """Lay out the results of the ratings ``kept``: empty until the ``expected`` key is given, and not sent before."""
-    with gr.Accordion("Results, for those who run this test", open=False, elem_classes="dear-study"):
+def results_panel(ratings: Ratings, expected: str, folder: Path) -> None:
+    """Lay out the results of ``ratings``. They are sent to the browser only once the ``expected`` key is given."""
+    with gr.Accordion("Results, for the organisers of this test", open=False, elem_classes="dear-study"):
         key = gr.Textbox(label="Key", type="password", max_lines=1, elem_id="key")
         unlock = gr.Button("Show the results", elem_id="unlock")
         with gr.Column(visible=False) as inside:
@@ -32,14 +33,14 @@ def results_panel(kept: Ratings, expected: str, folder: Path) -> None:
                 ratings_file = gr.DownloadButton("Ratings as CSV", elem_id="ratings-csv")
                 results_file = gr.DownloadButton("Results as CSV", elem_id="results-csv")
 
-    def unfold(given: str, chosen: str) -> dict[Any, Any]:
+    def show_results(given: str, chosen: str) -> dict[Any, Any]:
         if not hmac.compare_digest(given.strip().encode(), expected.encode()):
-            raise gr.Error("This is not the key of this test.", print_exception=False)
+            raise refusal("This is not the key of this test.")
         try:
-            rows = kept.all()
+            rows = ratings.all()
             shown = results(rows, chosen)
         except RatingsError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+            raise refusal(str(error)) from None
         files = folder / secrets.token_hex(8)
         files.mkdir()
         (files / "ratings.csv").write_text(to_csv(rows, Rating), encoding="utf-8")
@@ -54,16 +55,15 @@ def results_panel(kept: Ratings, expected: str, folder: Path) -> None:
 
     gr.on(
         [unlock.click, key.submit, unit.input],
-        unfold,
+        show_results,
         [key, unit],
         [inside, tables, ratings_file, results_file],
-        show_progress="hidden",
-        api_visibility="private",
+        **QUIET,
     )
 
 
 def _tables(shown: list[Result], unit: str) -> str:
-    """One table per measure of the systems, and one of their differences where there are several."""
+    """One table per measure, and one of the differences between systems if there are several."""
     if not shown:
         return '<div class="dear-empty"><p>No ratings yet.</p></div>'
     parts = [f'<p class="dear-note">{UNIT_NOTES[unit]}</p>']
@@ -75,7 +75,7 @@ def _tables(shown: list[Result], unit: str) -> str:
         rows = [each for each in shown if each.measure == measure and each.minus]
         if rows:
             reach = max(0.5, *(abs(end) for each in rows for end in _ends(each)))
-            title = f"Differences in {measure} <span>of the same rater for the same description; not corrected for many"
+            title = f"Differences in {measure} <span>within rater and description; not corrected for multiple"
             parts.append(_table(f"{title} comparisons</span>", rows, -reach, reach))
     return f'<div class="dear-tables" tabindex="0">{"".join(parts)}</div>'
 
@@ -105,5 +105,5 @@ def _number(value: float) -> str:
 
 
 def _ends(row: Result) -> tuple[float, float]:
-    """The interval, or the mean alone where there is none."""
+    """The interval; the mean twice if there is none."""
     return (row.mean, row.mean) if math.isnan(row.ci_low) else (row.ci_low, row.ci_high)

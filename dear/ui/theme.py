@@ -1,4 +1,4 @@
-"""One look for all tabs, in light and dark, without a request to any other host."""
+"""The theme, the style sheets and the script of the page. No request goes to any other host."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gradio as gr
 from gradio.themes.utils import colors, fonts
 
 from dear.ui.assets import load
+from dear.ui.context import Tab
 from dear.visual import plots
 
 TEAL = colors.Color(
@@ -16,7 +17,7 @@ STONE = colors.Color(
     c50="#f7f8f7", c100="#eff1f0", c200="#e1e5e4", c300="#cbd1d0", c400="#9aa3a4", c500="#6a7476",
     c600="#525b5e", c700="#363e41", c800="#21282b", c900="#171d20", c950="#101517", name="stone",
 )  # fmt: skip
-# Served by Gradio itself. Its file of weight 600 lacks the Latin letters, hence 700.
+# Gradio serves these fonts. Its file of weight 600 lacks the Latin letters, hence 700.
 FONT = (fonts.LocalFont("IBM Plex Sans", weights=(400, 700)), "ui-sans-serif", "system-ui", "sans-serif")
 MONO = (fonts.LocalFont("IBM Plex Mono", weights=(400, 700)), "ui-monospace", "monospace")
 
@@ -80,15 +81,24 @@ THEME = gr.themes.Base(
     checkbox_background_color_selected_dark="*primary_500",
 )
 
-# Places in the assets that other constants decide: the edges of a plot, its colours, and the length of a film.
-CSS = "\n" + load("page.css", LEFT=f"{100 * plots.LEFT:g}", SPAN=f"{100 * (plots.RIGHT - plots.LEFT):g}")
-CSS = CSS.replace("LOUDNESS", ", ".join(plots.LOUDNESS_COLOURS))
+FILM_MS = 4000  # length of the film of a finished sound, however fast it was drawn
+# Constants that assets refer to by name: the edges of a plot in percent, and the colours of loudness.
+STYLE_VALUES = {
+    "LEFT": f"{100 * plots.LEFT:g}",
+    "SPAN": f"{100 * (plots.RIGHT - plots.LEFT):g}",
+    "LOUDNESS": ", ".join(plots.LOUDNESS_COLOURS),
+}
+SCRIPT_VALUES = {"LEFT": f"{plots.LEFT:g}", "SPAN": f"{plots.RIGHT - plots.LEFT:g}", "FILM": str(FILM_MS)}
+# outside.css styles what lies around the blocks: Gradio prefixes the rules of ``css`` so that they would not match.
+HEAD = f"""
+<style>
+{load("outside.css")}</style>
+<script>
+{load("page.js", **SCRIPT_VALUES)}</script>
+"""
 
-# The style is for what lies around the blocks, where Gradio prefixes the rules of ``css`` so that they miss.
-# The script runs a line over the pictures while their sound plays; a click on a picture plays from there. One sound
-# plays at a time. A link to a sound is copied, and becomes the page's own address. A region is drawn with the pointer
-# over the picture of the sound to change: that moves the two sliders, which a keyboard moves as well. The dice,
-# which is but a picture, gets a name.
-FILM_MS = 4000  # of the film of a finished sound, however fast it was drawn
-HEAD = "\n<style>\n" + load("outside.css") + "</style>\n<script>\n"
-HEAD += load("page.js", LEFT=f"{plots.LEFT:g}", SPAN=f"{plots.RIGHT - plots.LEFT:g}", FILM=str(FILM_MS)) + "</script>\n"
+
+def css(*tabs: Tab) -> str:
+    """The style sheet of a page with these tabs."""
+    names = dict.fromkeys(["page.css", *(name for tab in tabs for name in tab.styles)])
+    return "\n" + "\n".join(load(name, **STYLE_VALUES) for name in names)

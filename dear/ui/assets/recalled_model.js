@@ -1,0 +1,1 @@
+() => { document.querySelector('.dear-tabs').inert = false; }

@@ -1,0 +1,1 @@
+(text) => { try { localStorage.audiodearModel = text; } catch {} }

@@ -1,0 +1,80 @@
+"""A generation as HTML, in progress or finished: what it took, its settings and its pictures."""
+
+from __future__ import annotations
+
+import html
+
+from dear.config import Config
+from dear.output import Output
+from dear.ui.components.pictures import FILM_BUTTON, figure, film, seconds_text
+from dear.ui.components.runs import progress_bar
+from dear.ui.link import write_link
+from dear.visual import plots
+
+STAGES = {"text": "text", "decode": "tokens", "codec": "codec", "vocoder": "vocoder"}
+
+
+def progress(out: Output, remaining: float) -> str:
+    """The iteration that a generation has reached, and the seconds left."""
+    text = f"Iteration {out.iteration} of {out.iterations} <span>about {max(remaining, 1):.0f} s left</span>"
+    return progress_bar(text, out.iteration / out.iterations)
+
+
+def facts(one: Output, out: Output) -> str:
+    """Seconds per stage, the real-time factor, the settings of ``one`` sound of ``out``, and a link to them."""
+    # Not the pipeline's total, which includes the time that the page spent on its pictures.
+    seconds = {name: one.timings[stage] for stage, name in STAGES.items()}
+    total = sum(seconds.values())
+    duration = len(out) * one.sound.shape[-1] / one.sample_rate
+    factor = total / duration
+    speed = f"{1 / factor:.1f}× faster" if factor <= 1 else f"{factor:.1f}× slower"
+    stages = "".join(
+        f'<span class="dear-stage-{i}" style="flex-grow:{each / total:.4f}"></span>'
+        for i, each in enumerate(seconds.values())
+    )
+    legend = "".join(
+        f'<li><i class="dear-stage-{i}"></i>{name} {seconds_text(each)}</li>'
+        for i, (name, each) in enumerate(seconds.items())
+    )
+    settings = {
+        "seed": one.seed,
+        "CFG scale": f"{one.settings['cfg_scale']:g}",
+        "iterations": one.settings["iterations"],
+        "temperature": f"{one.settings['temperature']:g}",
+        **({"steps": one.settings["steps"]} if one.settings["steps"] > 1 else {}),
+        "model": f"{one.settings['model']} {one.settings['variant']}",
+    }
+    rows = "".join(f"<div><dt>{name}</dt><dd>{html.escape(str(value))}</dd></div>" for name, value in settings.items())
+    return (
+        f'<div class="dear-facts" role="status"><p class="dear-headline"><strong>{duration:.1f} s of sound in '
+        f"{total:.2f} s</strong>, {speed} than real time <span>(real-time factor {factor:.2f})</span></p>"
+        f'<div class="dear-stages" aria-hidden="true">{stages}</div><ul class="dear-legend">{legend}</ul>'
+        f'<dl>{rows}</dl><p class="dear-after"><a class="dear-link" href="{html.escape(write_link(out))}">'
+        "Copy a link to this prompt and these settings</a></p></div>"
+    )
+
+
+def pictures(config: Config, out: Output) -> str:
+    """The pictures of one sound, finished or in progress, on one time axis."""
+    seconds = config.mel.frames * config.mel.hop_length / config.mel.sample_rate
+    figures = []
+    if out.waveform is not None:
+        wave = out.waveform[0].numpy()
+        drawn = plots.waveform_figure(wave, out.sample_rate, seconds)
+        figures.append(figure("Waveform", "", drawn, f"Waveform, peak {abs(wave).max():.2f} of 1", seconds))
+    drawn = plots.mel_figure(out.mel[0].numpy(), config.mel)
+    alt = f"Mel spectrogram, {config.mel.f_min:g} to {config.mel.f_max:g} hertz over {seconds:.1f} seconds"
+    known = int((out.order[0] >= 0).sum())
+    finished = known == config.length
+    films = {"attributes": film(out, config.grid[1], drawn), "action": FILM_BUTTON} if finished else {}
+    figures.append(figure("Mel spectrogram", f"{config.mel.n_mels} bands", drawn, alt, seconds, smooth=True, **films))
+    if finished:
+        drawn = plots.latents_figure(out.latents[0].numpy(), seconds)
+        alt = f"Latents of the {config.length} tokens over time, {config.vae.token_dim} values each"
+        note = f"{config.length} tokens of {config.vae.token_dim} values"
+        figures.append(figure("Latents", note, drawn, alt, seconds))
+    drawn = plots.order_figure(out.order[0].numpy(), out.iterations, config.grid, seconds)
+    alt = f"Iteration, 1 to {out.iterations}, in which each token was drawn; {known} of {config.length} drawn"
+    attributes = film(out, config.grid[1], drawn) if finished else ""
+    figures.append(figure("Decoding order", "the iteration of each token", drawn, alt, seconds, attributes=attributes))
+    return f'<div class="dear-pictures">{"".join(figures)}</div>'

@@ -1,0 +1,143 @@
+"""The models that the visitors of a page use. Each visitor chooses one; nobody changes another visitor's."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import asdict, dataclass
+
+from dear.checkpoint import BUNDLED, fingerprint
+from dear.config import from_dict
+from dear.hub import CheckpointError, Progress
+from dear.pipeline import AudioDEAR
+
+MAX_CHECKPOINTS = 2  # kept in memory beside the page's own; others are loaded again when they are asked for
+MAX_LOADS = 2  # models loaded at the same time
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """The model of a visitor. Equal choices name the same weights, bit for bit."""
+
+    source: str | None  # a folder, or owner/name on the Hub; None: the bundled weights
+    revision: str | None  # the commit of a repository on the Hub
+    variant: str
+    files: str  # the fingerprint of a folder; empty for a repository, which its commit identifies
+
+    @property
+    def origin(self) -> str:
+        """Where the model came from, for people."""
+        if self.source is None:
+            return "the bundled weights"
+        return self.source + (f" at {self.revision[:12]}" if self.revision else "")
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelChoice:
+        """Read what :meth:`to_json` wrote. Raises CheckpointError for any other text."""
+        try:
+            return from_dict(cls, json.loads(text))
+        except (TypeError, ValueError, RecursionError):
+            raise CheckpointError(f"the model must be one that was loaded on this page, got {text!r:.60}") from None
+
+    def to_json(self) -> str:
+        """The choice as text, which the visitor's browser stores."""
+        return json.dumps(asdict(self))
+
+
+class ModelRegistry:
+    """Models by choice. A request keeps the model that it was given, whatever is loaded or dropped meanwhile."""
+
+    def __init__(self, model: AudioDEAR, source: str | None = None, revision: str | None = None, fixed: bool = False):
+        """``model`` is the page's own: visitors have it by default, and the endpoints use it.
+
+        source, revision: where it came from, as in :meth:`AudioDEAR.from_pretrained`. fixed: all visitors use it,
+        whatever their browsers ask for.
+        """
+        self.own = _choice(model, source, revision)
+        self.fixed = fixed
+        self._own = {model.variant: model}
+        self._others: dict[ModelChoice, dict[str, AudioDEAR]] = {}  # by variant; least recently used first
+        self._lock = threading.Lock()
+        self._load_locks: dict[tuple[ModelChoice, str], threading.Lock] = {}
+        self._load_slots = threading.Semaphore(MAX_LOADS)
+        self._device = model.device
+
+    def choice(self, chosen: str | None) -> ModelChoice:
+        """The choice stored in a visitor's browser; empty or None: the page's own. Raises CheckpointError."""
+        return ModelChoice.from_json(chosen) if chosen and not self.fixed else self.own
+
+    def get(self, chosen: str | ModelChoice | None, variant: str | None = None) -> AudioDEAR:
+        """A visitor's model, or another variant of the same checkpoint. Loads it if it isn't in memory.
+
+        chosen: as in :meth:`choice`. Raises CheckpointError, also where the files of the choice have changed.
+        """
+        choice = chosen if isinstance(chosen, ModelChoice) else self.choice(chosen)
+        model = self._get(choice, choice.variant)
+        if variant is None or variant == choice.variant:
+            return model
+        if not isinstance(variant, str) or variant not in model.config.variants:
+            raise CheckpointError(f"variant must be one of {', '.join(model.config.variants)}, got {variant!r:.60}")
+        return self._get(choice, variant)
+
+    def load(
+        self, source: str | None, revision: str | None, variant: str | None, progress: Progress | None = None
+    ) -> ModelChoice:
+        """Load a model for one visitor. Arguments and errors are those of :meth:`AudioDEAR.from_pretrained`."""
+        model = self._load(source, revision, variant, progress)
+        choice = _choice(model, source, revision)
+        self._store(choice, model)
+        return choice
+
+    def in_memory(self, choice: ModelChoice, variant: str | None = None) -> bool:
+        """Whether :meth:`get` returns this model without loading it."""
+        return self._cached(choice, choice.variant if variant is None else variant) is not None
+
+    def _get(self, choice: ModelChoice, variant: str) -> AudioDEAR:
+        model = self._cached(choice, variant)
+        if model is None:  # one lock per model: a visitor never waits for somebody else's download
+            with self._load_locks.setdefault((choice, variant), threading.Lock()):
+                try:
+                    model = self._cached(choice, variant) or self._reload(choice, variant)
+                finally:
+                    self._load_locks.pop((choice, variant), None)
+        return model
+
+    def _reload(self, choice: ModelChoice, variant: str) -> AudioDEAR:
+        model = self._load(choice.source, choice.revision, variant)
+        if _choice(model, choice.source, choice.revision).files != choice.files:
+            raise CheckpointError(f"{choice.origin} has other files than when it was loaded: load it again")
+        self._store(choice, model)
+        return model
+
+    def _cached(self, choice: ModelChoice, variant: str) -> AudioDEAR | None:
+        if choice == self.own:  # no lock: a process forked under ZeroGPU might inherit it locked
+            return self._own.get(variant)
+        with self._lock:
+            if choice in self._others:
+                self._others[choice] = self._others.pop(choice)  # most recently used last
+            return self._others.get(choice, {}).get(variant)
+
+    def _store(self, choice: ModelChoice, model: AudioDEAR) -> None:
+        if choice == self.own:
+            self._own.setdefault(model.variant, model)
+            return
+        with self._lock:
+            variants = self._others.pop(choice, {})
+            variants.setdefault(model.variant, model)
+            self._others[choice] = variants
+            for each in list(self._others)[:-MAX_CHECKPOINTS]:
+                del self._others[each]
+
+    def _load(
+        self, source: str | None, revision: str | None, variant: str | None, progress: Progress | None = None
+    ) -> AudioDEAR:
+        with self._load_slots:
+            return AudioDEAR.from_pretrained(
+                source, revision=revision, variant=variant, device=self._device, progress=progress
+            )
+
+
+def _choice(model: AudioDEAR, source: str | None, revision: str | None) -> ModelChoice:
+    if model.commit is not None:
+        return ModelChoice(source, model.commit, model.variant, "")
+    return ModelChoice(source, revision, model.variant, fingerprint(BUNDLED if source is None else source))

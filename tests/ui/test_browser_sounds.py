@@ -1,0 +1,69 @@
+"""Uploads, recordings and timings of the page in a real browser."""
+
+import os
+import struct
+import time
+
+import numpy as np
+import soundfile
+from webpage import Hand
+
+from dear.evaluation.click import measure, table
+from dear.ui.tabs import generate as tab
+
+
+def test_a_recording_can_be_edited(browser, page):
+    hand = Hand(browser, page)
+    hand.open()
+    hand.go("edit")
+    hand.press("#edit-sound button[aria-label='Record audio']")
+    hand.press("#edit-sound .record-button")
+    hand.until(lambda: hand.find("#edit-sound .stop-button").is_displayed())
+    time.sleep(1.2)
+    hand.press("#edit-sound .stop-button")
+    hand.until(lambda: hand.find("#edit-map svg[role=img]").is_displayed())
+    hand.write("#edit-prompt textarea", "rain")
+    hand.write("#edit-iterations input[type=number]", "2")
+    hand.press("#edit")
+    hand.until(lambda: "s redrawn in" in hand.find("#edit-status").text)
+    hand.until(lambda: 0.5 < hand.seconds("#edit-result") < 10)
+    hand.until(lambda: len(hand.all("#edit-after svg[role=img]")) == 2)
+
+
+def test_uploads_that_can_not_be_edited_are_told_and_others_are_taken(browser, page, tmp_path):
+    size = 2 * 60 * 60 * 44_100 * 4  # two hours in stereo, of which the disk holds the header alone
+    header = b"RIFF" + struct.pack("<I", size + 36) + b"WAVEfmt "
+    header += struct.pack("<IHHIIHH", 16, 1, 2, 44_100, 176_400, 4, 16) + b"data" + struct.pack("<I", size)
+    (tmp_path / "two hours.wav").write_bytes(header)
+    os.truncate(tmp_path / "two hours.wav", size + 44)
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "paper.wav").write_bytes(b"%PDF-1.7\n" + bytes(9_000))
+    soundfile.write(tmp_path / "minutes.wav", np.zeros(3_600_000, dtype=np.int16), 1000, subtype="PCM_U8")
+    soundfile.write(tmp_path / "wide.wav", np.full((96_000, 8), 0.1), 96_000)
+    hand = Hand(browser, page)
+    for name, place, told in [
+        ("two hours.wav", ".toast-body", "exceed the maximum allowed size of 250"),
+        ("empty.wav", "#edit-map .dear-refused", "empty.wav must hold a sound, got an empty file of 0 bytes."),
+        ("paper.wav", "#edit-map .dear-refused", "paper.wav must be a sound as WAV, FLAC, MP3, OGG or AIFF"),
+        (
+            "minutes.wav",
+            "#edit-map .dear-refused",
+            "minutes.wav must be at most 1 minute long, got 1 hour: cut it first",
+        ),
+        ("wide.wav", "#edit-map", "drag over the picture to choose the region"),
+    ]:
+        hand.open()
+        hand.go("edit")
+        hand.until(lambda: hand.all("#edit-sound input[type=file]"))
+        hand.find("#edit-sound input[type=file]").send_keys(str(tmp_path / name))
+        hand.until(lambda place=place, told=told: told in hand.find(place).text)
+
+
+def test_the_time_from_a_click_to_sound(browser, page, monkeypatch):
+    monkeypatch.setattr(tab, "DRAFT_WORTH", 0)
+    monkeypatch.setattr(tab, "REPORT_INTERVAL", 0)
+    row = measure(browser, page.local_url, 1, iterations=8)
+    (run,) = row["runs"]
+    assert (row["iterations"], row["drafts"], len(run)) == (8, 1, 2)
+    assert 0 < row["first_sound_seconds"] < row["end_seconds"]
+    assert f"| 8 | {run[0]:.2f} | {run[1]:.2f} | 1 of 1 |" in table([row])

@@ -1,0 +1,38 @@
+"""Links that restore the settings of a generation."""
+
+from urllib.parse import parse_qsl
+
+from dear.ui.link import read_link, read_variant, write_link
+from dear.ui.model_registry import ModelRegistry
+
+
+def test_a_link_restores_all_that_a_sound_follows_from(student):
+    out = student.generate("a <b>dog</b> & 🐶 نباح?", seed=2**53 - 1, num_samples=3, cfg_scale=2.5, temperature=0.3)
+    query = dict(parse_qsl(write_link(out)[1:]))
+    settings, notices = read_link(query, student)
+    assert notices == []
+    again = student.generate(num_samples=settings.pop("variations"), **settings)
+    assert (again.tokens == out.tokens).all()
+    assert read_variant(query, ModelRegistry(student), None) == (student, [])
+
+
+def test_a_link_names_its_variant(student, tiny_folder):
+    models = ModelRegistry(student, str(tiny_folder))
+    teacher = models.get(None, "teacher")
+    assert read_variant({"variant": "teacher"}, models, None) == (teacher, [])
+    assert "variant=teacher" in write_link(teacher.generate("rain", seed=1, steps=1))
+    assert read_variant({}, models, None) == (student, [])
+    own, notices = read_variant({"variant": "<x>"}, models, None)
+    assert own is student
+    assert notices == ["The link's variant must be one of student, teacher, got '<x>'; it is ignored."]
+
+
+def test_a_bad_value_in_a_link_is_ignored_with_a_notice(student):
+    query = {"prompt": "  ", "cfg_scale": "nan", "iterations": "2.5", "steps": "9", "seed": "-1", "variations": "x"}
+    settings, notices = read_link(query | {"temperature": "0.5", "other": "1", "weights": "abc"}, student)
+    assert settings == {"temperature": 0.5}
+    assert len(notices) == 7
+    for name, notice in zip(query, notices, strict=False):
+        assert notice.startswith(f"The link's {name} must ")
+        assert notice.endswith("; it is ignored.")
+    assert "made with other weights" in notices[-1]

@@ -1,0 +1,87 @@
+"""Runs of a tab: progress, stopping, seeds."""
+
+import inspect
+import threading
+import time
+
+import gradio as gr
+import pytest
+
+from dear.ui.components import controls, runs
+
+
+def test_a_seed_that_a_browser_rounds_is_refused():
+    assert controls.resolve_seed(5.0, True) == 5
+    assert controls.resolve_seed(2**53 - 1, True) == 2**53 - 1
+    assert controls.resolve_seed(5, False) != controls.resolve_seed(5, False)
+    assert 0 <= controls.resolve_seed(None, True) < 2**32
+    with pytest.raises(
+        ValueError, match="seed must be a whole number from 0 to 9007199254740991, got 9007199254740992"
+    ):
+        controls.resolve_seed(2**53, True)
+
+
+def test_a_call_that_need_not_end_is_left_alone():
+    go_on, ended = threading.Event(), threading.Event()
+
+    def call(progress):
+        progress(1, 2)
+        go_on.wait(60)
+        progress(2, 2)
+        ended.set()
+
+    watched = runs.watch(call, stop_on_close=False)
+    assert next(watched) == (1, 2)
+    watched.close()  # at once
+    assert not ended.is_set()
+    go_on.set()
+    assert ended.wait(60)
+
+
+def test_a_watched_call_tells_its_progress_and_stops_when_closed(student):
+    reports = list(runs.watch(lambda progress: student.generate("a dog", seed=1, progress=progress)))
+    assert reports[-1].seed == 1
+    assert all(report[1] == 4 for report in reports[:-1])
+    calls, go_on = [], threading.Event()
+
+    def call(progress):
+        for i in range(1, 1000):
+            calls.append(i)
+            progress(i, 1000)
+            go_on.wait(0.005)
+
+    watched = runs.watch(call)
+    next(watched)
+    watched.close()
+    reached = len(calls)
+    assert reached < 1000
+    time.sleep(0.05)
+    assert len(calls) == reached
+    with pytest.raises(ValueError, match="prompt must"):
+        list(runs.watch(lambda progress: student.generate("", progress=progress)))
+
+
+def test_a_run_can_be_stopped_and_its_progress_goes_where_it_fails_and_what_an_earlier_one_left_stays():
+    def run(count):
+        for number in range(count):
+            yield {status: f"step {number}"}
+        raise ValueError("no more")
+
+    with gr.Blocks() as page:
+        status, stop, go, count = gr.HTML(), gr.Button(), gr.Button(), gr.Number()
+        runs.runs([([go.click], run, [count])], [status], stop, status)
+    (served,) = (each.fn for each in page.fns.values() if inspect.isgeneratorfunction(each.fn))
+
+    def told(steps):
+        try:
+            for changes in served(steps):
+                yield changes[status]
+        except ValueError as error:
+            yield error.args
+
+    assert [*told(2)] == ["step 0", "step 1", "", ("no more",)]
+    assert [*told(0)] == [("no more",)]
+    stopped = served(5)
+    assert next(stopped)[stop].interactive  # also of a run that had to wait for another one's end
+    assert next(stopped) == {status: "step 1"}
+    stopped.close()  # nothing more is told: the button has
