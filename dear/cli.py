@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dear.files import write_json
+from dear.options import OPTIONS, chosen
 
 
 class Parser(argparse.ArgumentParser):
@@ -67,10 +68,9 @@ def parser() -> Parser:
     one.add_argument(
         "-o", "--output", metavar="FILE", required=True, help=".wav or .flac; several become FILE-1, -2, ..."
     )
-    one.add_argument("--cfg-scale", type=number, help="guidance scale, 0 to 20; 1: none")
-    one.add_argument("--iterations", type=whole, help="decoding iterations, 1 to the number of tokens")
-    one.add_argument("--temperature", type=number, help="factor on the noise, 0 to 2")
-    one.add_argument("--steps", type=whole, help="sampling steps of the head, 1 to 1000; the energy head takes 1")
+    for name, option in OPTIONS.items():
+        text = f"{option.low:g} to {option.high:g}. {option.help}"
+        one.add_argument(f"--{name.replace('_', '-')}", type=whole if option.whole else number, help=text)
     one.add_argument("--savings", metavar="OPTIONS", help="speed for fidelity: fast, or such as refresh_every=4")
     one.add_argument("--seed", type=whole, help="the same seed gives the same sound; drawn where absent")
     one.add_argument("--num-samples", type=whole, default=1, help="sounds, 1 to 64, with seeds one after the other")
@@ -80,9 +80,9 @@ def parser() -> Parser:
     one.set_defaults(run=generate)
 
     info = commands.add_parser("info", help="print a configuration and its parameters as JSON", allow_abbrev=False)
-    which = info.add_mutually_exclusive_group()
-    which.add_argument("--preset", help="mini, base or base-teacher")
-    which.add_argument("--model", help="a checkpoint's folder or owner/name on the Hub; the bundled one where absent")
+    source = info.add_mutually_exclusive_group()
+    source.add_argument("--preset", help="mini, base or base-teacher")
+    source.add_argument("--model", help="a checkpoint's folder or owner/name on the Hub; the bundled one where absent")
     info.add_argument("--variant", help="student or teacher; the default one where absent")
     info.set_defaults(run=show_info)
 
@@ -116,16 +116,7 @@ def generate(options: argparse.Namespace) -> None:
     options.savings = None if options.savings is None else Savings.parse(options.savings)
     _check_before_loading(options)
     model = AudioDEAR.from_pretrained(options.model, variant=options.variant, device=options.device)
-    out = model.generate(
-        prompt,
-        cfg_scale=options.cfg_scale,
-        iterations=options.iterations,
-        temperature=options.temperature,
-        steps=options.steps,
-        savings=options.savings,
-        seed=options.seed,
-        num_samples=options.num_samples,
-    )
+    out = model.generate(prompt, seed=options.seed, num_samples=options.num_samples, **chosen(options))
     seconds = out.sound.shape[1] / out.sample_rate
     for file, seed in zip(out.save(path), out.seeds, strict=True):
         print(f"{file}: seed {seed}, {seconds:g} s of sound, all done in {out.timings['total']:.2f} s")
@@ -142,8 +133,7 @@ def _check_before_loading(options: argparse.Namespace) -> None:
     config = load_config(resolve(options.model, variants=()))
     with torch.device("meta"):
         model = MaskedModel(config, options.variant)
-    named = {name: getattr(options, name) for name in ("cfg_scale", "iterations", "temperature", "steps", "savings")}
-    sampling = check_options(config.variants[model.variant].sampling, model.length, model.head, **named)
+    sampling = check_options(config.variants[model.variant].sampling, model.length, model.head, **chosen(options))
     config.check_savings(sampling.savings)
     check_whole("num_samples", options.num_samples, 1, MAX_SAMPLES)
     if options.seed is not None:

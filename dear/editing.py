@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dear.audio import check_audio, fit_clip, region, resample
 from dear.codec.mel import MelSpectrogram
-from dear.config import Savings
+from dear.options import SamplingOptions
 from dear.output import Output
 from dear.rendering import Synthesizer
 from dear.request import MAX_SEED, Progress, check_number, check_whole
@@ -34,14 +34,10 @@ def inpaint(
     prompt: str | Sequence[str],
     *,
     context: float = 0.0,
-    cfg_scale: float | None = None,
-    iterations: int | None = None,
-    temperature: float | None = None,
-    steps: int | None = None,
-    savings: Savings | None = None,
     seed: int | None = None,
     num_samples: int = 1,
     progress: Progress | None = None,
+    **options: Unpack[SamplingOptions],
 ) -> Output:
     """See :meth:`dear.AudioDEAR.inpaint`."""
     mel = synthesizer.config.mel
@@ -58,10 +54,14 @@ def inpaint(
     wanted = _touched(synthesizer, first, last)
     defaults = dataclasses.replace(synthesizer.sampling, iterations=min(synthesizer.sampling.iterations, wanted))
     request = synthesizer.request(
-        prompt, defaults, wanted, cfg_scale=cfg_scale, iterations=iterations,
-        temperature=temperature, steps=steps, savings=savings, seed=seed, num_samples=num_samples,
+        prompt,
+        options,
+        defaults=defaults,
+        most_iterations=wanted,
+        seed=seed,
+        num_samples=num_samples,
         progress=progress,
-    )  # fmt: skip
+    )
     clip = fit_clip(samples, sample_rate, mel.sample_rate, mel.frames * mel.hop_length)
     # As loud as what the model was trained on; what it draws is then as loud as the rest again.
     peak, loudest = synthesizer.config.vae.peak, float(clip.abs().max())
@@ -141,13 +141,9 @@ def extend(
     seconds: float,
     prompt: str,
     *,
-    cfg_scale: float | None = None,
-    iterations: int | None = None,
-    temperature: float | None = None,
-    steps: int | None = None,
-    savings: Savings | None = None,
     seed: int | None = None,
     progress: Progress | None = None,
+    **options: Unpack[SamplingOptions],
 ) -> Output:
     """See :meth:`dear.AudioDEAR.extend`."""
     config = synthesizer.config.mel
@@ -155,10 +151,7 @@ def extend(
     samples = check_audio(audio)
     sample_rate = check_whole("sample_rate", sample_rate, 1000, 384_000)
     seconds = check_number("seconds", seconds, 0.1, LONGEST_EXTENSION)
-    request = synthesizer.request(
-        prompt, cfg_scale=cfg_scale, iterations=iterations,
-        temperature=temperature, steps=steps, savings=savings, seed=seed, progress=progress,
-    )  # fmt: skip
+    request = synthesizer.request(prompt, options, seed=seed, progress=progress)
     if len(request.prompts) > 1:
         raise ValueError(f"prompt must be one prompt to continue a sound with, got {len(request.prompts)}")
     mono = resample(samples.mean(axis=0), sample_rate, rate).clip(-1, 1)

@@ -7,7 +7,7 @@ import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -29,10 +29,11 @@ from dear.checkpoint import (
 from dear.checkpoint import digest as weights_digest
 from dear.codec.base import Codec, Vocoder
 from dear.conditioning import TextEncoder, build_text_encoder
-from dear.config import Config, SamplingConfig, Savings, from_dict
+from dear.config import Config, SamplingConfig, from_dict
 from dear.hub import Progress as Downloaded
 from dear.hub import telling
 from dear.model import MaskedModel
+from dear.options import SamplingOptions
 from dear.output import Output
 from dear.rendering import Synthesizer
 from dear.request import MAX_SAMPLES, MAX_SEED, Progress, Request, check_whole
@@ -155,30 +156,21 @@ class AudioDEAR:
         self,
         prompt: str | Sequence[str],
         *,
-        cfg_scale: float | None = None,
-        iterations: int | None = None,
-        temperature: float | None = None,
-        steps: int | None = None,
-        savings: Savings | None = None,
         seed: int | None = None,
         num_samples: int = 1,
         progress: Progress | None = None,
+        **options: Unpack[SamplingOptions],
     ) -> Output:
         """Sounds for one prompt or several, ``num_samples`` of each, in the order of the prompts.
 
-        cfg_scale: 0 to 20. iterations: 1 to L. temperature: 0 to 2. steps: of the head, 1 to 1000. savings: what to
-            leave out for speed, such as ``dear.Savings(refresh_every=4)``. None: the checkpoint's own default.
-        seed: item i uses ``seed + i``, and is what that seed gives alone. None: drawn, and told in ``Output.seed``.
+        options: cfg_scale, iterations, temperature, steps and savings; see :class:`dear.options.SamplingOptions`.
+        seed: item i uses ``seed + i``, and is what that seed gives alone. None: drawn; ``Output.seed`` holds it.
         num_samples: 1 to 64; prompts times num_samples are at most 64.
         progress: called as ``progress(iteration, iterations)`` after each iteration.
         Raises ValueError naming the argument, its value and what is allowed, before any work; FloatingPointError where
         the model diverges.
         """
-        request = self.synthesizer.request(
-            prompt, cfg_scale=cfg_scale, iterations=iterations,
-            temperature=temperature, steps=steps, savings=savings, seed=seed, num_samples=num_samples,
-            progress=progress,
-        )  # fmt: skip
+        request = self.synthesizer.request(prompt, options, seed=seed, num_samples=num_samples, progress=progress)
         (out,) = self.synthesizer.run(request)
         return out
 
@@ -187,12 +179,8 @@ class AudioDEAR:
         prompts: Sequence[str],
         *,
         batch: int = 8,
-        cfg_scale: float | None = None,
-        iterations: int | None = None,
-        temperature: float | None = None,
-        steps: int | None = None,
-        savings: Savings | None = None,
         seed: int | None = None,
+        **options: Unpack[SamplingOptions],
     ) -> Iterator[Output]:
         """One sound for each of any number of prompts, in their order, ``batch`` (1 to 64) of them at a time.
 
@@ -206,38 +194,27 @@ class AudioDEAR:
         batch = check_whole("batch", batch, 1, MAX_SAMPLES)
         seed = secrets.randbelow(2**32) if seed is None else check_whole("seed", seed, 0, MAX_SEED - len(prompts))
         requests = [
-            self.synthesizer.request(
-                prompts[at : at + batch], cfg_scale=cfg_scale, iterations=iterations,
-                temperature=temperature, steps=steps, savings=savings, seed=seed + at,
-            )
+            self.synthesizer.request(prompts[at : at + batch], options, seed=seed + at)
             for at in range(0, len(prompts), batch)
-        ]  # fmt: skip
+        ]
         return self.synthesizer.overlapped(requests, ahead=1 if self.device.type == "cuda" else 0)
 
     def stream(
         self,
         prompt: str | Sequence[str],
         *,
-        cfg_scale: float | None = None,
-        iterations: int | None = None,
-        temperature: float | None = None,
-        steps: int | None = None,
-        savings: Savings | None = None,
         seed: int | None = None,
         num_samples: int = 1,
         progress: Progress | None = None,
         every: int = 1,
+        **options: Unpack[SamplingOptions],
     ) -> Iterator[Output]:
         """As :meth:`generate`, one result per iteration; only the last has a waveform. Input is checked at the call.
 
         every: give a result after each ``every``-th iteration only, and after the last.
         """
         every = check_whole("every", every, 1, self.model.length)
-        request = self.synthesizer.request(
-            prompt, cfg_scale=cfg_scale, iterations=iterations,
-            temperature=temperature, steps=steps, savings=savings, seed=seed, num_samples=num_samples,
-            progress=progress,
-        )  # fmt: skip
+        request = self.synthesizer.request(prompt, options, seed=seed, num_samples=num_samples, progress=progress)
         return self.synthesizer.run(request, every)
 
     def draft(self, partial: Output) -> Output:
@@ -271,14 +248,10 @@ class AudioDEAR:
         prompt: str | Sequence[str],
         *,
         context: float = 0.0,
-        cfg_scale: float | None = None,
-        iterations: int | None = None,
-        temperature: float | None = None,
-        steps: int | None = None,
-        savings: Savings | None = None,
         seed: int | None = None,
         num_samples: int = 1,
         progress: Progress | None = None,
+        **options: Unpack[SamplingOptions],
     ) -> Output:
         """Draw the seconds [start, end) of ``audio`` anew and keep the rest.
 
@@ -291,9 +264,8 @@ class AudioDEAR:
         The other arguments, and the errors, are those of :meth:`generate`.
         """
         return editing.inpaint(
-            self.synthesizer, audio, sample_rate, start, end, prompt, context=context, cfg_scale=cfg_scale,
-            iterations=iterations, temperature=temperature, steps=steps, savings=savings, seed=seed,
-            num_samples=num_samples, progress=progress,
+            self.synthesizer, audio, sample_rate, start, end, prompt, context=context, seed=seed,
+            num_samples=num_samples, progress=progress, **options,
         )  # fmt: skip
 
     def redraw(
@@ -322,13 +294,9 @@ class AudioDEAR:
         seconds: float,
         prompt: str,
         *,
-        cfg_scale: float | None = None,
-        iterations: int | None = None,
-        temperature: float | None = None,
-        steps: int | None = None,
-        savings: Savings | None = None,
         seed: int | None = None,
         progress: Progress | None = None,
+        **options: Unpack[SamplingOptions],
     ) -> Output:
         """Continue ``audio`` past its end, by ``seconds`` (0.1 to 600).
 
@@ -340,8 +308,7 @@ class AudioDEAR:
         The other arguments, and the errors, are those of :meth:`generate`.
         """
         return editing.extend(
-            self.synthesizer, audio, sample_rate, seconds, prompt, cfg_scale=cfg_scale, iterations=iterations,
-            temperature=temperature, steps=steps, savings=savings, seed=seed, progress=progress,
+            self.synthesizer, audio, sample_rate, seconds, prompt, seed=seed, progress=progress, **options,
         )  # fmt: skip
 
     def log_mel(self, audio: np.ndarray | Tensor, sample_rate: int) -> Tensor:

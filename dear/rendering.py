@@ -20,8 +20,9 @@ from dear.codec.mel import MelSpectrogram
 from dear.conditioning import Conditioning, TextEncoder
 from dear.config import Config, SamplingConfig
 from dear.model import MaskedModel
+from dear.options import SamplingOptions
 from dear.output import Output
-from dear.request import Request, check_whole, make_request
+from dear.request import Progress, Request, check_whole, make_request
 from dear.sampling import State, generate
 
 
@@ -57,9 +58,13 @@ class Synthesizer:
     def request(
         self,
         prompt: str | Sequence[str],
+        options: SamplingOptions,
+        *,
         defaults: SamplingConfig | None = None,
         most_iterations: int | None = None,
-        **options: Any,
+        seed: int | None = None,
+        num_samples: int = 1,
+        progress: Progress | None = None,
     ) -> Request:
         """:func:`dear.request.make_request` for this variant. None: its own defaults, and iterations up to L."""
         return make_request(
@@ -69,7 +74,10 @@ class Synthesizer:
             self.model.length if most_iterations is None else most_iterations,
             {"model": self.config.name, "variant": self.variant, "digest": self.digest},
             prompt,
-            **options,
+            options,
+            seed=seed,
+            num_samples=num_samples,
+            progress=progress,
         )
 
     def run(self, request: Request, every: int | None = None) -> Iterator[Output]:

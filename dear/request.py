@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from dear.conditioning import check_prompt
 from dear.config import Config, SamplingConfig, Savings
 from dear.heads import Head
+from dear.options import NAMES, OPTIONS, SamplingOptions
 
 MAX_SAMPLES = 64
 MAX_SEED = 2**63 - 1 - MAX_SAMPLES
@@ -66,30 +67,24 @@ def check_options(
     defaults: SamplingConfig,
     length: int,
     head: Head,
-    *,
-    cfg_scale: float | None = None,
-    iterations: int | None = None,
-    temperature: float | None = None,
-    steps: int | None = None,
-    savings: Savings | None = None,
+    **options: Unpack[SamplingOptions],
 ) -> SamplingConfig:
-    """``defaults`` with what the caller names put in, all checked before any work.
+    """``defaults`` with the options that the caller chooses, all checked before any work.
 
-    length: L, the most iterations that make sense. Raises ValueError naming the option, its value and what is allowed.
+    length: L, the most iterations. Raises ValueError naming the option, its value and what is allowed, and TypeError
+    for an unknown option.
     """
-    chosen: dict[str, Any] = {}
-    if cfg_scale is not None:
-        chosen["cfg_scale"] = check_number("cfg_scale", cfg_scale, 0, 20)
-    if iterations is not None:
-        chosen["iterations"] = check_whole("iterations", iterations, 1, length)
-    if temperature is not None:
-        chosen["temperature"] = check_number("temperature", temperature, 0, 2)
-    if steps is not None:
-        chosen["steps"] = check_whole("steps", steps, 1, 1000)
-    if savings is not None:
-        if not isinstance(savings, Savings):
-            raise ValueError(f"savings must be a dear.Savings or None, got {_shown(savings)}")
-        chosen["savings"] = savings
+    if unknown := set(options).difference(NAMES):
+        raise TypeError(f"options must be among {', '.join(NAMES)}, got {', '.join(sorted(unknown))}")
+    chosen: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    for name, option in OPTIONS.items():
+        high = length if name == "iterations" else option.high
+        if name in chosen and option.whole:
+            chosen[name] = check_whole(name, chosen[name], int(option.low), int(high))
+        elif name in chosen:
+            chosen[name] = check_number(name, chosen[name], option.low, high)
+    if not isinstance(chosen.get("savings", defaults.savings), Savings):
+        raise ValueError(f"savings must be a dear.Savings or None, got {_shown(chosen['savings'])}")
     sampling = dataclasses.replace(defaults, **chosen)
     head.check_steps(sampling.steps)
     return sampling
@@ -102,12 +97,8 @@ def make_request(
     most_iterations: int,
     settings: Mapping[str, Any],
     prompt: str | Sequence[str],
+    options: SamplingOptions,
     *,
-    cfg_scale: float | None,
-    iterations: int | None,
-    temperature: float | None,
-    steps: int | None,
-    savings: Savings | None,
     seed: int | None,
     num_samples: int = 1,
     progress: Progress | None = None,
@@ -130,16 +121,7 @@ def make_request(
             f"num_samples must be at most {MAX_SAMPLES // len(prompts)} for {len(prompts)} prompts "
             f"({MAX_SAMPLES} sounds), got {num_samples}"
         )
-    sampling = check_options(
-        defaults,
-        most_iterations,
-        head,
-        cfg_scale=cfg_scale,
-        iterations=iterations,
-        temperature=temperature,
-        steps=steps,
-        savings=savings,
-    )
+    sampling = check_options(defaults, most_iterations, head, **options)
     config.check_savings(sampling.savings)
     # 32 bits: enough for chance, and a number that people and web pages can copy.
     seed = secrets.randbelow(2**32) if seed is None else check_whole("seed", seed, 0, MAX_SEED)

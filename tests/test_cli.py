@@ -15,6 +15,7 @@ from factory import tiny_config
 import dear
 from dear.cli import main
 from dear.model import MaskedModel
+from dear.options import OPTIONS
 
 ROOT = Path(dear.__file__).parents[1]
 
@@ -245,3 +246,11 @@ def test_importing_the_package_is_light():
     assert dear.Output.__name__ == "Output"
     with pytest.raises(AttributeError, match="no attribute 'Painter'"):
         dear.Painter  # noqa: B018
+
+
+def test_the_options_are_those_of_python_with_their_ranges(capsys):
+    with pytest.raises(SystemExit):
+        main(["generate", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for name, option in OPTIONS.items():
+        assert f"--{name.replace('_', '-')}" in text and f"{option.low:g} to {option.high:g}. {option.help}" in text

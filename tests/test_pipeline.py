@@ -514,3 +514,14 @@ def test_inpaint_names_bad_input(student, change, told):
     arguments = {"audio": tone(16_000, 0.6), "sample_rate": 16_000, "start": 0.2, "end": 0.3, "prompt": "a dog"}
     with pytest.raises(ValueError, match=told):
         student.inpaint(**(arguments | change))
+
+
+def test_an_unknown_option_is_refused_by_name_before_any_work(student):
+    for call, options in (
+        (student.generate, {"cfg": 3.0}),
+        (student.stream, {"guidance": "linear"}),
+        (student.generate_many, {"num_samples": 2}),
+    ):
+        (name,) = options
+        with pytest.raises(TypeError, match=f"options must be among cfg_scale, .*, savings, got {name}"):
+            call(["a dog"], **options)

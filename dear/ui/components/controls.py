@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from dear.options import OPTIONS
 from dear.pipeline import AudioDEAR
 from dear.request import check_whole
 from dear.ui.link import LARGEST_SEED, MAX_VARIATIONS
@@ -51,25 +52,22 @@ def variant_radio(model: AudioDEAR, value: str | None = None) -> gr.Radio:
 
 
 def cfg_scale_slider(model: AudioDEAR, value: float | None = None, name: str = "cfg-scale") -> gr.Slider:
-    value = model.sampling.cfg_scale if value is None else value
+    option, value = OPTIONS["cfg_scale"], model.sampling.cfg_scale if value is None else value
     return gr.Slider(
-        0, 20, value, step=0.1, label="CFG scale", info="How closely to follow the prompt. 1 turns guidance off.",
-        elem_id=name,
+        option.low, option.high, value, step=0.1, label="CFG scale", info=option.help, elem_id=name,
     )  # fmt: skip
 
 
 def temperature_slider(model: AudioDEAR, value: float | None = None, name: str = "temperature") -> gr.Slider:
-    value = model.sampling.temperature if value is None else value
-    return gr.Slider(
-        0, 2, value, step=0.05, label="Temperature", info="Lower is safer, higher is more varied.", elem_id=name
-    )
+    option, value = OPTIONS["temperature"], model.sampling.temperature if value is None else value
+    return gr.Slider(option.low, option.high, value, step=0.05, label="Temperature", info=option.help, elem_id=name)
 
 
 def iterations_slider(model: AudioDEAR, value: int | None = None, name: str = "iterations") -> gr.Slider:
     length = model.model.length
     return gr.Slider(
         1, length, model.sampling.iterations if value is None else value, step=1, label="Iterations",
-        info=f"Passes that fill in the {length} tokens. Fewer are faster.", elem_id=name,
+        info=OPTIONS["iterations"].help, elem_id=name,
     )  # fmt: skip
 
 
@@ -77,7 +75,7 @@ def steps_slider(model: AudioDEAR, value: int | None = None, name: str = "steps"
     limit = model.model.head.max_steps
     return gr.Slider(
         1, max(limit, 2), model.sampling.steps if value is None else value, step=1, label="Steps",
-        info="Denoising steps of the head per token. Fewer are faster.", visible=limit > 1, elem_id=name,
+        info=OPTIONS["steps"].help, visible=limit > 1, elem_id=name,
     )  # fmt: skip
 
 
