@@ -1,4 +1,4 @@
-"""Sound that comes in: read from files, checked, mixed to mono, resampled, fitted to a clip."""
+"""Read sounds from files, check them, mix them to mono, resample them, and fit them to a clip."""
 
 from __future__ import annotations
 

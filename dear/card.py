@@ -19,7 +19,7 @@ from dear.model import MaskedModel
 
 @dataclass(frozen=True)
 class Facts:
-    """What only those who made a checkpoint know; what stays unknown is left out of its card."""
+    """What a configuration does not say about a checkpoint. A card leaves out what is unknown."""
 
     license: str | None = None  # of the weights, as the Hub spells it: cc-by-4.0
     datasets: Sequence[str] = ()  # trained on, as the Hub names them: owner/name
@@ -33,7 +33,7 @@ class Facts:
 
 
 def model_card(config: Config, facts: Facts | None = None) -> str:
-    """The text of README.md. Without ``facts`` it says what the configuration says."""
+    """The text of README.md. Without ``facts`` it describes the configuration."""
     facts, mel = facts or Facts(), config.mel
     heads = dict.fromkeys(_head(config, variant).replace(" ", "-") for variant in config.variants)
     front = front_matter(("text-to-audio", *heads), facts.license, facts.datasets, tuple(facts.metrics))
@@ -57,8 +57,8 @@ def model_card(config: Config, facts: Facts | None = None) -> str:
             facts.git_commit and f"Commit of the code: {facts.git_commit}.",
         ),
     }
-    told = ("\n\n".join((title, *filter(None, parts))) for title, parts in sections.items() if any(parts))
-    return front + "\n" + "\n\n".join(told) + "\n"
+    text = ("\n\n".join((title, *filter(None, parts))) for title, parts in sections.items() if any(parts))
+    return front + "\n" + "\n\n".join(text) + "\n"
 
 
 def front_matter(

@@ -123,7 +123,7 @@ def generate(options: argparse.Namespace) -> None:
 
 
 def _check_before_loading(options: argparse.Namespace) -> None:
-    """Refuse bad numbers before seconds are spent on weights: the configuration alone says what is allowed."""
+    """Refuse bad options before the weights are loaded: their ranges follow from the configuration."""
     import torch
 
     from dear.checkpoint import load_config, resolve

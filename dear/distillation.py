@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dear.conditioning import Conditioning
 from dear.model import MaskedModel
@@ -22,26 +24,25 @@ def representation_loss(student: Tensor, teacher: Tensor, channels: str = "mean"
     return squared.mean() if channels == "mean" else squared.sum(dim=-1).mean()
 
 
-class Distillation(nn.Module):
+@dataclass(frozen=True, eq=False)
+class Distillation:
     """Equation (5): the student's own loss plus ``weight`` (lambda) times the representation loss.
 
     Teacher and student see the same tokens and mask, and the same items lose their condition, each to the model's own
-    null vector; the compared tensor is the one that the heads receive. The student may be of any head.
+    null vector; the tensor that the heads receive is compared. The student may have any head. The teacher is frozen.
     """
 
+    student: MaskedModel
     teacher: MaskedModel
+    weight: float
+    channels: str = "mean"  # or sum; see :func:`representation_loss`
 
-    def __init__(self, student: MaskedModel, teacher: MaskedModel, weight: float, channels: str = "mean"):
-        super().__init__()
-        if not weight >= 0:
-            raise ValueError(f"weight must be a number from 0 on, got {weight!r}")
-        self.student = student
-        # Kept out of the registered modules: the teacher is neither trained nor saved with the student.
-        object.__setattr__(self, "teacher", teacher.eval().requires_grad_(False))
-        self.weight = weight
-        self.channels = channels
+    def __post_init__(self) -> None:
+        if not self.weight >= 0:
+            raise ValueError(f"weight must be a number from 0 on, got {self.weight!r}")
+        self.teacher.eval().requires_grad_(False)
 
-    def forward(
+    def __call__(
         self, tokens: Tensor, conditioning: Conditioning, drop: Tensor, mask: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
         """tokens [B, L, D], drop [B], mask [B, L] (True: hidden) -> scalars ``loss``, ``head``, ``representation``."""

@@ -1,4 +1,4 @@
-"""Editing sounds: a region filled anew in a clip or in a longer sound, and a continuation past the end."""
+"""Edit sounds: replace a region of a clip or of a longer sound, and continue a sound past its end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dear.rendering import Synthesizer
 from dear.request import MAX_SEED, Progress, check_number, check_whole
 
 CROSSFADE = 0.02  # seconds, on either side of an inpainted region, inside it
-CONTEXT = 0.4  # of a clip: how much of a sound is heard again to continue it
+CONTEXT = 0.4  # of a clip: how much of a sound the model hears to continue it
 SILENCE = 1e-4  # a peak
 LONGEST_EXTENSION = 600.0  # seconds
 
@@ -158,7 +158,7 @@ def extend(
     sound = torch.from_numpy(np.ascontiguousarray(mono, dtype=np.float32))
     wanted = len(sound) + round(seconds * rate)
 
-    tails, length = [], len(sound)  # samples that each clip takes up again
+    tails, length = [], len(sound)  # samples of the sound that each clip begins with
     while length < wanted:
         tails.append(min(length, int(CONTEXT * clip)))
         length += clip - tails[-1]

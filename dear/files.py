@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and what identifies them."""
+"""Atomic writes, JSON files, and digests."""
 
 from __future__ import annotations
 

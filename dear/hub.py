@@ -1,7 +1,7 @@
-"""The Hugging Face Hub, to and fro: files of one commit into its cache, and files of a folder as one commit.
+"""Download files of one commit from the Hugging Face Hub into its cache, and upload files as one commit.
 
 The addresses, the cache and the token are huggingface_hub's own (HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE, HF_TOKEN).
-Whatever fails is told as one sentence: which files, from where, what to do.
+Errors are one sentence: which files, from where, and what to do.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 REPOSITORY = r"\w[\w.-]*/\w[\w.-]*"  # owner/name
 # Called with the bytes of a download that have arrived, and those of all its files known so far. It must not raise.
 Progress = Callable[[int, int], object]
-_told: ContextVar[Progress | None] = ContextVar("told", default=None)
+_reported: ContextVar[Progress | None] = ContextVar("reported", default=None)
 
 
 class CheckpointError(ValueError):
@@ -28,13 +28,13 @@ class CheckpointError(ValueError):
 
 
 @contextmanager
-def telling(progress: Progress | None) -> Iterator[None]:
-    """Tell ``progress`` of each download within, in place of bars on stderr; None: leave the bars."""
-    token = _told.set(progress)
+def reporting(progress: Progress | None) -> Iterator[None]:
+    """Report downloads within the block to ``progress`` instead of bars on stderr; None: leave the bars."""
+    token = _reported.set(progress)
     try:
         yield
     finally:
-        _told.reset(token)
+        _reported.reset(token)
 
 
 def fetch(
@@ -58,7 +58,7 @@ def fetch(
         url = hf_hub_url(repository, name, revision=revision)
         return get_hf_file_metadata(url, token=token, timeout=constants.HF_HUB_ETAG_TIMEOUT)
 
-    unreachable, told = None, _told.get()
+    unreachable, progress = None, _reported.get()
     try:
         try:  # with a time limit: snapshot_download would wait for a silent server for ever
             metadata(names[0], revision)
@@ -73,7 +73,7 @@ def fetch(
                 token=token,
                 allow_patterns=list(names),
                 local_files_only=unreachable is not None,
-                tqdm_class=None if told is None else _bar(told),
+                tqdm_class=None if progress is None else _bar(progress),
             )
         )
         announced: dict[Path, str] = {}
@@ -101,27 +101,27 @@ def fetch(
 
 
 def _bar(progress: Progress) -> type:
-    """A class of progress bars that nobody sees, and that tell the bytes of a snapshot's files as they arrive."""
+    """A class of silent progress bars that report the bytes of a snapshot's files as they arrive."""
     from tqdm.std import tqdm
 
     most: float = 0
     one_at_a_time = threading.Lock()  # files arrive in threads of their own
 
-    class Told(tqdm):
+    class Reported(tqdm):
         def __init__(self, *arguments: Any, **options: Any):
             super().__init__(*arguments, **options | {"file": io.StringIO(), "disable": False})
 
         def update(self, n: float | None = 1) -> bool | None:
             nonlocal most
             shown = super().update(n)
-            # One bar counts files; of those that count bytes, the one that is ahead is told.
+            # One bar counts files. Of those that count bytes, the one that is ahead is reported.
             with one_at_a_time:
                 if self.unit == "B" and self.total and self.n >= most:
                     most = self.n
                     progress(int(self.n), int(self.total))
             return shown
 
-    return Told
+    return Reported
 
 
 def _remove(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The parts that networks are made of: rotary positions, attention, local mixing, convolution and adaLN blocks."""
+"""Parts of networks: rotary positions, attention, local mixing, convolution and adaLN blocks."""
 
 from __future__ import annotations
 

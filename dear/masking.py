@@ -1,4 +1,4 @@
-"""Which tokens are hidden, and in what order they are drawn: pure functions of a generator (Section 3.1)."""
+"""Masks, orders and schedules of tokens, as pure functions of a generator (Section 3.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a generation returns, and how it becomes files."""
+"""The result of a generation, and how to write it to files."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Output:
     seed: int  # that of item 0; the others follow it one by one
     seeds: list[int]
     prompts: list[str]
-    settings: dict[str, Any]  # what the sound follows from, beside prompts and seeds
+    settings: dict[str, Any]  # what determines the sound, besides prompts and seeds
     timings: dict[str, float] = field(default_factory=dict)  # seconds: text, decode, codec, vocoder, total
 
     def __len__(self) -> int:
@@ -84,7 +84,7 @@ class Output:
     def save(self, path: str | Path) -> list[Path]:
         """Write the sounds as 16-bit WAV or FLAC, by the suffix; several become ``stem-1``, ``stem-2``, ...
 
-        Each file says what it follows from: its title (INAM in a WAV's LIST chunk, TITLE of a FLAC's Vorbis comments)
+        Each file holds its settings: its title (INAM in a WAV's LIST chunk, TITLE of a FLAC's Vorbis comments)
         is the prompt, its comment (ICMT, COMMENT) a JSON object of the seed and ``settings``.
         Returns the paths. Each file is written beside its target and then moved, so none is ever half there.
         Raises ValueError for an unknown suffix, a missing directory, or a partial output.

@@ -31,7 +31,7 @@ from dear.codec.base import Codec, Vocoder
 from dear.conditioning import TextEncoder, build_text_encoder
 from dear.config import Config, SamplingConfig, from_dict
 from dear.hub import Progress as Downloaded
-from dear.hub import telling
+from dear.hub import reporting
 from dear.model import MaskedModel
 from dear.options import SamplingOptions
 from dear.output import Output
@@ -60,8 +60,8 @@ class AudioDEAR:
         card: str | None = None,
         commit: str | None = None,
     ):
-        """digest: names the weights in the settings of what they generate; card: is saved with them; commit: of the
-        Hub repository that they came from."""
+        """digest: identifies the weights in the settings of their outputs. card: saved with the weights. commit: of the
+        Hub repository that the weights came from."""
         self.synthesizer = Synthesizer(config, variant, model, vae, vocoder, text_encoder, digest)
         self.card = card
         self.commit = commit
@@ -133,7 +133,7 @@ class AudioDEAR:
         device = check_device(device)
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise ValueError(f"dtype must be a floating torch.dtype such as torch.bfloat16, got {dtype!r}")
-        with telling(progress):
+        with reporting(progress):
             folder = resolve(source, variants=None if variant is None else (variant,), revision=revision, token=token)
             config = load_config(folder)
             variant = config.default_variant if variant is None else variant
@@ -253,7 +253,7 @@ class AudioDEAR:
         progress: Progress | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Output:
-        """Draw the seconds [start, end) of ``audio`` anew and keep the rest.
+        """Replace the seconds [start, end) of ``audio`` and keep the rest.
 
         audio: [S] or [C, S], floating in [-1, 1] or int16, at ``sample_rate`` Hz; it is mixed to mono, resampled, and
             cropped or padded with silence to one clip. Outside the region the result is that clip, sample for sample;
@@ -277,7 +277,7 @@ class AudioDEAR:
         prompt: str,
         **options: Any,
     ) -> Output:
-        """Draw the seconds [start, end) of a sound anew, at most one clip of it.
+        """Replace the seconds [start, end) of a sound of any length, at most one clip of it.
 
         audio, sample_rate, options: as for :meth:`inpaint`, which is given the clip around the region;
             ``iterations`` beyond the region's tokens, up to those of a clip, are lowered to them.

@@ -27,7 +27,7 @@ from dear.sampling import State, generate
 
 
 class Synthesizer:
-    """The networks of one variant, and how they answer a request. A call leaves no trace on them."""
+    """The networks of one variant. A call does not change them."""
 
     def __init__(
         self,

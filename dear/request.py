@@ -1,4 +1,4 @@
-"""What a call asks for: the options of a generation, their ranges, and their checks before any work."""
+"""Check the arguments of a generation before any work."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Progress = Callable[[int, int], object]
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """What one call asks for, checked: nothing of it is ever stored on the model."""
+    """The checked arguments of one call. Nothing of them is stored on the model."""
 
     prompts: list[str]
     num_samples: int
@@ -35,9 +35,9 @@ class Request:
     settings: dict[str, Any]
     progress: Progress | None
     given: Tensor | None = None  # [B, L, D]
-    given_mask: Tensor | None = None  # [B, L] bool, which of them the model is shown
-    left_out: Tensor | None = None  # [B, L] bool, which of them it isn't, and doesn't draw either
-    draft: bool = False  # whether the sound may be rendered in a hurry
+    given_mask: Tensor | None = None  # [B, L] bool, given tokens that the model is shown
+    left_out: Tensor | None = None  # [B, L] bool, positions that the model is neither shown nor draws
+    draft: bool = False  # whether the vocoder's draft is enough
 
 
 def check_number(name: str, value: Any, low: float, high: float) -> float:

@@ -71,8 +71,8 @@ def generate(
     parameter = next(model.parameters())
     device, dtype = parameter.device, parameter.dtype
     if device.type == "cuda":
-        # Where torch prefers it, cuDNN plans its attention anew for every shape, of which each iteration has its own.
-        # For the whole process, as is every such switch; other kernels do the same.
+        # cuDNN's attention makes a plan for each shape, and each iteration has its own shape. The switch holds for the
+        # whole process; other kernels compute the same.
         torch.backends.cuda.enable_cudnn_sdp(False)
     batch, length, dim = len(seeds), model.length, model.token_dim
     if len(conditioning) != batch:

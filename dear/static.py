@@ -1,4 +1,4 @@
-"""Sampling in a few fixed shapes, as torch.compile and CUDA graphs want them.
+"""Decoding in a few fixed shapes, which torch.compile and CUDA graphs need.
 
 Each iteration computes as many tokens as are known by then, so each has shapes of its own. Here a pass of
 :meth:`Backbone.decode` is filled up with hidden tokens to one of a few lengths. Under ``masked_attention="visible"``
@@ -20,7 +20,7 @@ from dear.conditioning import Conditioning
 from dear.decoding import Passes
 
 LENGTHS = 8  # of a pass, beyond the short ones; more fill up less, and are compiled and recorded more often
-IDLE = 4  # workspaces that wait for the next generation of their batch size
+IDLE = 4  # idle workspaces that are kept for later generations
 MOST_SHAPES = 128  # that a compiled block meets; torch's own limit is 8
 
 _recording = threading.Lock()  # CUDA records one graph at a time in a process

@@ -1,4 +1,4 @@
-"""The heads on a toy that can be seen: points of a plane in place of tokens, and one constant context (Appendix H).
+"""Heads on a two-dimensional toy: points instead of tokens, and one constant context (Appendix H).
 
 ::
 
@@ -22,13 +22,13 @@ from dear.heads import HEADS, Head
 from dear.heads.energy import energy_loss
 from dear.request import check_whole
 
-POINTS = 512  # that are drawn, shown and measured
+POINTS = 512  # drawn, shown and measured
 BATCH = 512
 WIDTH, DEPTH = 48, 3
 LEARNING_RATE, WARM_UP = 5e-3, 50
 MOST_STEPS = 100  # the paper's teacher takes so many
 SCALES = (0.1, 0.3, 1.0)  # of the kernel: from about the thickness of the roll to its radius
-_REFERENCE = 2**40  # seed of the points that are measured against
+_REFERENCE = 2**40  # seed of the reference points
 
 
 def swiss_roll(count: int, generator: torch.Generator) -> Tensor:
@@ -87,7 +87,7 @@ def _pair(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class ToyTraining:
-    """One of the heads while it learns a toy. A seed gives the same points again; nothing is shared between two."""
+    """One of the heads while it learns a toy. The same seed gives the same points."""
 
     def __init__(self, kind: str, toy: str, seed: int, iterations: int | None = None):
         """kind: a key of ``HEADS``; toy: one of ``TOYS``; iterations: of the whole training; None: the head's own.

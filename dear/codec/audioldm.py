@@ -120,8 +120,8 @@ class AudioLDMVAE(Codec):
             )
         self.patch = (config.latent_channels, vae.patch_frames // factor, vae.patch_mels // factor)
         if vae.token_dim != math.prod(self.patch):
-            told = "{} latent channels x {} x {}".format(*self.patch)
-            raise ValueError(f"vae.token_dim must be {math.prod(self.patch)} ({told}), got {vae.token_dim}")
+            parts = "{} latent channels x {} x {}".format(*self.patch)
+            raise ValueError(f"vae.token_dim must be {math.prod(self.patch)} ({parts}), got {vae.token_dim}")
         self.mel_shape = (vae.patch_frames, mel.n_mels)
         self.bands = mel.n_mels // vae.patch_mels
         self.token_shape = (mel.frames // vae.patch_frames * self.bands, vae.token_dim)
@@ -170,9 +170,9 @@ class AudioLDMVocoder(Vocoder):
         config = self.network.config
         found = (config.model_in_dim, math.prod(config.upsample_rates), config.sampling_rate)
         if found != (mel.n_mels, mel.hop_length, mel.sample_rate):
-            told = "{} mel bins, {} samples a frame and {} Hz"
-            wanted = told.format(mel.n_mels, mel.hop_length, mel.sample_rate)
-            raise ValueError(f"vocoder.source must hold a vocoder of {wanted}, got {told.format(*found)}")
+            form = "{} mel bins, {} samples a frame and {} Hz"
+            wanted = form.format(mel.n_mels, mel.hop_length, mel.sample_rate)
+            raise ValueError(f"vocoder.source must hold a vocoder of {wanted}, got {form.format(*found)}")
 
     def forward(self, mel: Tensor) -> Tensor:
         """mel [B, F, M] log-mel -> waveform [B, F * hop] float32 in [-1, 1]."""
@@ -243,20 +243,20 @@ def _check(folder: Path, part: str, wanted: str) -> dict[str, Any]:
 def _load(kind: Any, folder: Path, part: str, **options: Any) -> nn.Module:
     path = folder / FILES[part][1]
     try:
-        network, told = kind.from_pretrained(
+        network, report = kind.from_pretrained(
             folder,
             subfolder=part,
             use_safetensors=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # told below, with the others
+            ignore_mismatched_sizes=True,  # reported below, with the others
             **options,
         )
     except Exception as error:  # both libraries raise whatever their file readers raise
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} cannot be loaded ({type(error).__name__}: {reason}): download it again") from error
-    wrong = [f"{name} is missing" for name in sorted(told["missing_keys"])]
-    wrong += [f"{name} is unknown" for name in sorted(told["unexpected_keys"])]
-    wrong += [f"{name} has shape {list(a)}, not {list(b)}" for name, a, b in sorted(told["mismatched_keys"])]
+    wrong = [f"{name} is missing" for name in sorted(report["missing_keys"])]
+    wrong += [f"{name} is unknown" for name in sorted(report["unexpected_keys"])]
+    wrong += [f"{name} has shape {list(a)}, not {list(b)}" for name, a, b in sorted(report["mismatched_keys"])]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise ValueError(f"{path} does not fit its config.json: {'; '.join(wrong[:3])}{more}")

@@ -1,4 +1,4 @@
-"""What the vocoders share: magnitudes from a log-mel, windowed frames of a signal, and its peak.
+"""Shared by the vocoders: magnitudes from a log-mel, windowed frames of a signal, and its peak.
 
 Sound is framed as :class:`dear.codec.mel.MelSpectrogram` does, and phases start from those of one fixed noise.
 """

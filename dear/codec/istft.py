@@ -67,7 +67,7 @@ class ISTFTVocoder(Vocoder):
     def synthesise(self, mel: Tensor, noise: Tensor) -> Tensor:
         """As forward, unclamped, from the phases ``noise`` complex [1 or B, F, bins]: what training differentiates.
 
-        Training draws the noise anew at each step, else the network would learn one noise by heart.
+        Training draws new noise at each step, so that the network does not overfit to one noise.
         """
         phases = torch.view_as_real(noise).flatten(2)
         x = self.mel_in((mel.float() - self.centre).transpose(1, 2) / 4).transpose(1, 2) + self.noise_in(phases)

@@ -1,4 +1,4 @@
-"""What every encoder shares: the conditioning sequence, its null condition, and the door that prompts pass."""
+"""The conditioning sequence, its null condition, the checks of prompts, and the contract of text encoders."""
 
 from __future__ import annotations
 

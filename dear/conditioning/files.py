@@ -1,4 +1,4 @@
-"""Files of published encoders: found in a folder or on the Hub, told apart by their bytes."""
+"""Files of published encoders: found in a folder or on the Hub, identified by their bytes."""
 
 from __future__ import annotations
 

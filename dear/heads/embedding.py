@@ -1,4 +1,4 @@
-"""What heads that work over time share: the embedding of a time."""
+"""The time embedding of diffusion and flow heads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FEATURES = 256
 
 
 def on_device(times: Sequence[float], device: torch.device) -> Tensor:
-    """``times`` [N] as a tensor that is filled on the device: a copy from the host would wait for what it is doing."""
+    """``times`` [N] as a tensor, filled on the device: a copy from the host would wait for earlier work."""
     return torch.cat([torch.full((1,), time, device=device) for time in times])
 
 

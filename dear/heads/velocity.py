@@ -1,4 +1,4 @@
-"""What flow matching and its few-step descendants share: a straight path, velocities along it, and the steps."""
+"""Flow matching and its few-step variants: a straight path, velocities along it, and Euler steps."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class VelocityHead(Head):
         return self.config.levels * super().loss_flops()
 
     def schedule(self, steps: int) -> list[float]:
-        """The ``steps`` + 1 times that a sample passes, from 1 down to 0."""
+        """The ``steps`` + 1 times of a sample, from 1 down to 0."""
         return [1 - step / steps for step in range(steps + 1)]
 
     def sample(

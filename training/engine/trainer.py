@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from dear.config import ConfigError
 from dear.files import write_atomically
-from training.engine.average import Average
+from training.engine.ema import EMA
 from training.engine.schedule import TrainConfig, ema_decay, learning_rate, parameter_groups, step_seed
 from training.runtime.interrupts import deferred_signals
 from training.runtime.lock import BusyError, locked
@@ -180,7 +180,7 @@ class _Run(Generic[T]):
             parameter_groups(task.module, config.weight_decay), lr=config.lr, betas=config.betas, fused=True
         )
         self.objective, self.optimizer = self.accelerator.prepare(objective, optimizer)
-        self.average = Average(task.module)
+        self.ema = EMA(task.module)
         self.step = 0  # steps done
         self.seconds = 0.0  # spent on them, over all sessions
         self.told = (0, 0.0)  # steps and seconds at the last line of the log, or at the start of this session
@@ -197,7 +197,7 @@ class _Run(Generic[T]):
                 if self.accelerator.is_main_process:
                     self._trim_log()
                 self._steps()
-        with self.average.applied():
+        with self.ema.applied():
             return copy.deepcopy(self.task.module).eval()
 
     @contextlib.contextmanager
@@ -283,7 +283,7 @@ class _Run(Generic[T]):
                 sums[key] = sums.get(key, 0) + torch.as_tensor(value).detach().float() / len(self.own)
         sums["gradient"] = self.accelerator.clip_grad_norm_(self.task.module.parameters(), config.clip)
         self.optimizer.step()
-        self.average.update(ema_decay(config, self.step))
+        self.ema.update(ema_decay(config, self.step))
         self.step += 1
         self.count += 1
         for key, value in sums.items():
@@ -344,7 +344,7 @@ class _Run(Generic[T]):
     def _watched(self, look: Callable[[], object]) -> None:
         """Call ``look`` without gradients while the module holds the averaged weights."""
         self.task.module.eval()
-        with self.average.applied(), torch.no_grad():
+        with self.ema.applied(), torch.no_grad():
             look()
         self.task.module.train()
 
@@ -376,7 +376,7 @@ class _Run(Generic[T]):
                 "step": self.step,
                 "seconds": self.seconds,
                 "model": self.task.module.state_dict(),
-                "ema": self.average.values,
+                "ema": self.ema.values,
                 "optimizer": self.optimizer.state_dict(),
                 "totals": self.totals,
                 "count": self.count,
@@ -398,7 +398,7 @@ class _Run(Generic[T]):
             )
         try:
             self.task.module.load_state_dict(state["model"])
-            self.average.load(state["ema"])
+            self.ema.load(state["ema"])
             self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, KeyError, ValueError) as error:
             raise StateError(f"{path} belongs to another network: {error}; remove it to start anew") from error

@@ -1,4 +1,4 @@
-"""The averaged weights of a run."""
+"""The exponential moving average of the weights of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
-class Average:
+class EMA:
     """Exponential moving average of the trainable parameters, in float32."""
 
     def __init__(self, module: nn.Module):
