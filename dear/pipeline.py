@@ -1,4 +1,8 @@
-"""A text-to-audio model in one object, loaded from a checkpoint and published as one: :class:`AudioDEAR`."""
+"""A text-to-audio model in one object, loaded from a checkpoint and published as one: :class:`AudioDEAR`.
+
+The file is long because the public surface is one class, most of it signatures and docstrings; the work is done in
+:mod:`dear.rendering`, :mod:`dear.editing` and :mod:`dear.checkpoint`.
+"""
 
 from __future__ import annotations
 

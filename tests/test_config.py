@@ -190,3 +190,27 @@ def test_settings_of_another_kind_keep_what_both_have():
     linear = PatchConfig(patch_frames=4, token_dim=7, peak=0.5)
     assert as_kind(linear, ConvConfig) == ConvConfig(patch_frames=4, token_dim=7, peak=0.5)
     assert as_kind(linear, PatchConfig) is linear
+
+
+@pytest.mark.parametrize("section", ["vae", "vocoder", "conditioning"])
+def test_configurations_that_list_the_fields_of_every_kind_still_load(section):
+    """As config.json files did before each kind had settings of its own."""
+    old = {
+        "vae": {
+            "patch_frames": 16,
+            "patch_mels": 16,
+            "token_dim": 128,
+            "peak": 0.5,
+            "width": 64,
+            "depth": 4,
+            "source": "a/b",
+        },
+        "vocoder": {"iterations": 32, "momentum": 0.99, "width": 192, "depth": 6, "source": "a/b"},
+        "conditioning": {"dim": 384, "max_tokens": 64, "text_embeddings": "t5", "t5": "a/b", "clap": "a/b/c.pt"},
+    }
+    data = json.loads(preset("mini").to_json())
+    for kind in KINDS[type(getattr(preset("mini"), section)).__mro__[1]]:
+        data[section] = {"kind": kind} | old[section]
+        loaded = getattr(Config.from_dict(data, KINDS), section)
+        assert loaded.kind == kind
+        assert all(value == old[section].get(name, value) for name, value in vars(loaded).items())

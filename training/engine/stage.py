@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dear.card import model_card
 from dear.checkpoint import load_codec, save_checkpoint
-from dear.codec import CODECS
+from dear.codec import CODECS, VOCODERS
 from dear.codec.base import Codec, Vocoder
 from dear.conditioning import build_text_encoder
 from dear.config import ConfigError
@@ -102,7 +102,8 @@ class Stage:
     def _codec(self) -> tuple[Codec, Vocoder] | None:
         """(vae, vocoder) that the checkpoint holds or the samples need, in the first process; None for neither."""
         config, folder = self.recipe.model, self.options.codec
-        own = not CODECS[config.vae.kind].files or config.vocoder.kind == "istft"  # weights that no source is named for
+        vae, vocoder = CODECS[config.vae.kind], VOCODERS[config.vocoder.kind]
+        own = not vae.files or not (vocoder.files or vocoder.weightless)  # weights that no source is named for
         if own and folder is None:
             raise ConfigError(
                 "--codec must name a checkpoint with the weights of "
