@@ -1,9 +1,9 @@
 """The masked transformer: partially known audio tokens behind a conditioning prefix -> contexts (Section 3.1).
 
 The prefix attends to itself only, so its keys and values are the same in every decoding iteration and are computed once
-(:meth:`Backbone.prefix`). Under ``masked_attention="visible"`` a hidden token is seen by nobody but itself, so
-:meth:`Backbone.decode` leaves out, exactly, every hidden token whose context is not asked for. It can also keep the
-keys and values of known tokens, which is not exact: they change as more becomes known.
+(:meth:`Backbone.prefix`). Under ``masked_attention="visible"`` no token attends to a hidden one except itself, so
+:meth:`Backbone.decode` can leave out every hidden token whose context is not needed, and stays exact. It can also reuse
+the keys and values of known tokens, which is approximate: they change as more tokens become known.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dear.layers import Attention, FeedForward, LocalMixing, init_weights, rotar
 
 @dataclass(frozen=True)
 class Prefix:
-    """What audio tokens need of the conditioning: per block keys and values [B, H, T, C / H], and its mask [B, T]."""
+    """Keys and values of the conditioning, per block [B, H, T, C / H], and its mask [B, T]."""
 
     blocks: tuple[tuple[Tensor, Tensor], ...]
     mask: Tensor
@@ -167,7 +167,7 @@ class Backbone(nn.Module):
         self.conditioning_norm = nn.LayerNorm(config.width, eps=1e-6)
         self.token_in = nn.Linear(token_dim, config.width)
         self.mask_token = nn.Parameter(torch.empty(config.width))
-        # Rotary angles tell a hidden token its place only through its attention to the prompt; a vector, at once.
+        # With rotary angles alone, a hidden token learns its position through attention alone.
         learned = config.positions != "rotary"
         self.positions = nn.Parameter(torch.empty(length, config.width)) if learned else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
@@ -178,7 +178,7 @@ class Backbone(nn.Module):
             nn.init.normal_(self.positions, std=0.02)
 
     def prefix(self, tokens: Tensor, mask: Tensor) -> Prefix:
-        """Conditioning tokens [B, T, E] with mask [B, T] (True: real) -> what every iteration shares."""
+        """Conditioning tokens [B, T, E] with mask [B, T] (True: real) -> keys and values that all iterations share."""
         x = self.conditioning_norm(self.conditioning_in(tokens))
         visible = mask[:, None, None, :]
         # Without angles, attention among words would not know their order.

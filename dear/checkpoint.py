@@ -1,7 +1,7 @@
 """A checkpoint on disk: ``config.json``, one ``<variant>.safetensors`` each, ``codec/``, ``README.md`` as model card.
 
 Weights are float16 on disk and float32 (or what the caller asks for) in memory; the buffers of the codec stay float32.
-Files are examined before a network is built, loaded strictly, and written beside their target before they replace it.
+Files are checked before a network is built, loaded strictly, and written beside their target before they replace it.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def load_config(folder: str | Path) -> Config:
 
 
 def load_card(folder: str | Path) -> str | None:
-    """The text of the model card, where there is one."""
+    """Read the model card; None where there is none."""
     path = Path(folder) / CARD
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
@@ -163,12 +163,12 @@ def _source(part: str, source: str, names: tuple[str, ...]) -> Path:
 
 
 def digest(folder: str | Path, variant: str) -> str:
-    """First 12 hexadecimal digits of the sha256 of the variant's weight file: they identify its sounds."""
+    """First 12 hexadecimal digits of the sha256 of the variant's weight file."""
     return sha256(Path(folder) / f"{variant}.safetensors")[:12]
 
 
 def fingerprint(folder: str | Path) -> str:
-    """First 12 hexadecimal digits of a sha256 over all that a checkpoint's sounds follow from, in every variant."""
+    """First 12 hexadecimal digits of a sha256 over the configuration and all weights of a checkpoint."""
     folder, digest = Path(folder), hashlib.sha256()
     for path in sorted([folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("codec/*.safetensors")]):
         digest.update(f"{path.relative_to(folder)} {sha256(path)}\n".encode())
@@ -262,7 +262,7 @@ def _weights(variant: str, config: Config) -> str:
 
 
 def _open(path: Path) -> safe_open:
-    """The file with its header parsed, and its size found to agree with it."""
+    """Open a file. Its header is parsed and compared with its size."""
     try:
         return safe_open(str(path), "pt")
     except FileNotFoundError:
@@ -272,7 +272,7 @@ def _open(path: Path) -> safe_open:
 
 
 def _read(path: Path, part: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Weights of ``path`` as ``dtype``, after names and shapes were found to be those of ``part``."""
+    """Read the weights of ``path`` as ``dtype``, after their names and shapes were compared with those of ``part``."""
     wanted = {name: list(value.shape) for name, value in part.state_dict().items()}
     with _open(path) as file:
         found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - not a dict

@@ -148,23 +148,23 @@ class HeadConfig(KindSettings):
 
 @dataclass(frozen=True)
 class Savings(Settings):
-    """What a generation may save at some cost to the sound. The defaults give up nothing; each option says what."""
+    """Ways to generate faster at some cost to the sound. The defaults are exact; each option states its cost."""
 
     section: ClassVar[str] = "savings"
 
-    # The states of known tokens are recomputed in every n-th iteration only; in the others, what they give to attention
-    # and local mixing lags behind what has become known since.
+    # The states of known tokens are recomputed in every n-th iteration only. In the others, their keys, values and
+    # inputs of local mixing do not reflect the tokens drawn since.
     refresh_every: Annotated[int, Range(1, 1024)] = 1
-    # Guidance only until this share of the tokens to draw is drawn; the later ones follow the prompt less closely.
+    # Guidance ends once this share of the tokens is drawn; later tokens follow the prompt less closely.
     guided_share: Annotated[float, Range(0, 1)] = 1.0
-    # The null branch runs in every n-th iteration only, for the next n at once: what the condition changes about their
-    # tokens is judged without what they draw.
+    # The null branch runs in every n-th iteration only, for the tokens of the next n iterations at once. Its difference
+    # from the conditional contexts then ignores the tokens that those iterations draw.
     null_every: Annotated[int, Range(1, 1024)] = 1
-    # random, or spread: tokens of one iteration lie far apart in time, where they matter less to each other; but orders
-    # are then few of those that models are trained on.
+    # random, or spread: tokens of one iteration lie far apart in time, where they depend less on each other, but orders
+    # are less diverse than in training.
     order: Literal["random", "spread"] = "random"
-    # cosine (the paper's), linear or cubic: how many tokens each iteration draws. Cubic gives more of the iterations to
-    # the first tokens, which decide the most, and so draws more of the last ones at once; linear is the reverse.
+    # How many tokens each iteration draws: cosine (the paper's), linear or cubic. Cubic spends more iterations on the
+    # first tokens, which decide the most, and draws more of the last ones at once; linear is the reverse.
     schedule: Literal["cosine", "linear", "cubic"] = "cosine"
 
     @classmethod

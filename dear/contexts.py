@@ -1,7 +1,7 @@
-"""The contexts of the tokens to draw, under guidance: exact by default, or with what ``Savings`` allow.
+"""The contexts of the tokens to draw, under guidance: exact by default, or approximate as ``Savings`` allow.
 
-Two of these are caches in the way of LazyMAR, MARche and ReCAP: what known tokens give to others is kept for some
-iterations (``refresh_every``), and so is the difference that the condition makes (``null_every``).
+Two of the savings are caches as in LazyMAR, MARche and ReCAP: keys and values of known tokens are reused for some
+iterations (``refresh_every``), and so is the difference between conditional and null contexts (``null_every``).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ CONDITIONAL, BOTH = 1, 2  # branches of guidance that a pass computes
 
 
 class Contexts:
-    """What the head receives in each iteration of one generation: conditional contexts, and null ones for guidance.
+    """Computes the head's inputs in each iteration of one generation: conditional and, for guidance, null contexts.
 
-    Both branches are one batch, the conditional one first, of which a pass may compute the first half alone.
+    Both branches are one batch, the conditional one first. A pass may compute the conditional half alone.
     """
 
     def __init__(

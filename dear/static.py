@@ -1,8 +1,8 @@
 """Decoding in a few fixed shapes, which torch.compile and CUDA graphs need.
 
-Each iteration computes as many tokens as are known by then, so each has shapes of its own. Here a pass of
-:meth:`Backbone.decode` is filled up with hidden tokens to one of a few lengths. Under ``masked_attention="visible"``
-nobody sees them, so that the result is the same.
+The number of known tokens grows, so each iteration has its own shapes. Here a pass of :meth:`Backbone.decode` is
+padded with hidden tokens to one of a few lengths. Under ``masked_attention="visible"`` no other token attends to them,
+so the result is the same.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from dear.backbone import Backbone, Prefix
 from dear.conditioning import Conditioning
 from dear.decoding import Passes
 
-LENGTHS = 8  # of a pass, beyond the short ones; more fill up less, and are compiled and recorded more often
+LENGTHS = 8  # of a pass, besides short ones; more lengths need less padding, but more compilations and recordings
 IDLE = 4  # idle workspaces that are kept for later generations
-MOST_SHAPES = 128  # that a compiled block meets; torch's own limit is 8
+MOST_SHAPES = 128  # limit on the shapes of a compiled block; torch's own is 8
 
 _recording = threading.Lock()  # CUDA records one graph at a time in a process
 

@@ -39,7 +39,7 @@ class MiniLMEncoder(TextEncoder):
     DIM = 384
     MAX_PIECES = 256  # what the sentence encoder was trained to pool over; longer prompts lose their end
     # The pooled vector has unit norm. The states of word pieces have a root mean square near 0.46 (measured over
-    # captions), a norm near 9; at this norm the pooled vector is one token among the others.
+    # captions), a norm near 9; the pooled vector is scaled to the same.
     POOLED_NORM = 9.0
 
     def __init__(self, max_tokens: int = 64, device: torch.device | str = "cpu", folder: str | Path | None = None):
