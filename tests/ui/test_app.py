@@ -109,7 +109,7 @@ def test_pictures_are_streamed_while_tokens_are_drawn(page, monkeypatch):
     monkeypatch.setattr(tab, "PICTURE_SHARE", 100)
     monkeypatch.setattr(tab, "REPORT_INTERVAL", 0)
     monkeypatch.setattr(tab, "DRAFT_WORTH", float("inf"))  # on a slow machine even this run would be worth a draft
-    *partial, result, last = run_of(page, "a <b>dog</b> & a cat", "student", 2, 4, 1, 1, 1, 11, True)
+    *partial, result, last = run_of(page, "a <b>dog</b> & a cat", "student", 2, 4, 1, 1, 1, "student", 11, True)
     assert not result["generate-stop"].interactive
     assert [f"Iteration {i} of 4" in step["facts"] for i, step in enumerate(partial, 1)] == [True] * 3
     assert all(step["sound"].value is None and step["pictures"].count("<svg") == 2 for step in partial)
@@ -123,14 +123,14 @@ def test_pictures_are_streamed_while_tokens_are_drawn(page, monkeypatch):
     monkeypatch.setattr(tab, "PICTURE_INTERVAL", 60)
     monkeypatch.setattr(tab, "REPORT_INTERVAL", 60)
     assert (
-        len(list(run_of(page, "a dog", "student", 2, 4, 1, 1, 1, 11, True))) == 2
+        len(list(run_of(page, "a dog", "student", 2, 4, 1, 1, 1, "student", 11, True))) == 2
     )  # no picture costs a quick one anything
 
 
 def test_a_draft_is_heard_before_the_end_of_a_long_run(page, monkeypatch):
     monkeypatch.setattr(tab, "DRAFT_WORTH", 0)
     monkeypatch.setattr(tab, "REPORT_INTERVAL", 0)
-    steps = list(run_of(page, "a dog", "student", 2, 8, 1, 1, 2, 11, True))
+    steps = list(run_of(page, "a dog", "student", 2, 8, 1, 1, 2, "student", 11, True))
     at, draft = next((i, step) for i, step in enumerate(steps) if "sound" in step)
     assert draft["sound"].label.startswith("Draft")
     assert soundfile.info(draft["sound"].value["path"]).frames == 160_000
@@ -186,10 +186,10 @@ def test_a_stop_ends_one_run_and_leaves_the_other(page, monkeypatch):
 
     monkeypatch.setattr(AudioDEAR, "stream", stream)
     first, second = Visitor(page, "first"), Visitor(page, "second")
-    first.begin("a dog", "student", 2, 128, 1, 1, 2, 1, True)
+    first.begin("a dog", "student", 2, 128, 1, 1, 2, "student", 1, True)
     messages = first.hear()
     next(message for message in messages if "Iteration" in json.dumps(message))
-    second.begin("rain", "student", 2, 4, 1, 1, 1, 2, True)
+    second.begin("rain", "student", 2, 4, 1, 1, 1, "student", 2, True)
     first.stop()
     heard = [json.dumps(message) for message in second.hear()]
     assert 1 <= reached["a dog"] < 128

@@ -8,7 +8,7 @@ import threading
 from factory import tiny_checkpoint, tiny_config
 from gradio_client import Client
 from selenium.webdriver import ActionChains, Keys
-from webpage import Hand, Visitor
+from webpage import Hand, Visitor, served
 
 from dear.config import MelConfig
 from dear.pipeline import AudioDEAR
@@ -240,7 +240,7 @@ def test_one_who_waits_can_stop_too(browser, page, monkeypatch):
 
     monkeypatch.setattr(AudioDEAR, "stream", stream)
     first = Visitor(page, "before")
-    first.begin("a dog", "student", 2, 4, 1, 1, 1, 1, True)
+    first.begin("a dog", "student", 2, 4, 1, 1, 1, "student", 1, True)
     hand.until(lambda: begun == ["a dog"])
     hand.press("#generate")
     hand.press("#generate-stop")
@@ -310,3 +310,28 @@ def test_the_keyboard_alone_is_enough(browser, page):
         )
         assert count > 5
         assert bad == []
+
+
+def test_the_settings_of_a_run_are_those_of_the_variant_chosen_however_soon_it_starts(
+    browser, model, folder, monkeypatch
+):
+    go_on, load = threading.Event(), AudioDEAR.from_pretrained
+
+    def slowly(*given, **options):
+        go_on.wait(60)
+        return load(*given, **options)
+
+    monkeypatch.setattr(AudioDEAR, "from_pretrained", slowly)
+    with served(model, str(folder)) as page:
+        hand = Hand(browser, page)
+        hand.open("?prompt=rain&cfg_scale=7")
+        hand.until(lambda: hand.value("#cfg-scale input[type=number]") == "7")
+        hand.all("#variant input")[1].click()  # the teacher, which is still loading
+        hand.press("#generate")
+        hand.until(lambda: "Loading the teacher" in hand.find("#facts").text)
+        assert not hand.all("#steps")
+        go_on.set()
+        hand.until(lambda: "tiny teacher" in hand.find("#facts").text)
+        assert "CFG scale\n2\n" in hand.find("#facts").text and "steps\n3\n" in hand.find("#facts").text
+        hand.until(lambda: hand.value("#cfg-scale input[type=number]") == "2")
+        assert hand.value("#steps input[type=number]") == "3"

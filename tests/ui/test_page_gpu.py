@@ -94,7 +94,9 @@ def test_what_computes_runs_on_the_gpu_and_nothing_else(spaces, student, tiny_fo
     assert is_fixed()
     assert models.get(None, "teacher") is models.get(None, "teacher")
 
-    *_, result, _ = function(page, "run", "dear.ui.tabs.generate")("", "a dog", "student", 2, 4, 1, 1, 2, 5, True)
+    *_, result, _ = function(page, "run", "dear.ui.tabs.generate")(
+        "", "a dog", "student", 2, 4, 1, 1, 2, "student", 5, True
+    )
     shown = by_id(result)
     path = Path(shown["sound"].value["path"])
     expected = student.generate("a dog", cfg_scale=2, iterations=4, temperature=1, seed=5, num_samples=2)
@@ -111,7 +113,7 @@ def test_what_computes_runs_on_the_gpu_and_nothing_else(spaces, student, tiny_fo
     assert len(spaces.processes) == 5
 
     with pytest.raises(Exception, match="^'?cfg_scale must be a number from 0 to 20, got 99"):
-        list(function(page, "run", "dear.ui.tabs.generate")("", "a dog", "student", 99, 4, 1, 1, 1, 5, True))
+        list(function(page, "run", "dear.ui.tabs.generate")("", "a dog", "student", 99, 4, 1, 1, 1, "student", 5, True))
 
 
 def test_elsewhere_nothing_is_decorated(spaces, monkeypatch):

@@ -79,6 +79,11 @@ def steps_slider(model: AudioDEAR, value: int | None = None, name: str = "steps"
     )  # fmt: skip
 
 
+def shown_variant_box(model: AudioDEAR, value: str | None = None) -> gr.Textbox:
+    """The variant whose settings the sliders show, hidden. The browser sends it together with their values."""
+    return gr.Textbox(value or model.variant, visible=False)
+
+
 def variations_slider(model: AudioDEAR, value: int | None = None) -> gr.Slider:
     return gr.Slider(
         1, MAX_VARIATIONS, value or 1, step=1, label="Variations", info="Sounds to make, each from its own seed.",

@@ -195,12 +195,14 @@ def build(context: Context) -> None:
                 generate.controls["iterations"]: cell.iterations,
                 generate.controls["temperature"]: controls.temperature_slider(model),  # the comparison's own
                 generate.controls["steps"]: controls.steps_slider(model),
+                generate.controls["shown_variant"]: model.variant,
                 generate.seed: found.seed,
                 generate.lock: True,
                 context.tabs: gr.Tabs(selected="generate"),
             }
 
-        changed = [generate.controls[name] for name in ("variant", "cfg_scale", "iterations", "temperature", "steps")]
+        names = ("variant", "cfg_scale", "iterations", "temperature", "steps", "shown_variant")
+        changed = [generate.controls[name] for name in names]
         targets = [generate.prompt, *changed, generate.seed, generate.lock, context.tabs]
         send.click(use, [context.chosen, latest, best], targets, **QUIET)
 

@@ -18,7 +18,7 @@ from dear.output import Output
 from dear.pipeline import AudioDEAR
 from dear.ui.components import controls, result
 from dear.ui.components.files import LIFETIME, store
-from dear.ui.components.runs import QUIET, Start, expired, page_errors, run_buttons, runs
+from dear.ui.components.runs import QUIET, Start, expired, page_errors, progress_bar, run_buttons, runs
 from dear.ui.context import Context, OpenEvent, Tab
 from dear.ui.examples import EXAMPLES, SEED, ExampleCache
 from dear.ui.gpu import on_gpu
@@ -49,7 +49,9 @@ CONTROLS: dict[str, Callable[..., Any]] = {
     "temperature": controls.temperature_slider,
     "steps": controls.steps_slider,
     "variations": controls.variations_slider,
+    "shown_variant": controls.shown_variant_box,
 }
+FOLLOW_VARIANT = (*OPTIONS, "shown_variant")  # the controls that change with the variant
 
 
 @dataclass(frozen=True)
@@ -119,10 +121,19 @@ def build(context: Context) -> None:
 
     def run(
         chosen: str, text: str, variant: str, cfg_scale: float, iterations: float, temperature: float, steps: float,
-        count: int, number: float | None, keep: bool, example: bool = False,
+        count: int, shown_variant: str, number: float | None, keep: bool, example: bool = False,
     ) -> Iterator[dict[Any, Any]]:  # fmt: skip
         """One generation. Results of examples are cached."""
         options = {"cfg_scale": cfg_scale, "iterations": iterations, "temperature": temperature, "steps": steps}
+        with page_errors():
+            in_memory = models.in_memory(models.choice(chosen), variant)
+        if not in_memory:
+            yield {facts: progress_bar(f"Loading the {html.escape(variant)}", 0)}
+        if shown_variant != variant:  # it was chosen a moment ago, and the sliders hold the settings of another one
+            with page_errors():
+                sampling = models.get(chosen, variant).sampling
+            yield dict(zip([settings[name] for name in FOLLOW_VARIANT], show_defaults(chosen, variant), strict=True))
+            options = {name: getattr(sampling, name) for name in OPTIONS}
         with page_errors():
             options["seed"] = SEED if example and not keep else controls.resolve_seed(number, keep)
         if not example or count != 1:
@@ -216,12 +227,13 @@ def build(context: Context) -> None:
         return [values.get("prompt", gr.skip()), values.get("seed", 0), "seed" in values, *made]
 
     def show_defaults(chosen: str, variant: str) -> list[Any]:
-        """The other controls with the defaults of this variant."""
+        """The controls that follow the variant, with its defaults."""
         with page_errors():
             model = models.get(chosen, variant)
-        return [CONTROLS[name](model) for name in OPTIONS]
+        return [CONTROLS[name](model) for name in FOLLOW_VARIANT]
 
     outputs = [stop, variation, sound, tools, wav, flac, facts, pictures, seed, latest, path]
+    outputs += [settings[name] for name in FOLLOW_VARIANT]
     inputs = [*settings.values(), seed, lock]
     starts: list[Start] = [([start.click, prompt.submit], run, [context.chosen, prompt, *inputs])]
     for each, texts in zip(examples, EXAMPLES.values(), strict=True):
@@ -231,7 +243,7 @@ def build(context: Context) -> None:
     runs(starts, outputs, stop, facts)
     variation.input(show_variation, [latest, variation], [sound, path, wav, flac, tools, facts, pictures], **QUIET)
     settings["variant"].input(
-        show_defaults, [context.chosen, settings["variant"]], [settings[name] for name in OPTIONS],
+        show_defaults, [context.chosen, settings["variant"]], [settings[name] for name in FOLLOW_VARIANT],
         show_progress="minimal", api_visibility="private",
     )  # fmt: skip
     context.model_updates |= {settings[name]: partial(_control, make) for name, make in CONTROLS.items()}
