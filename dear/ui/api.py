@@ -21,7 +21,7 @@ from dear.ui.components.files import store
 from dear.ui.components.runs import QUEUE
 from dear.ui.gpu import on_gpu
 from dear.ui.model_registry import ModelRegistry
-from dear.ui.tabs.compare import pairs
+from dear.ui.tabs.compare import MAX_SOUNDS, pairs
 from dear.ui.tabs.edit import MAX_SECONDS
 
 
@@ -87,6 +87,11 @@ def endpoints(models: ModelRegistry, folder: Path) -> None:
             for name, given in (("cfg_scales", cfg_scales), ("iterations", iterations)):
                 if not isinstance(given, list) or any(isinstance(each, list | dict) for each in given):
                     raise ValueError(f"{name} must be a list of numbers, got {given!r:.60}")
+            if not 1 <= len(set(cfg_scales)) * len(set(iterations)) <= MAX_SOUNDS:
+                raise ValueError(
+                    f"cfg_scales and iterations must make 1 to {MAX_SOUNDS} sounds together, got "
+                    f"{len(cfg_scales)} x {len(iterations)}"
+                )
             settings = pairs(cfg_scales, iterations)
             first = secrets.randbelow(2**32) if seed is None else seed
             options: dict[str, Any] = {"temperature": temperature, "seed": first, "steps": steps}

@@ -26,7 +26,7 @@ def test_the_page_in_a_browser(browser, page):
 
     # An empty prompt is refused, and nothing else happens.
     find("#generate").click()
-    until(lambda: "prompt must have 1 to 1000 characters" in find(".toast-body").text)
+    until(lambda: "Type a prompt first." in find(".toast-body").text)
     assert "Nothing generated yet" in find("#pictures").text
 
     examples = hand.all(".dear-examples button")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import Any
 
 import gradio as gr
 
 from dear.options import OPTIONS
 from dear.pipeline import AudioDEAR
-from dear.request import check_whole
-from dear.ui.link import LARGEST_SEED, MAX_VARIATIONS
+from dear.ui.link import MAX_VARIATIONS
 
 
 def prompt_box(name: str, placeholder: str = "What should be heard?", **options: Any) -> gr.Textbox:
@@ -30,13 +28,6 @@ def seed_row(prefix: str = "") -> tuple[gr.Number, gr.Checkbox]:
     dice.click(None, None, [seed, lock], js=roll, api_visibility="private")
     seed.input(None, None, lock, js="() => true", api_visibility="private")
     return seed, lock
-
-
-def resolve_seed(number: float | None, keep: bool) -> int:
-    """The seed that a visitor keeps, else a random one. Raises ValueError for one that browsers can't represent."""
-    if number is None or not keep:
-        return secrets.randbelow(2**32)
-    return check_whole("seed", number, 0, LARGEST_SEED)
 
 
 def variant_radio(model: AudioDEAR, value: str | None = None) -> gr.Radio:

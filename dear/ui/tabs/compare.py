@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import random
-import re
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from typing import Any
 
 import gradio as gr
 
-from dear.ui.components import controls, pictures
+from dear.options import OPTIONS
+from dear.ui.components import checks, controls, pictures
 from dear.ui.components.files import LIFETIME, player, store
 from dear.ui.components.runs import QUIET, expired, page_errors, progress_bar, refusal, run_buttons, runs, watch
 from dear.ui.context import Context, Tab
@@ -53,26 +53,9 @@ class Comparison:
     chosen: str  # the visitor's model as text
 
 
-def read_numbers(name: str, text: str) -> list[float]:
-    """Numbers separated by commas, semicolons or spaces. Raises ValueError for anything else."""
-    numbers = []
-    for word in re.split(r"[,;\s]+", text.strip(" ,;\t\n")):
-        try:
-            numbers.append(float(word))
-        except ValueError:
-            raise ValueError(f"{name} must be numbers separated by commas, got {text[:60]!r}") from None
-    return numbers
-
-
 def pairs(cfg_scales: Sequence[float], iterations: Sequence[Any]) -> list[tuple[float, Any]]:
-    """All pairs of the two, without duplicates. Raises ValueError if there are more than ``MAX_SOUNDS``."""
-    scales, counts = dict.fromkeys(cfg_scales), dict.fromkeys(iterations)
-    if not 1 <= len(scales) * len(counts) <= MAX_SOUNDS:
-        raise ValueError(
-            f"cfg_scales and iterations must make 1 to {MAX_SOUNDS} sounds together, got "
-            f"{len(cfg_scales)} x {len(iterations)}"
-        )
-    return [(scale, count) for count in counts for scale in scales]
+    """All pairs of the two, without duplicates."""
+    return [(scale, count) for count in dict.fromkeys(iterations) for scale in dict.fromkeys(cfg_scales)]
 
 
 def build(context: Context) -> None:
@@ -124,9 +107,15 @@ def build(context: Context) -> None:
     def run(
         chosen: str, text: str, scales_text: str, iterations_text: str, hide: bool, number: float | None, keep: bool
     ) -> Iterator[Any]:
+        checks.check_prompt(text)
+        first = checks.resolve_seed(number, keep)
         with page_errors():
-            settings = pairs(read_numbers("CFG scales", scales_text), read_numbers("iterations", iterations_text))
-            first = controls.resolve_seed(number, keep)
+            length = models.get(chosen).model.length
+        option = OPTIONS["cfg_scale"]
+        scales = checks.read_numbers("CFG scales", scales_text, option.low, option.high)
+        counts = checks.read_numbers("iterations", iterations_text, 1, length, whole=True)
+        settings = pairs(scales, counts)
+        checks.check_count(settings, MAX_SOUNDS)
         if hide:
             random.shuffle(settings)
         done: list[Cell] = []

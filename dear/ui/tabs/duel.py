@@ -16,7 +16,7 @@ import gradio as gr
 
 from dear.output import Output
 from dear.pipeline import AudioDEAR
-from dear.ui.components import controls
+from dear.ui.components import checks, controls
 from dear.ui.components.files import LIFETIME, player, store
 from dear.ui.components.pictures import strip
 from dear.ui.components.runs import QUIET, expired, page_errors, progress_bar, refusal, run_buttons, runs
@@ -120,11 +120,11 @@ def build(context: Context) -> None:
 
     def run(chosen: str, text: str, how: str, number: float | None, keep: bool) -> Iterator[dict[Any, Any]]:
         blind = how == BLIND
+        checks.check_prompt(text)
+        first = checks.resolve_seed(number, keep)
         with page_errors():
             if not {STUDENT, TEACHER} <= set(models.get(chosen).config.variants):
                 raise refusal("This model has no teacher and student to compare. Choose another one in the tab Model.")
-            first = controls.resolve_seed(number, keep)
-            models.get(chosen).stream(text, seed=first)  # checks the input before anything is loaded
             yield {
                 status: progress_bar("Loading both models", 0),
                 votes: gr.Row(visible=False),

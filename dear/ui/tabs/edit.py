@@ -18,7 +18,7 @@ from dear.config import MelConfig
 from dear.output import Output
 from dear.pipeline import AudioDEAR
 from dear.ui.assets import load
-from dear.ui.components import controls
+from dear.ui.components import checks, controls
 from dear.ui.components.files import store
 from dear.ui.components.pictures import figure
 from dear.ui.components.runs import QUIET, expired, page_errors, progress_bar, refusal, run_buttons, runs, watch
@@ -117,16 +117,14 @@ def build(context: Context) -> None:
 
     @on_gpu(GPU_SECONDS)
     def draw(
-        chosen: str, file: str | None, what: str, text: str, first: float, last: float, heard: float, seconds: float,
+        chosen: str, file: str, what: str, text: str, first: float, last: float, heard: float, seconds: float,
         options: dict[str, Any],
     ) -> Generator[Any, None, None]:  # fmt: skip
         """The mel configuration, then progress, and last the result."""
         with page_errors():
             model = models.get(chosen)
-            if file is None:
-                raise refusal("Upload or record a sound first, or send one from Generate.")
-            if not Path(file).is_file():
-                raise refusal("Sounds are deleted after an hour. Upload or send this one again.")
+            if what == REDRAW:
+                checks.check_region(first, last, _clip(model))
             samples, rate = read_channels(file, MAX_SECONDS)
 
             def call(progress: Any) -> Output:
@@ -144,8 +142,12 @@ def build(context: Context) -> None:
         options: dict[str, Any] = {
             "cfg_scale": cfg_scale, "iterations": iterations, "temperature": temperature, "steps": steps,
         }  # fmt: skip
-        with page_errors():
-            options["seed"] = controls.resolve_seed(number, keep)
+        if file is None:
+            raise refusal("Upload or record a sound first, or send one from Generate.")
+        if not Path(file).is_file():
+            raise refusal("Sounds are deleted after an hour. Upload or send this one again.")
+        checks.check_prompt(text)
+        options["seed"] = checks.resolve_seed(number, keep)
         began = time.perf_counter()
         with closing(draw(chosen, file, what, text, first, last, heard, seconds, options)) as reports:
             config = next(reports)

@@ -16,7 +16,7 @@ import gradio as gr
 from dear.config import Config
 from dear.output import Output
 from dear.pipeline import AudioDEAR
-from dear.ui.components import controls, result
+from dear.ui.components import checks, controls, result
 from dear.ui.components.files import LIFETIME, store
 from dear.ui.components.runs import QUIET, Start, expired, page_errors, progress_bar, run_buttons, runs
 from dear.ui.context import Context, OpenEvent, Tab
@@ -124,6 +124,7 @@ def build(context: Context) -> None:
         count: int, shown_variant: str, number: float | None, keep: bool, example: bool = False,
     ) -> Iterator[dict[Any, Any]]:  # fmt: skip
         """One generation. Results of examples are cached."""
+        checks.check_prompt(text)
         options = {"cfg_scale": cfg_scale, "iterations": iterations, "temperature": temperature, "steps": steps}
         with page_errors():
             in_memory = models.in_memory(models.choice(chosen), variant)
@@ -134,8 +135,7 @@ def build(context: Context) -> None:
                 sampling = models.get(chosen, variant).sampling
             yield dict(zip([settings[name] for name in FOLLOW_VARIANT], show_defaults(chosen, variant), strict=True))
             options = {name: getattr(sampling, name) for name in OPTIONS}
-        with page_errors():
-            options["seed"] = SEED if example and not keep else controls.resolve_seed(number, keep)
+        options["seed"] = SEED if example and not keep else checks.resolve_seed(number, keep)
         if not example or count != 1:
             yield from generate(chosen, text, variant, count, options)
             return

@@ -19,7 +19,7 @@ from dear.output import Output
 from dear.pipeline import AudioDEAR
 from dear.toy import MOST_STEPS, POINTS, TOYS, ToyTraining, mmd, reference, spread_scores, wasserstein
 from dear.ui.assets import load
-from dear.ui.components import controls
+from dear.ui.components import checks, controls
 from dear.ui.components.files import LIFETIME
 from dear.ui.components.pictures import seconds_text, strip
 from dear.ui.components.runs import QUEUE, QUIET, page_errors, progress_bar, run_buttons, runs
@@ -82,8 +82,8 @@ def build(context: Context) -> None:
 
     def run(title: str, count: float, name: str, number: float | None, keep: bool) -> Iterator[dict[Any, Any]]:
         kinds = list(TITLES) if title == ALL else [kind for kind in TITLES if TITLES[kind] == title]
+        first = checks.resolve_seed(number, keep)
         with page_errors():
-            first = controls.resolve_seed(number, keep)
             play = Playground([ToyTraining(kind, name, first) for kind in kinds], int(count))
             yield {seed: first, latest: play, panels: _panels(play), status: progress_bar("Training", 0)}
         began, drawing = time.perf_counter(), 0.0
