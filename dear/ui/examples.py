@@ -9,26 +9,17 @@ from typing import Any
 from dear.config import Config
 from dear.output import Output
 
-EXAMPLES = {
-    "One sound": [
-        "a dog barking",
-        "a rooster crowing at dawn",
-        "heavy rain falling",
-        "waves breaking on a beach",
-        "a clock ticking steadily",
-        "a chainsaw cutting wood",
-    ],
-    "One after the other": [
-        "a dog barks, then rain falls",
-        "a sneeze, then a baby cries",
-        "a clock ticks, then a rooster crows",
-    ],
-    "At the same time": [
-        "a dog barks while a fire crackles",
-        "rain falls while a clock ticks",
-        "a helicopter flies while a baby cries",
-    ],
-}
+EXAMPLES = [
+    "a dog barking",
+    "a rooster crowing at dawn",
+    "heavy rain falling",
+    "waves breaking on a beach",
+    "a chainsaw cutting wood",
+    "a dog barks, then rain falls",
+    "a sneeze, then a baby cries",
+    "a dog barks while a fire crackles",
+    "rain falls while a clock ticks",
+]
 SEED = 0  # of an example, unless the visitor keeps another seed
 MAX_RESULTS = 64  # of about one megabyte each
 

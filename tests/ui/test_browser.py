@@ -27,7 +27,7 @@ def test_the_page_in_a_browser(browser, page):
     # An empty prompt is refused, and nothing else happens.
     find("#generate").click()
     until(lambda: "Type a prompt first." in find(".toast-body").text)
-    assert "Nothing generated yet" in find("#pictures").text
+    assert "Nothing generated yet" in find("#facts").text
 
     examples = hand.all(".dear-examples button")
     assert len(examples) >= 8
@@ -80,10 +80,10 @@ def test_the_page_in_a_browser(browser, page):
     line = "return document.querySelector('.dear-plot').style.getPropertyValue('--played')"
     until(lambda: 0.4 < float(hand.run(line)) < 1)
 
-    # Beside the controls where there is room, else below them, and never wider than the window.
+    # Beside the controls where there is room, else below the buttons, and never wider than the window.
     assert box(".dear-results")["left"] > box(".dear-controls")["right"]
     hand.resize(390)
-    until(lambda: box(".dear-results")["top"] > box(".dear-controls")["bottom"])
+    until(lambda: box(".dear-examples")["top"] > box(".dear-results")["top"] > box("#generate")["bottom"])
     assert hand.run("return document.documentElement.scrollWidth - window.innerWidth") <= 0
 
     sent = (json.loads(entry["message"])["message"] for entry in browser.get_log("performance"))
@@ -296,7 +296,7 @@ def test_the_keyboard_alone_is_enough(browser, page):
               .filter((e) => e.closest('.tabitem, .tab-container') && e.checkVisibility({ visibilityProperty: true })
                 && !e.disabled && e.type !== 'file' && e.offsetParent && !e.closest('[aria-hidden=true]'));
             return [all.length, all.filter((e) => {
-              if (e.tabIndex < 0) return e.getAttribute('role') !== 'tab';  // those follow the arrows
+              if (e.tabIndex < 0) return !e.matches('[role=tab], .gallery-item');  // arrows reach these
               document.activeElement.blur();  // what was clicked shows no focus
               e.focus({ focusVisible: true, preventScroll: true });
               const seen = [e, e.closest('label'), e.parentElement].some((each) => {
@@ -335,3 +335,68 @@ def test_the_settings_of_a_run_are_those_of_the_variant_chosen_however_soon_it_s
         assert "CFG scale\n2\n" in hand.find("#facts").text and "steps\n3\n" in hand.find("#facts").text
         hand.until(lambda: hand.value("#cfg-scale input[type=number]") == "2")
         assert hand.value("#steps input[type=number]") == "3"
+
+
+def test_nothing_jumps_and_the_wait_is_shown_from_the_first_moment(browser, page):
+    hand = Hand(browser, page)
+    hand.open("?prompt=rain")
+    hand.until(lambda: hand.value("#prompt textarea") == "rain")
+    assert hand.run("return document.querySelector('#lock').getBoundingClientRect().bottom") <= 900  # all settings
+    hand.run(
+        """
+        window.shift = 0;
+        new PerformanceObserver((list) => {
+          for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shift += entry.value;
+        }).observe({ type: "layout-shift" });
+        window.seen = [];
+        const facts = document.querySelector("#facts");
+        new MutationObserver(() => window.seen.push([facts.innerText, facts.offsetHeight]))
+          .observe(facts, { childList: true, subtree: true });
+        """
+    )
+    first = Visitor(page, "before")  # the second visitor waits
+    first.begin("a dog", "student", 2, 64, 1, 1, 2, "student", 1, True)
+    hand.press("#generate")
+    hand.until(lambda: "10.0 s of sound in" in hand.find("#facts").text)
+    hand.until(lambda: len(hand.all("#pictures svg[role=img]")) == 4)
+    assert any("of sound in" in json.dumps(message) for message in first.hear())
+    first.messages.close()
+    seen = hand.run("return window.seen")
+    assert "Waiting to start" in seen[0][0] and seen[0][1] > 100
+    assert hand.run("return window.shift") < 0.1
+
+
+def test_what_can_be_used_has_a_name_and_the_chosen_tab_can_be_read(browser, page):
+    hand = Hand(browser, page)
+    hand.open("?prompt=rain")
+    hand.press("#generate")
+    hand.until(lambda: hand.seconds("#sound") == 10)
+    resets = [
+        each.get_attribute("aria-label") for each in hand.all("#cfg-scale .reset-button, #iterations .reset-button")
+    ]
+    assert resets == ["Reset CFG scale", "Reset Iterations"]
+    assert hand.find("#sound audio").get_attribute("aria-label") == "Sound"
+    # The examples are one stop; arrows move among them.
+    items = hand.all(".dear-examples .gallery-item")
+    assert [item.get_attribute("tabindex") for item in items] == ["0"] + ["-1"] * (len(items) - 1)
+    hand.run("arguments[0].focus()", items[0])
+    ActionChains(browser).send_keys(Keys.ARROW_RIGHT).perform()
+    assert hand.run("return document.activeElement === arguments[0]", items[1])
+    contrast = hand.run(
+        """
+        const light = (colour) => {
+          const [r, g, b] = colour.match(/[0-9.]+/g).slice(0, 3).map((c) => c / 255)
+            .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+          return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+        };
+        const tab = getComputedStyle(document.querySelector("[role=tab][aria-selected=true]")).color;
+        const page = getComputedStyle(document.body).backgroundColor;
+        const [low, high] = [light(tab), light(page)].sort((a, b) => a - b);
+        return (high + 0.05) / (low + 0.05);
+        """
+    )
+    assert contrast >= 4.5
+    hand.resize(390, 844)  # on a phone, the prompt and its result are seen together
+    box = "return document.querySelector(arguments[0]).getBoundingClientRect().toJSON()"
+    hand.run("window.scrollTo(0, 0)")
+    hand.until(lambda: 0 < hand.run(box, "#prompt")["top"] < hand.run(box, "#sound")["bottom"] < 844)

@@ -8,9 +8,39 @@
     };
     mark();
   };
-  new MutationObserver(() => document.querySelectorAll(".dear-dice:not([aria-label])").forEach((dice) => {
-    dice.setAttribute("aria-label", dice.title = "Roll a new seed");
-  })).observe(document, { childList: true, subtree: true });
+  const title = (control) => {
+    const block = control.closest(".block");
+    return (block?.querySelector("[data-testid=block-info]") ?? block?.querySelector("label"))?.innerText.trim();
+  };
+  const name = () => {
+    document.querySelectorAll(".dear-dice:not([aria-label])").forEach((dice) =>
+      dice.setAttribute("aria-label", dice.title = "Roll a new seed"));
+    document.querySelectorAll("button.reset-button:not([data-named])").forEach((button) => {
+      if (!title(button)) return;
+      button.dataset.named = "";
+      button.setAttribute("aria-label", button.title = `Reset ${title(button)}`);
+    });
+    document.querySelectorAll("audio:not([aria-label])").forEach((audio) => {
+      if (title(audio)) audio.setAttribute("aria-label", title(audio));
+    });
+    document.querySelectorAll(".dear-examples .gallery").forEach((gallery) => {
+      const items = [...gallery.querySelectorAll("button.gallery-item")];
+      if (items.length && !items.some((item) => item.tabIndex === 0 && item.dataset.stop))
+        items.forEach((item, i) => { item.tabIndex = i ? -1 : 0; item.dataset.stop = "true"; });
+    });
+  };
+  new MutationObserver(name).observe(document, { childList: true, subtree: true });
+  document.addEventListener("keydown", (e) => {
+    const item = e.target.closest?.(".dear-examples .gallery-item");
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[e.key];
+    if (!item || !step) return;
+    e.preventDefault();
+    const items = [...item.closest(".gallery").querySelectorAll("button.gallery-item")];
+    const next = items[(items.indexOf(item) + step + items.length) % items.length];
+    item.tabIndex = -1;
+    next.tabIndex = 0;
+    next.focus({ focusVisible: true });
+  });
   document.addEventListener("play", (e) => document.querySelectorAll("audio").forEach((audio) => {
     if (audio !== e.target) audio.pause();
   }), true);

@@ -31,11 +31,11 @@ def seed_row(prefix: str = "") -> tuple[gr.Number, gr.Checkbox]:
 
 
 def variant_radio(model: AudioDEAR, value: str | None = None) -> gr.Radio:
-    """The variants of the checkpoint, each with its head. value: None for that of ``model``."""
+    """The variants of the checkpoint. value: None for that of ``model``."""
     choices = []
     for name, variant in model.config.variants.items():
         steps = variant.sampling.steps
-        choices.append((f"{name}: {variant.head.kind}, {steps} step{'s' if steps > 1 else ''}", name))
+        choices.append((f"{name}, {steps} step{'s' if steps > 1 else ''}", name))
     return gr.Radio(
         choices, value=value or model.variant, label="Variant", info="Its head draws each token.",
         visible=len(choices) > 1, elem_id="variant",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 
+import numpy as np
+
 from dear.config import Config
 from dear.output import Output
 from dear.ui.components.pictures import FILM_BUTTON, figure, film, seconds_text
@@ -15,9 +17,9 @@ STAGES = {"text": "text", "decode": "tokens", "codec": "codec", "vocoder": "voco
 
 
 def progress(out: Output, remaining: float) -> str:
-    """The iteration that a generation has reached, and the seconds left."""
+    """The iteration that a generation has reached, the seconds left, and its settings."""
     text = f"Iteration {out.iteration} of {out.iterations} <span>about {max(remaining, 1):.0f} s left</span>"
-    return progress_bar(text, out.iteration / out.iterations)
+    return progress_bar(text, out.iteration / out.iterations) + _settings(out)
 
 
 def facts(one: Output, out: Output) -> str:
@@ -36,29 +38,39 @@ def facts(one: Output, out: Output) -> str:
         f'<li><i class="dear-stage-{i}"></i>{name} {seconds_text(each)}</li>'
         for i, (name, each) in enumerate(seconds.items())
     )
-    settings = {
-        "seed": one.seed,
-        "CFG scale": f"{one.settings['cfg_scale']:g}",
-        "iterations": one.settings["iterations"],
-        "temperature": f"{one.settings['temperature']:g}",
-        **({"steps": one.settings["steps"]} if one.settings["steps"] > 1 else {}),
-        "model": f"{one.settings['model']} {one.settings['variant']}",
-    }
-    rows = "".join(f"<div><dt>{name}</dt><dd>{html.escape(str(value))}</dd></div>" for name, value in settings.items())
     return (
-        f'<div class="dear-facts" role="status"><p class="dear-headline"><strong>{duration:.1f} s of sound in '
+        f'<div class="dear-facts"><p class="dear-headline" role="status"><strong>{duration:.1f} s of sound in '
         f"{total:.2f} s</strong>, {speed} than real time <span>(real-time factor {factor:.2f})</span></p>"
         f'<div class="dear-stages" aria-hidden="true">{stages}</div><ul class="dear-legend">{legend}</ul>'
-        f'<dl>{rows}</dl><p class="dear-after"><a class="dear-link" href="{html.escape(write_link(out))}">'
-        "Copy a link to this prompt and these settings</a></p></div>"
+        f'</div>{_settings(one)}<p class="dear-after"><a class="dear-link" href="{html.escape(write_link(out))}">'
+        "Copy a link to this prompt and these settings</a></p>"
     )
+
+
+def _settings(out: Output) -> str:
+    """Everything that a sound follows from."""
+    settings = {
+        "prompt": out.prompts[0],
+        "seed": out.seed,
+        "CFG scale": f"{out.settings['cfg_scale']:g}",
+        "iterations": out.settings["iterations"],
+        "temperature": f"{out.settings['temperature']:g}",
+        **({"steps": out.settings["steps"]} if out.settings["steps"] > 1 else {}),
+        "model": f"{out.settings['model']} {out.settings['variant']}",
+    }
+    rows = "".join(
+        f"<div><dt>{name}</dt><dd><bdi>{html.escape(str(value))}</bdi></dd></div>" for name, value in settings.items()
+    )
+    return f'<dl class="dear-used">{rows}</dl>'
 
 
 def pictures(config: Config, out: Output) -> str:
     """The pictures of one sound, finished or in progress, on one time axis."""
     seconds = config.mel.frames * config.mel.hop_length / config.mel.sample_rate
     figures = []
-    if out.waveform is not None:
+    if out.waveform is None:
+        figures.append(_pending("Waveform", plots.waveform_figure(np.zeros(2), 2, seconds)))
+    else:
         wave = out.waveform[0].numpy()
         drawn = plots.waveform_figure(wave, out.sample_rate, seconds)
         figures.append(figure("Waveform", "", drawn, f"Waveform, peak {abs(wave).max():.2f} of 1", seconds))
@@ -73,8 +85,19 @@ def pictures(config: Config, out: Output) -> str:
         alt = f"Latents of the {config.length} tokens over time, {config.vae.token_dim} values each"
         note = f"{config.length} tokens of {config.vae.token_dim} values"
         figures.append(figure("Latents", note, drawn, alt, seconds))
+    else:
+        figures.append(_pending("Latents", plots.latents_figure(np.zeros((2, 2)), seconds)))
     drawn = plots.order_figure(out.order[0].numpy(), out.iterations, config.grid, seconds)
     alt = f"Iteration, 1 to {out.iterations}, in which each token was drawn; {known} of {config.length} drawn"
     attributes = film(out, config.grid[1], drawn) if finished else ""
     figures.append(figure("Decoding order", "the iteration of each token", drawn, alt, seconds, attributes=attributes))
     return f'<div class="dear-pictures">{"".join(figures)}</div>'
+
+
+def _pending(title: str, drawn: plots.Figure) -> str:
+    """The place of a picture that comes last, as large as ``drawn``, so that the pictures below it do not move."""
+    width, height = drawn.get_size_inches()
+    return (
+        f"<figure><figcaption>{title} <span>at the end</span></figcaption>"
+        f'<div class="dear-pending" style="aspect-ratio:{width:g}/{height:g}"></div></figure>'
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import html
 import queue
+import re
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
@@ -19,7 +20,7 @@ from dear.ui.assets import load
 QUEUE: dict[str, Any] = {"concurrency_id": "generation", "concurrency_limit": 1}
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 SHOW_RESULTS_JS = load("show_results.js").rstrip()
-ENABLE_JS = "() => ({ __type__: 'update', interactive: true })"
+START_JS, FAIL_JS = load("start_run.js").rstrip(), load("fail_run.js").rstrip()
 STOPPED = '<p class="dear-headline" role="status">Stopped.</p>'
 
 Start = tuple[list[Any], Callable[..., Any], list[Any]]
@@ -38,20 +39,21 @@ def runs(
 ) -> None:
     """Start a run on each of the triggers. ``stop`` cancels the visitor's own run, also while it waits in the queue.
 
-    starts: (triggers, run, inputs) of each. The browser enables the stop button at the click, and so does the first
-        report of a run, which may have waited for the end of another one. A run disables it with its last report.
+    starts: (triggers, run, inputs) of each. At the click the browser enables the stop button and shows that the run
+        waits. The first report of a run enables the button again, since another run may have ended meanwhile; its last
+        report disables it. If a run fails before its first report, the status shows again what it showed before.
     queue: the keyword arguments that name the queue.
     """
     events = []
     for triggers, each, inputs in starts:
         run = _stoppable(each, stop, status)
-        gr.on(triggers, None, None, stop, js=ENABLE_JS, api_visibility="private")
+        gr.on(triggers, None, status, [stop, status], js=START_JS, api_visibility="private")
         # "multiple": with "once", the browser may take a cancelled run for a pending one and ignore the next click.
         event = gr.on(
             triggers, run, inputs, outputs, show_progress="minimal", show_progress_on=[status],
             trigger_mode="multiple", api_visibility="private", **queue,
         )  # fmt: skip
-        event.failure(lambda: gr.Button(interactive=False), None, stop, queue=False, **QUIET)
+        event.failure(None, status, [stop, status], js=FAIL_JS, api_visibility="private")
         gr.on(triggers, None, js=SHOW_RESULTS_JS, api_visibility="private")
         events.append(event)
     stopped = stop.click(
@@ -144,8 +146,13 @@ def watch(call: Callable[[Progress], Any], stop_on_close: bool = True) -> Genera
 
 
 def progress_bar(text: str, share: float) -> str:
-    """``text`` (HTML) over a bar that is filled to ``share``, from 0 to 1."""
+    """``text`` (HTML) over a bar that is filled to ``share``, from 0 to 1.
+
+    Screen readers can ask for it. It is no live region, because it changes several times a second.
+    """
+    label = re.sub(r"<[^>]*>", "", text)
     return (
-        f'<div class="dear-facts" role="status"><p class="dear-headline">{text}</p>'
-        f'<div class="dear-bar"><span style="width:{100 * share:.1f}%"></span></div></div>'
+        f'<div class="dear-facts"><p class="dear-headline">{text}</p><div class="dear-bar" role="progressbar" '
+        f'aria-label="{label}" aria-valuenow="{100 * share:.0f}"><span style="width:{100 * share:.1f}%"></span></div>'
+        "</div>"
     )

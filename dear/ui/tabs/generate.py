@@ -31,8 +31,8 @@ KNOWN_SOUNDS = (
     "sneezes, ticking clocks, helicopters and chainsaws."
 )
 EMPTY = (
-    '<div class="dear-empty"><p>Nothing generated yet.</p><p>Your sound will appear here with its waveform, '
-    "spectrogram, latents and decoding order, on one time axis.</p></div>"
+    '<div class="dear-empty"><p>Nothing generated yet.</p><p>Type a prompt and press Generate, or choose an example. '
+    "You will see the sound take shape, and hear it when it is done.</p></div>"
 )
 REPORT_INTERVAL = 0.2  # seconds between reports of a run, and so between chances to stop it
 PICTURE_INTERVAL = 0.4  # seconds between pictures of a run
@@ -73,30 +73,27 @@ def build(context: Context) -> None:
         with gr.Column(scale=4, min_width=320, elem_classes="dear-controls"):
             prompt = controls.prompt_box("prompt", autofocus=True)
             start, stop = run_buttons("Generate", "generate")
-            examples = [
-                gr.Dataset(
-                    components=["textbox"], samples=[[text] for text in texts], label=label, type="values",
-                    layout="gallery", elem_classes="dear-examples",
-                )
-                for label, texts in EXAMPLES.items()
-            ]  # fmt: skip
-            note = gr.HTML(_note(models.own))
-            with gr.Group(elem_classes="dear-settings"):
+            examples = gr.Dataset(
+                components=["textbox"], samples=[[text] for text in EXAMPLES], label="Try one of these", type="values",
+                layout="gallery", elem_classes="dear-examples",
+            )  # fmt: skip
+            with gr.Group(elem_classes="dear-settings dear-columns"):
                 settings = {name: make(models.get(None)) for name, make in CONTROLS.items()}
                 seed, lock = controls.seed_row()
+            note = gr.HTML(_note(models.own))
         with gr.Column(scale=7, min_width=320, elem_classes="dear-results"):
+            facts = gr.HTML(EMPTY, elem_id="facts", elem_classes="dear-status")
             variation = gr.Radio([], label="Variations", visible=False, elem_id="variation", elem_classes="dear-pick")
             sound = gr.Audio(
                 label="Sound", type="filepath", format="wav", interactive=False, buttons=[],
                 waveform_options=gr.WaveformOptions(show_recording_waveform=False), elem_id="sound",
                 elem_classes="dear-sound",
             )  # fmt: skip
-            with gr.Row(visible=False, elem_classes="dear-tools") as tools:
-                wav = gr.DownloadButton("Download WAV", size="sm", elem_id="wav")
-                flac = gr.DownloadButton("Download FLAC", size="sm", elem_id="flac")
-                use_as_start = gr.Button("Use as start", size="sm", elem_id="use")
-            facts = gr.HTML("", elem_id="facts", elem_classes="dear-status")
-            pictures = gr.HTML(EMPTY, elem_id="pictures")
+            with gr.Row(elem_classes="dear-tools"):
+                wav = gr.DownloadButton("Download WAV", size="sm", interactive=False, elem_id="wav")
+                flac = gr.DownloadButton("Download FLAC", size="sm", interactive=False, elem_id="flac")
+                use_as_start = gr.Button("Use as start", size="sm", interactive=False, elem_id="use")
+            pictures = gr.HTML("", elem_id="pictures")
     latest = gr.State(None, time_to_live=LIFETIME)  # (config, output) of this visitor
     path = gr.State(None)
 
@@ -170,15 +167,15 @@ def build(context: Context) -> None:
                     yield {
                         sound: gr.Audio(store(out, folder), label="Draft: a first listen before the end"),
                         facts: result.progress(out, speed.remaining(out, now - began)),
-                        tools: gr.Row(visible=False),
                         variation: gr.Radio(visible=False),
+                        **no_tools(),
                     }
                     continue
                 changes: dict[Any, Any] = {}
                 if now - drawn_at >= PICTURE_INTERVAL and drawing <= PICTURE_SHARE * (now - began):
                     changes = {pictures: result.pictures(config, out[0]), variation: gr.Radio(visible=False)}
                     if not drafted:
-                        changes |= {sound: gr.Audio(None, label="Sound"), tools: gr.Row(visible=False)}
+                        changes |= {sound: gr.Audio(None, label="Sound"), **no_tools()}
                     drawn_at = time.perf_counter()
                     drawing += drawn_at - now
                 if changes or now - reported_at >= REPORT_INTERVAL:
@@ -196,6 +193,13 @@ def build(context: Context) -> None:
         }
         yield {pictures: result.pictures(config, out[0])}
 
+    def no_tools() -> dict[Any, Any]:
+        return {
+            wav: gr.DownloadButton(interactive=False),
+            flac: gr.DownloadButton(interactive=False),
+            use_as_start: gr.Button(interactive=False),
+        }
+
     def show(out: Output, index: int) -> dict[Any, Any]:
         """One of the sounds of a finished generation, with its files and facts."""
         one = out[index]
@@ -203,9 +207,9 @@ def build(context: Context) -> None:
         return {
             sound: gr.Audio(file, label="Sound"),
             path: file,
-            wav: gr.DownloadButton(value=file),
-            flac: gr.DownloadButton(value=store(one, folder, ".flac")),
-            tools: gr.Row(visible=True),
+            wav: gr.DownloadButton(value=file, interactive=True),
+            flac: gr.DownloadButton(value=store(one, folder, ".flac"), interactive=True),
+            use_as_start: gr.Button(interactive=True),
             facts: result.facts(one, out),
         }
 
@@ -232,16 +236,17 @@ def build(context: Context) -> None:
             model = models.get(chosen, variant)
         return [CONTROLS[name](model) for name in FOLLOW_VARIANT]
 
-    outputs = [stop, variation, sound, tools, wav, flac, facts, pictures, seed, latest, path]
+    outputs = [stop, variation, sound, wav, flac, use_as_start, facts, pictures, seed, latest, path]
     outputs += [settings[name] for name in FOLLOW_VARIANT]
     inputs = [*settings.values(), seed, lock]
     starts: list[Start] = [([start.click, prompt.submit], run, [context.chosen, prompt, *inputs])]
-    for each, texts in zip(examples, EXAMPLES.values(), strict=True):
-        # In the browser, so that the prompt is there at once. The value of a Dataset is an index.
-        each.click(None, each, prompt, js=f"(index) => {json.dumps(texts)}[index]", api_visibility="private")
-        starts.append(([each.click], run_example, [context.chosen, each, *inputs]))
+    # In the browser, so that the prompt is there at once. The value of a Dataset is an index.
+    examples.click(None, examples, prompt, js=f"(index) => {json.dumps(EXAMPLES)}[index]", api_visibility="private")
+    starts.append(([examples.click], run_example, [context.chosen, examples, *inputs]))
     runs(starts, outputs, stop, facts)
-    variation.input(show_variation, [latest, variation], [sound, path, wav, flac, tools, facts, pictures], **QUIET)
+    variation.input(
+        show_variation, [latest, variation], [sound, path, wav, flac, use_as_start, facts, pictures], **QUIET
+    )
     settings["variant"].input(
         show_defaults, [context.chosen, settings["variant"]], [settings[name] for name in FOLLOW_VARIANT],
         show_progress="minimal", api_visibility="private",
