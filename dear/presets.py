@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dear.codec.audioldm import AudioLDMVAEConfig, AudioLDMVocoderConfig
-from dear.codec.griffin_lim import GriffinLimConfig
+from dear.codec.mel_gain import MelGainConfig
 from dear.codec.patch import PatchConfig
 from dear.conditioning.minilm import MiniLMConfig
 from dear.conditioning.paper import PaperConfig
@@ -17,7 +17,7 @@ from dear.heads.energy import EnergyConfig
 def _mini() -> Config:
     return Config(
         vae=PatchConfig(),
-        vocoder=GriffinLimConfig(),
+        vocoder=MelGainConfig(),
         conditioning=MiniLMConfig(),
         backbone=BackboneConfig(positions="both"),
         variants={

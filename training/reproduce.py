@@ -259,20 +259,21 @@ class Reproduction:
         )
 
     @cached_property
-    def griffin_lim(self) -> Vocoder:
+    def unlearned(self) -> Vocoder:
+        """The recipe's vocoder, which needs no training."""
         return build_vocoder(self.recipe.model.vocoder, self.recipe.model.mel)
 
     @cached_property
     def codecs(self) -> dict[str, Any]:
         """Table of what can turn tokens into sound, measured on the held-out recordings."""
-        parts = {"patch": self.codec, "conv": self.conv, "istft": self.istft}
+        parts, kind = {"patch": self.codec, "conv": self.conv, "istft": self.istft}, self.recipe.model.vocoder.kind
         stamp = {name: weights_digest(part) for name, part in parts.items()}
         return self.report(
             "codecs",
-            stamp | {"griffin-lim": self.recipe.model.vocoder},
+            stamp | {kind: self.recipe.model.vocoder},
             lambda: compare_codecs(
                 {"patch": self.codec, "conv": self.conv},
-                {"griffin-lim": self.griffin_lim, "istft": self.istft},
+                {kind: self.unlearned, "istft": self.istft},
                 *self.held_out,
                 self.classifier,
                 self.reference,
@@ -282,8 +283,8 @@ class Reproduction:
     @cached_property
     def sound(self) -> tuple[PatchVAE, Vocoder]:
         """The codec and the vocoder that the table chooses."""
-        vae, vocoder = choose_codec(self.codecs, "griffin-lim")
-        return self.conv if vae == "conv" else self.codec, self.istft if vocoder == "istft" else self.griffin_lim
+        vae, vocoder = choose_codec(self.codecs, self.recipe.model.vocoder.kind)
+        return self.conv if vae == "conv" else self.codec, self.istft if vocoder == "istft" else self.unlearned
 
     def sampling(self, variant: str) -> dict[str, Any]:
         """The variant's best guidance scale and temperature, by wordings, recordings and seeds of the training side."""
@@ -300,7 +301,7 @@ class Reproduction:
     @cached_property
     def config(self) -> Config:
         """The configuration that ships: chosen codec, vocoder and sampling."""
-        model, (vae, vocoder) = self.recipe.model, choose_codec(self.codecs, "griffin-lim")
+        model, (vae, vocoder) = self.recipe.model, choose_codec(self.codecs, self.recipe.model.vocoder.kind)
         return replace(
             model,
             vae=as_kind(model.vae, CODECS[vae].Config),

@@ -22,7 +22,7 @@ LARGEST = 3.0  # natural log of the largest gain of one iteration
 class MelGainConfig(VocoderConfig):
     kind: str = "mel-gain"
     iterations: Annotated[int, Range(1, 1024)] = 24
-    momentum: Annotated[float, Range(0, 0.999)] = 0.9  # above 0.9 the iterations may diverge
+    momentum: Annotated[float, Range(0, 0.9)] = 0.9  # beyond it the iterations may diverge
 
 
 class MelGain(Vocoder):
@@ -30,7 +30,7 @@ class MelGain(Vocoder):
 
     Griffin-Lim forces the magnitude of every bin, which makes noise beat at 10 to 30 Hz. A mel gain scales the complex
     spectrum by a factor that is smooth over frequency, and keeps the phases. Each iteration starts from an
-    extrapolation by ``momentum``, which saves more than half of the iterations; above 0.9 it may diverge.
+    extrapolation by ``momentum``, which saves more than half of the iterations.
     """
 
     Config = MelGainConfig

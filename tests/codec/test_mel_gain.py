@@ -8,7 +8,7 @@ import torch
 from dear.codec import VOCODERS, build_vocoder
 from dear.codec.mel import MelSpectrogram
 from dear.codec.mel_gain import MelGain, MelGainConfig
-from dear.config import MelConfig
+from dear.config import ConfigError, MelConfig
 
 MEL = MelConfig()
 
@@ -54,3 +54,8 @@ def test_silence_full_scale_and_a_pure_tone_stay_finite(vocoder):
     sung = vocoder(MelSpectrogram(MEL)(tone))
     peak = torch.fft.rfft(sung[0]).abs().argmax().item() / 2  # Hz: two seconds
     assert sung.isfinite().all() and abs(peak - 440) < 40
+
+
+def test_a_momentum_that_may_diverge_is_refused():
+    with pytest.raises(ConfigError, match=r"momentum must be .* to 0.9, got 0.95"):
+        MelGainConfig(momentum=0.95)
