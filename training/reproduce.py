@@ -47,7 +47,7 @@ from training.data.clips import clips_digest
 from training.data.corpus import Corpus, load_corpus
 from training.data.scenes import SceneSource
 from training.distill import DistilledModelling
-from training.engine.codec import RefineCodec, TrainVocoder, fit_patch_vae
+from training.engine.codec import RefineCodec, TrainVocoder, fit_patch_vae, linear_codec
 from training.engine.recipe import RECIPES, DistillConfig, Recipe, ScenesConfig, load_recipe
 from training.engine.trainer import train
 from training.report.card import model_card
@@ -119,14 +119,19 @@ class Reproduction:
         """The linear patch codec, fitted in closed form to the training folds."""
         path, scenes = self.out / "codec" / "patch.safetensors", self.codec_scenes
         model, count = self.recipe.model, self.recipe.scenes.fit
-        vae = as_kind(model.vae, PatchConfig)
+        vae = as_kind(model.vae, PatchConfig) if self.refined else model.vae
         stamp = {"scenes": scenes.settings, "count": count, "vae": vae, "mel": model.mel}
         once(
             path.with_suffix(".json"),
             stamp,
             lambda: save_module(fit_patch_vae(self.mels(scenes, count), vae, model.mel), path),
         )
-        return load_module(PatchVAE(vae, model.mel), path)
+        return load_module(linear_codec(vae, model.mel), path)
+
+    @property
+    def refined(self) -> bool:
+        """Whether a trained refinement of the linear codec is compared with it."""
+        return isinstance(self.recipe.model.vae, ConvConfig)
 
     @cached_property
     def text_encoder(self) -> TextEncoder:
@@ -266,13 +271,14 @@ class Reproduction:
     @cached_property
     def codecs(self) -> dict[str, Any]:
         """Table of what can turn tokens into sound, measured on the held-out recordings."""
-        parts, kind = {"patch": self.codec, "conv": self.conv, "istft": self.istft}, self.recipe.model.vocoder.kind
-        stamp = {name: weights_digest(part) for name, part in parts.items()}
+        kind = self.recipe.model.vocoder.kind
+        vaes = {"patch": self.codec, "conv": self.conv} if self.refined else {self.recipe.model.vae.kind: self.codec}
+        stamp = {name: weights_digest(part) for name, part in {**vaes, "istft": self.istft}.items()}
         return self.report(
             "codecs",
             stamp | {kind: self.recipe.model.vocoder},
             lambda: compare_codecs(
-                {"patch": self.codec, "conv": self.conv},
+                vaes,
                 {kind: self.unlearned, "istft": self.istft},
                 *self.held_out,
                 self.classifier,
@@ -414,7 +420,7 @@ STAGES = {
     "teacher": lambda run: run.teacher,
     "student": lambda run: run.student,
     "plain": lambda run: run.plain,  # without distillation, to compare with
-    "conv": lambda run: run.conv,
+    "conv": lambda run: run.conv if run.refined else None,
     "vocoder": lambda run: run.istft,
     "classifier": lambda run: run.classifier,
     "codecs": lambda run: run.codecs,

@@ -17,6 +17,7 @@ from dear.codec.base import Codec, Vocoder
 from dear.codec.conv import ConvVAE
 from dear.codec.griffin_lim import GriffinLim
 from dear.codec.istft import ISTFTVocoder
+from dear.codec.lapped import LappedVAE
 from dear.codec.mel_gain import MelGain
 from dear.codec.patch import PatchVAE
 from dear.config import ConfigError, MelConfig, VAEConfig, VocoderConfig
@@ -25,6 +26,7 @@ T = TypeVar("T", bound=nn.Module)
 
 CODECS: dict[str, type[Codec]] = {
     "patch": PatchVAE,
+    "lapped": LappedVAE,
     "conv": ConvVAE,
     "audioldm": AudioLDMVAE,
 }

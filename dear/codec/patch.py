@@ -57,13 +57,18 @@ class PatchVAE(Codec):
 
     def patches(self, mel: Tensor) -> Tensor:
         """mel [B, F, M] -> [B, L, P]. F may be any multiple of patch_frames; ValueError otherwise."""
+        self.check(mel)
         frames, mels = self.patch
-        if mel.ndim != 3 or mel.shape[1] % frames or mel.shape[2] != self.bands * mels:
+        grid = mel.unflatten(2, (self.bands, mels)).unflatten(1, (-1, frames))  # [B, F', pf, M', pm]
+        return grid.transpose(2, 3).flatten(3).flatten(1, 2)
+
+    def check(self, mel: Tensor) -> None:
+        """Raises ValueError unless mel is [B, F, M] with F a multiple of patch_frames above 0."""
+        frames, mels = self.patch
+        if mel.ndim != 3 or not mel.shape[1] or mel.shape[1] % frames or mel.shape[2] != self.bands * mels:
             raise ValueError(
                 f"mel must be [B, F, {self.bands * mels}] with F a multiple of {frames}, got {tuple(mel.shape)}"
             )
-        grid = mel.unflatten(2, (self.bands, mels)).unflatten(1, (-1, frames))  # [B, F', pf, M', pm]
-        return grid.transpose(2, 3).flatten(3).flatten(1, 2)
 
     def unpatch(self, patches: Tensor) -> Tensor:
         """patches [B, L, P] -> mel [B, F, M]."""

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from dear.codec.conv import ConvVAE
 from dear.codec.istft import ISTFTVocoder
+from dear.codec.lapped import LappedConfig, LappedVAE
 from dear.codec.mel import MelSpectrogram
-from dear.codec.patch import PatchConfig, PatchVAE
-from dear.config import MelConfig
+from dear.codec.patch import PatchVAE
+from dear.config import MelConfig, VAEConfig
 from training.cache.tokens import weights_digest
 from training.data.scenes import SceneSource
 
@@ -23,9 +24,14 @@ WINDOWS = (2048, 1024, 512, 256, 128)  # samples, of the spectral energy distanc
 CROPS = 4  # crops that one composed scene gives to the vocoder
 
 
+def linear_codec(vae: VAEConfig, mel: MelConfig) -> PatchVAE:
+    """The linear codec of ``vae``'s sizes, not yet fitted: lapped where that is its kind, else of plain patches."""
+    return LappedVAE(vae, mel) if isinstance(vae, LappedConfig) else PatchVAE(vae, mel)
+
+
 @torch.no_grad()
-def fit_patch_vae(mels: Tensor, vae: PatchConfig, mel: MelConfig, exponent: float = 0.5, batch: int = 64) -> PatchVAE:
-    """Fit the linear patch codec to mels [N, F, M] by principal components, in float64; no randomness.
+def fit_patch_vae(mels: Tensor, vae: VAEConfig, mel: MelConfig, exponent: float = 0.5, batch: int = 64) -> PatchVAE:
+    """Fit a linear codec, patch or lapped, to mels [N, F, M] by principal components, in float64; no randomness.
 
     Component i with standard deviation s_i is scaled by ``s_i ** -exponent`` (0: the raw coefficients, 1: whitened),
     then all by one factor that gives the tokens of these mels unit mean square. Each component's sign makes its
@@ -33,7 +39,7 @@ def fit_patch_vae(mels: Tensor, vae: PatchConfig, mel: MelConfig, exponent: floa
 
     Raises ValueError where there are fewer patches than token dimensions.
     """
-    codec = PatchVAE(vae, mel)
+    codec = linear_codec(vae, mel)
     size = codec.mean.numel()
     total, square, count = torch.zeros(size, dtype=torch.float64), torch.zeros(size, size, dtype=torch.float64), 0
     # A first estimate of the mean keeps the one-pass covariance free of cancellation.

@@ -87,13 +87,17 @@ def compare_codecs(
 
 
 def choose_codec(table: Mapping[str, Any], usual: str) -> tuple[str, str]:
-    """(vae, vocoder) that ship: the refined codec only where it beats the linear one in error and for the classifier,
+    """(vae, vocoder) that ship: a refined codec only where it beats the linear one in error and for the classifier,
     the ISTFT vocoder only where neither sees a loss against ``usual``."""
-    plain, refined = table[f"patch + {usual}"], table[f"conv + {usual}"]
+    linear, *refined = [name.partition(" + ")[0] for name in table if " + " in name]
+    vae, plain = linear, table[f"{linear} + {usual}"]
+    for name in refined:
+        other = table[f"{name} + {usual}"]
+        if other["l1"] < plain["l1"] and (other["accuracy"], -other["fd"]) > (plain["accuracy"], -plain["fd"]):
+            vae = name
     slow, fast = table[usual], table["istft"]
-    heard = (refined["accuracy"], -refined["fd"]) > (plain["accuracy"], -plain["fd"])
     lossless = fast["l1"] <= slow["l1"] and fast["accuracy"] >= slow["accuracy"]
-    return "conv" if refined["l1"] < plain["l1"] and heard else "patch", "istft" if lossless else usual
+    return vae, "istft" if lossless else usual
 
 
 def sampling_grid(
