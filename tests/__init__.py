@@ -1,0 +1,1 @@
+"""The tests, and the attacks: ``python -m tests.attack``."""

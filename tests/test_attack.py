@@ -1,0 +1,30 @@
+"""The runner of the attacks."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.attack import __main__ as command
+from tests.attack.runner import Outcome, run
+
+
+def test_each_outcome_is_told_from_the_others() -> None:
+    table = run("attack_outcomes", large=True)
+    assert {each.name: each.outcome for each in table.tries} == {
+        "taken": Outcome.SOUND,
+        "refused": Outcome.REFUSED,
+        "raised by a library": Outcome.TRACEBACK,
+        "hang": Outcome.HANG,
+        "memory": Outcome.MEMORY,
+        "too much at once": Outcome.MEMORY,
+        "died": Outcome.TRACEBACK,
+        "last": Outcome.SOUND,
+    }
+    assert "steps must be" in table.tries[1].detail
+    assert 90 < table.megabytes < 150
+    assert len(table.faults) == 5
+
+
+def test_an_unknown_attack_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["volcano"]) == 2
+    assert "ATTACK must be one of" in capsys.readouterr().err
