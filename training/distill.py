@@ -25,7 +25,7 @@ from dear.distillation import Distillation, student_from_teacher
 from dear.kinds import KINDS
 from dear.model import MaskedModel
 from training.cache.tokens import weights_digest
-from training.engine.recipe import DistillConfig, MaskingConfig, StudentRecipe, load_recipe
+from training.engine.recipe import DistillConfig, MaskingConfig, ModelRecipe, load_recipe
 from training.engine.stage import Stage, TokenCache, command, parse
 from training.engine.trainer import StateError
 from training.runtime.commands import guarded
@@ -131,7 +131,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(parser, arguments)
 
     def run() -> None:
-        recipe = load_recipe(options.config, StudentRecipe)
+        recipe = load_recipe(options.config, ModelRecipe)
+        distill = recipe.distill or DistillConfig()
+        recipe = replace(recipe, distill=distill)
         stage, config = Stage(recipe, options), recipe.train
         teacher = load_teacher(options.teacher, recipe.model)
         cache, held_out = stage.caches()
@@ -142,7 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
             cache,
             held_out,
             recipe.masking,
-            recipe.distill,
+            distill,
             config.batch_size,
             config.seed,
         )

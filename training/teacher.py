@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from dear.conditioning import Conditioning
+from dear.config import ConfigError
 from dear.masking import random_mask
 from dear.model import MaskedModel
-from training.engine.recipe import MaskingConfig, TeacherRecipe, load_recipe
+from training.engine.recipe import MaskingConfig, ModelRecipe, load_recipe
 from training.engine.stage import Stage, TokenCache, command, parse
 from training.runtime.commands import guarded
 
@@ -127,7 +128,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(command("teacher", __doc__), arguments)
 
     def run() -> None:
-        recipe = load_recipe(options.config, TeacherRecipe)
+        recipe = load_recipe(options.config, ModelRecipe)
+        if recipe.distill is not None:
+            raise ConfigError(
+                f"{options.config}: distill must be absent, since this command uses no teacher, got {recipe.distill}"
+            )
         stage, config = Stage(recipe, options), recipe.train
         cache, held_out = stage.caches()
         task = MaskedModelling(stage.new_model(), cache, held_out, recipe.masking, config.batch_size, config.seed)

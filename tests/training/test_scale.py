@@ -42,7 +42,7 @@ from training.data.manifest import Entry, write_manifest
 from training.distill import DistilledModelling, load_teacher
 from training.engine.board import Board
 from training.engine.provenance import command_line, facts, git_commit
-from training.engine.recipe import DistillConfig, MaskingConfig, StudentRecipe, TeacherRecipe, load_recipe
+from training.engine.recipe import DistillConfig, MaskingConfig, ModelRecipe, load_recipe
 from training.engine.stage import open_cache
 from training.engine.throughput import backbone_flops, head_flops, measured_peak, step_flops
 from training.engine.trainer import StateError, TrainConfig, step_seed, train
@@ -457,6 +457,8 @@ def prepare(folder: Path) -> None:
             "samples": {"prompts": ["rain", "a dog barks"], "every": 2},
         }
         recipe["train"] |= {"validate_every": 2}
+        if name == "student":
+            recipe["distill"] = {"weight": 100.0}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(recipe))))
 
 
@@ -548,7 +550,7 @@ def test_samples_leave_the_run_alone(trained):
 
 
 def test_a_student_starts_from_the_teachers_average_wherever_it_lies(trained):
-    student = load_recipe(trained / "student.yaml", StudentRecipe).model
+    student = load_recipe(trained / "student.yaml", ModelRecipe).model
     average = state(trained / "teacher")["ema"]
     for source in ("teacher", "teacher/state.pt", "teacher/checkpoint"):
         found = load_teacher(str(trained / source), student).state_dict()
@@ -659,6 +661,7 @@ def test_the_commit_is_that_of_the_code_and_tells_of_changes(tmp_path):
         ("--data", "nothing", "nothing is not a finished cache"),
         ("--data", "wide", "--data must hold 8 tokens of 16 values behind conditioning of 384 values"),
         ("--config", "two.yaml", "model.variants must name the one variant that is trained, got student, teacher"),
+        ("--config", "student.yaml", "distill must be absent"),
         ("--codec", None, "--codec must name a checkpoint"),
         ("--max-steps", "0", "--max-steps must be at least 1"),
         ("--peak", "-1", "--peak must be above 0"),
@@ -683,8 +686,8 @@ def test_bad_input_is_one_sentence_and_status_2(trained, capsys, option, value, 
 
 
 def test_the_papers_recipes_are_the_presets():
-    taught = load_recipe(CONFIGS / "base-teacher.yaml", TeacherRecipe)
-    student = load_recipe(CONFIGS / "base-student.yaml", StudentRecipe)
+    taught = load_recipe(CONFIGS / "base-teacher.yaml", ModelRecipe)
+    student = load_recipe(CONFIGS / "base-student.yaml", ModelRecipe)
     assert taught.model == preset("base-teacher")
     assert student.model == preset("base")
     for name, recipe in (("teacher", taught), ("student", student)):

@@ -1,6 +1,6 @@
 """A recipe: everything that a run needs beyond its data, as one YAML file in ``training/configs``.
 
-:class:`Recipe` is that of a whole reproduction, :class:`TeacherRecipe` and :class:`StudentRecipe` those of one model.
+:class:`Recipe` describes a whole reproduction, :class:`ModelRecipe` the training of one model.
 """
 
 from __future__ import annotations
@@ -174,13 +174,14 @@ class SamplesConfig:
 
 
 @dataclass(frozen=True)
-class TeacherRecipe:
-    """One model by masked modelling alone: ``python -m training.teacher``."""
+class ModelRecipe:
+    """One model: by masked modelling alone (``training.teacher``), or under a teacher (``training.distill``)."""
 
-    model: Config  # its one variant is what is trained, with any head
+    model: Config  # its one variant is the one to train, with any head
     train: TrainConfig
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
+    distill: DistillConfig | None = None  # None: no teacher
 
     def __post_init__(self) -> None:
         if len(self.model.variants) != 1:
@@ -191,13 +192,6 @@ class TeacherRecipe:
     @property
     def variant(self) -> str:
         return self.model.default_variant
-
-
-@dataclass(frozen=True)
-class StudentRecipe(TeacherRecipe):
-    """One model under a teacher: ``python -m training.distill``."""
-
-    distill: DistillConfig = field(default_factory=DistillConfig)
 
 
 def load_recipe(path: str | Path, kind: type[R], section: str = "") -> R:

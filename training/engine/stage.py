@@ -29,7 +29,7 @@ from training.cache.tokens import Cache, CacheError
 from training.data.manifest import read_manifest
 from training.engine.board import Board
 from training.engine.provenance import command_line, facts, git_commit
-from training.engine.recipe import StudentRecipe, TeacherRecipe
+from training.engine.recipe import ModelRecipe
 from training.engine.throughput import measured_peak, peak_memory, step_flops
 from training.engine.trainer import Task, train
 from training.store.encoding import encode_for
@@ -86,7 +86,7 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> a
 class Stage:
     """One run of a command, in each of its processes."""
 
-    def __init__(self, recipe: TeacherRecipe, options: argparse.Namespace):
+    def __init__(self, recipe: ModelRecipe, options: argparse.Namespace):
         if options.max_steps is not None and options.max_steps < 1:
             raise ConfigError(f"--max-steps must be at least 1, got {options.max_steps}")
         if options.peak is not None and not options.peak > 0:
@@ -194,7 +194,7 @@ class Stage:
     def _work(self, task: Task[MaskedModel]) -> dict[str, Any]:
         """What a step is, and what the device could do."""
         recipe, options, config = self.recipe, self.options, self.recipe.train
-        distill = recipe.distill if isinstance(recipe, StudentRecipe) else None
+        distill = recipe.distill
         flops = step_flops(
             recipe.model,
             recipe.variant,
