@@ -26,6 +26,7 @@ from dear.listening.study import Clip
 MEASURES = ("REL", "OVL")
 SCORES = range(1, 6)
 UNITS = ("rating", "rater")
+NORMAL = 1.96  # standard errors on each side of a mean in Table 9
 SCHEMA = 1  # the file's user_version
 APPLICATION = 0x44454152  # the file's application_id
 TABLES = """
@@ -72,8 +73,10 @@ class Result:
     mean: float
     stdev: float
     stderr: float
-    ci_low: float
+    ci_low: float  # Student's t
     ci_high: float
+    normal_low: float  # 1.96 standard errors on each side, as in Table 9
+    normal_high: float
 
 
 def check_rater(text: object) -> str:
@@ -169,14 +172,26 @@ class Ratings:
 
 
 def summarise(values: Sequence[float]) -> dict[str, float]:
-    """Mean, standard deviation (n - 1), standard error and the 95 % confidence interval of the mean (Student's t)."""
+    """Mean, standard deviation (n - 1), standard error, and the 95 % confidence interval of the mean in two forms.
+
+    ``ci_low`` and ``ci_high`` are Student's t with n - 1 degrees of freedom. ``normal_low`` and ``normal_high`` are the
+    paper's form (Table 9), 1.96 standard errors on each side. The latter is too narrow where n is small.
+    """
     from scipy.special import stdtrit
 
     n, mean = len(values), float(np.mean(values))
     stdev = float(np.std(values, ddof=1)) if n > 1 else math.nan
     stderr = stdev / math.sqrt(n)
     margin = float(stdtrit(n - 1, 0.975)) * stderr if n > 1 else math.nan
-    return {"mean": mean, "stdev": stdev, "stderr": stderr, "ci_low": mean - margin, "ci_high": mean + margin}
+    return {
+        "mean": mean,
+        "stdev": stdev,
+        "stderr": stderr,
+        "ci_low": mean - margin,
+        "ci_high": mean + margin,
+        "normal_low": mean - NORMAL * stderr,
+        "normal_high": mean + NORMAL * stderr,
+    }
 
 
 def results(ratings: Iterable[Rating], unit: str = "rating") -> list[Result]:
@@ -184,7 +199,7 @@ def results(ratings: Iterable[Rating], unit: str = "rating") -> list[Result]:
 
     ``unit`` says what one value is. ``"rating"`` takes each rating, as if all were independent. ``"rater"`` takes each
     rater's mean, which is right where raters differ in what they mean by a 3. Table 9 is of the second kind: all its
-    rows fit ten values, with 1.96 standard errors on each side where Student's t takes 2.26.
+    rows fit ten values and the normal interval; Student's t takes 2.26 standard errors for ten values.
     """
     if unit not in UNITS:
         raise RatingsError(f"unit must be one of {', '.join(UNITS)}, got {unit!r}")

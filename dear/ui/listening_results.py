@@ -81,7 +81,7 @@ def _tables(shown: list[Result], unit: str) -> str:
 
 
 def _table(title: str, rows: list[Result], low: float, high: float) -> str:
-    names = ("system", "n", "raters", "mean", "stdev", "stderr", "95 % CI", "")
+    names = ("system", "n", "raters", "mean", "stdev", "stderr", "95 % CI (t)", "95 % CI (normal)", "")
     header = "".join(f'<th scope="col">{name}</th>' for name in names)
     body = "".join(_row(row, low, high) for row in rows)
     return f"<table><caption>{title}</caption><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>"
@@ -90,14 +90,18 @@ def _table(title: str, rows: list[Result], low: float, high: float) -> str:
 def _row(row: Result, low: float, high: float) -> str:
     name = f"{row.system} − {row.minus}" if row.minus else row.system
     numbers = [_number(number) for number in (row.mean, row.stdev, row.stderr)]
-    interval = "–" if math.isnan(row.ci_low) else f"[{_number(row.ci_low)}, {_number(row.ci_high)}]"
-    cells = "".join(f"<td>{cell}</td>" for cell in (escape(name), row.n, row.raters, *numbers, interval))
+    intervals = [_interval(row.ci_low, row.ci_high), _interval(row.normal_low, row.normal_high)]
+    cells = "".join(f"<td>{cell}</td>" for cell in (escape(name), row.n, row.raters, *numbers, *intervals))
     left, dot, right = (
         100 * min(max((value - low) / (high - low), 0), 1) for value in (_ends(row)[0], row.mean, _ends(row)[1])
     )
     zero = "<u></u>" if row.minus else ""
     mark = f'<i style="left:{left:.1f}%;width:{right - left:.1f}%"></i><b style="left:{dot:.1f}%"></b>'
     return f'<tr>{cells}<td class="dear-ci" aria-hidden="true"><div>{zero}{mark}</div></td></tr>'
+
+
+def _interval(low: float, high: float) -> str:
+    return "–" if math.isnan(low) else f"[{_number(low)}, {_number(high)}]"
 
 
 def _number(value: float) -> str:

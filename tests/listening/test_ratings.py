@@ -240,10 +240,24 @@ def test_statistics_against_closed_forms():
     found = summarise([1, 2, 3, 4, 5])
     assert (found["mean"], found["stdev"], found["stderr"]) == pytest.approx((3, math.sqrt(2.5), math.sqrt(0.5)))
     assert found["mean"] - found["ci_low"] == pytest.approx(2.7764451052 * math.sqrt(0.5))
-    assert summarise([4, 4, 4]) == {"mean": 4, "stdev": 0, "stderr": 0, "ci_low": 4, "ci_high": 4}
+    assert (found["normal_low"], found["normal_high"]) == pytest.approx((3 - 1.96 * 0.5**0.5, 3 + 1.96 * 0.5**0.5))
+    ends = dict.fromkeys(("ci_low", "ci_high", "normal_low", "normal_high"), 4)
+    assert summarise([4, 4, 4]) == {"mean": 4, "stdev": 0, "stderr": 0} | ends
     one = summarise([4])
     assert one.pop("mean") == 4
     assert all(math.isnan(value) for value in one.values())
+
+
+@pytest.mark.parametrize(
+    ("mean", "stdev", "interval"),
+    [(4.45, 0.27, (4.28, 4.62)), (3.92, 0.17, (3.81, 4.03)), (3.27, 0.19, (3.15, 3.39))],
+)
+def test_the_normal_interval_is_that_of_table_9(mean, stdev, interval):
+    values = np.array([-1.0, 1.0] * 5)
+    values = mean + stdev * values / values.std(ddof=1)
+    found = summarise(values.tolist())
+    assert (found["normal_low"], found["normal_high"]) == pytest.approx(interval, abs=0.0051)
+    assert found["ci_low"] < interval[0] - 0.005  # Student's t is wider
 
 
 @pytest.fixture(scope="module")
