@@ -34,7 +34,8 @@ from training.data.clips import Clip, load_waveform, read_clips
 from training.data.scenes import SceneSource
 from training.engine.codec import fit_patch_vae
 from training.engine.recipe import RECIPES, Recipe, load_recipe
-from training.engine.trainer import TrainConfig, step_seed, train
+from training.engine.schedule import TrainConfig, step_seed
+from training.engine.trainer import train
 from training.runtime.commands import guarded
 from training.runtime.progress import Progress
 
@@ -50,7 +51,7 @@ HELD_OUT_SCENES = 160
 
 
 class SoundTask:
-    """A :class:`training.engine.trainer.Task`: name the sound in a distorted crop of a recording or a scene."""
+    """A :class:`training.engine.task.Task`: name the sound in a distorted crop of a recording or a scene."""
 
     def __init__(
         self,

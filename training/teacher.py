@@ -58,7 +58,7 @@ def jitter(conditioning: Conditioning, chosen: Tensor, size: float, generator: t
 
 
 class MaskedModelling:
-    """A :class:`training.engine.trainer.Task`: hide tokens and some conditions; the head scores the hidden ones."""
+    """A :class:`training.engine.task.Task`: hide tokens and some conditions; the head scores the hidden ones."""
 
     def __init__(
         self,

@@ -14,7 +14,8 @@ from dear.evaluation.judge.classifier import (
 )
 from training.classifier import CROP, SoundTask, distort, mask_spectrogram
 from training.engine.recipe import RECIPES, Recipe, load_recipe
-from training.engine.trainer import TrainConfig, train
+from training.engine.schedule import TrainConfig
+from training.engine.trainer import train
 
 LABELS = ("hum", "hiss", "click")
 

@@ -43,9 +43,10 @@ from training.distill import DistilledModelling, load_teacher
 from training.engine.board import Board
 from training.engine.provenance import command_line, facts, git_commit
 from training.engine.recipe import DistillConfig, MaskingConfig, ModelRecipe, load_recipe
+from training.engine.schedule import TrainConfig, step_seed
 from training.engine.stage import open_cache
 from training.engine.throughput import backbone_flops, head_flops, measured_peak, step_flops
-from training.engine.trainer import StateError, TrainConfig, step_seed, train
+from training.engine.trainer import StateError, train
 from training.runtime import lock
 from training.runtime.lock import BusyError, locked
 from training.runtime.stamps import completed, difference, plain

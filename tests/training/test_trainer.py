@@ -16,7 +16,8 @@ from processes import end, start, wait_until
 from torch import nn
 
 from dear.config import ConfigError
-from training.engine.trainer import StateError, TrainConfig, ema_decay, learning_rate, parameter_groups, train
+from training.engine.schedule import TrainConfig, ema_decay, learning_rate, parameter_groups
+from training.engine.trainer import StateError, train
 from training.runtime import lock
 from training.runtime.lock import BusyError, locked
 

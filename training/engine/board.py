@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Board:
-    """A :class:`training.engine.trainer.Observer` for a run's ``tensorboard/`` and ``samples/``."""
+    """A :class:`training.engine.task.Observer` for a run's ``tensorboard/`` and ``samples/``."""
 
     def __init__(
         self,

@@ -95,7 +95,7 @@ def measure_vocoder(vocoder: nn.Module, spectrogram: MelSpectrogram, mels: Tenso
 
 
 class RefineCodec:
-    """A :class:`training.engine.trainer.Task`: the refinement of a linear codec learns what the components leave out.
+    """A :class:`training.engine.task.Task`: the refinement of a linear codec learns what the components leave out.
 
     Loss: L1 on the log-mel, plus L1 on its differences over 1, 2 and 4 frames and bands, so that edges and harmonics
     count for more than their level. The tokens carry a little noise in training, as generated ones do.
@@ -131,7 +131,7 @@ class RefineCodec:
 
 
 class TrainVocoder:
-    """A :class:`training.engine.trainer.Task`: the ISTFT vocoder on short crops of scenes.
+    """A :class:`training.engine.task.Task`: the ISTFT vocoder on short crops of scenes.
 
     Loss: the spectral energy distance (Gritsenko et al. 2020) over several window lengths, which scores the
     distribution of the sounds that the noise gives, not their mean, plus the L1 between the mel of the sound and the

@@ -30,8 +30,9 @@ from training.data.manifest import read_manifest
 from training.engine.board import Board
 from training.engine.provenance import command_line, facts, git_commit
 from training.engine.recipe import ModelRecipe
+from training.engine.task import Task
 from training.engine.throughput import measured_peak, peak_memory, step_flops
-from training.engine.trainer import Task, train
+from training.engine.trainer import train
 from training.store.encoding import encode_for
 from training.store.sharding import EncodeConfig
 from training.store.shards import ShardedCache

@@ -1,15 +1,15 @@
-"""The one training loop, on Accelerate: codec, classifier, teacher and student differ only by their :class:`Task`.
+"""The training loop, on Accelerate, for every :class:`training.engine.task.Task`.
 
-Step s of a run depends on the weights, the optimiser and s alone: the batch is a pure function of s, and every
-random number, that of dropout included, comes from a generator seeded by ``(config.seed, s)``. So the step is the
-whole random state of a checkpoint, and a run that was killed and started again reaches, bit for bit, the weights of
-one that was never stopped (on the same machine, with the same number of threads).
+Step s of a run depends only on the weights, the optimiser and s: the batch is a pure function of s, and every random
+number, including those of dropout, comes from a generator seeded by ``(config.seed, s)``. The number of the step is
+therefore the whole random state. A run that was killed and resumed reaches bit for bit the weights of one that was
+never stopped, on the same machine with the same number of threads.
 
-A step's batch is dealt to K micro-batches: item j belongs to micro-batch j % K, whose random numbers come from a
-generator of its own, seeded by ``(config.seed, s, micro-batch)``, and micro-batch k to process k % W of W. The loss of
-a step is the mean over its micro-batches of what the task returns for each. With ``micro_batch`` K is the
-configuration's, so a run is the same on any number of processes that divides K, up to the order in which gradients are
-added; without, K is W. The order of a cache in shards follows K, too.
+The batch of a step is split into K micro-batches. Item j belongs to micro-batch j % K, whose random numbers come from
+its own generator, seeded by ``(config.seed, s, micro-batch)``. Micro-batch k belongs to process k % W of W. The loss of
+a step is the mean of the task's losses over the micro-batches. With ``micro_batch`` the configuration fixes K, and a
+run is the same on any number of processes that divides K, up to the order in which gradients are added. Without it, K
+is W. The order of a sharded cache depends on K too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -36,89 +36,18 @@ from dear.config import ConfigError
 from dear.files import write_atomically
 from training.engine.ema import EMA
 from training.engine.schedule import TrainConfig, ema_decay, learning_rate, parameter_groups, step_seed
+from training.engine.task import Objective, Observer, Task, Validated
 from training.runtime.interrupts import deferred_signals
 from training.runtime.lock import BusyError, locked
 from training.runtime.progress import Progress
 from training.runtime.stamps import StampError, completed, difference, plain
-
-__all__ = [
-    "Observer",
-    "StateError",
-    "Task",
-    "TrainConfig",
-    "ema_decay",
-    "learning_rate",
-    "parameter_groups",
-    "step_seed",
-    "train",
-]
 
 
 class StateError(StampError):
     """A training state that cannot be read, or that belongs to another run."""
 
 
-M = TypeVar("M", bound=nn.Module, covariant=True)
 T = TypeVar("T", bound=nn.Module)
-
-
-class Task(Protocol[M]):
-    """What is trained and on what. A task may also have:
-
-    - ``settings``: plain data (numbers, strings, lists, dicts), or dataclasses of it, that says what the task is, such
-      as the model's configuration and the digests of its cache and its initial weights; a state saved under others is
-      refused, but for fields that a dataclass has gained since and that are at their defaults;
-    - ``validate() -> dict[str, float]``: called without gradients while ``module`` holds the averaged weights.
-    """
-
-    @property
-    def module(self) -> M:
-        """Its parameters are trained."""
-
-    def batch(self, step: int) -> Mapping[str, Tensor]:
-        """Tensors [B, ...] of step ``step``, from 0: a pure function; runs in a second thread, without gradients.
-
-        B is the whole ``batch_size``, in every process; of W processes number r looks only at items r, r + W, ...
-        """
-
-    def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Mapping[str, Tensor]:
-        """``loss``, a scalar with a gradient, and any other scalars to log, of one micro-batch. It lies on the module's
-        device; the generator is on the CPU and the only source of random numbers."""
-
-
-@runtime_checkable
-class Validated(Protocol):
-    """A task that measures itself; see :class:`Task`."""
-
-    def validate(self) -> Mapping[str, float]: ...
-
-
-class Observer(Protocol):
-    """Watches a run in its first process. Nothing that it does changes the run."""
-
-    per_step: Mapping[str, float]  # amounts of one step, such as tokens; the log tells them per second, as ``speed``
-    every: int  # steps between calls of show(), which is also called after the last one; 0: never
-
-    def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """What a line of the log holds: numbers, or objects of numbers."""
-
-    def show(self, step: int) -> None:
-        """Called without gradients while the task's ``module`` holds the averaged weights."""
-
-
-class _Objective(nn.Module):
-    """The task's loss as a forward pass, so that Accelerate's wrappers see it and average its gradients."""
-
-    def __init__(self, task: Task[nn.Module], precision: str):
-        super().__init__()
-        self.loss, self.precision = task.loss, precision
-        self.module = task.module
-
-    def forward(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Mapping[str, Tensor]:
-        device = next(iter(batch.values())).device.type
-        # Accelerate's own autocast is fixed by the first Accelerator of a process; stages of one run may differ.
-        with torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16"):
-            return self.loss(batch, generator)
 
 
 def train(
@@ -132,24 +61,23 @@ def train(
     """Train ``task.module`` for ``config.steps`` and return a copy of it that holds the averaged weights.
 
     ``folder`` receives ``state.pt`` (weights, average, optimiser, step) every ``save_every`` steps and on SIGTERM or
-    Ctrl-C, and ``log.jsonl``, one line per ``log_every`` steps. Called again, it goes on from the state; a finished
-    run returns at once. ``task.module`` itself ends with the last raw weights; its initial weights must be the same at
-    every call. Run under ``accelerate launch`` for several processes, which share each batch, on one machine or on
-    several that share ``folder``; it may go on from its state on another number of them. While a run is at work no
-    other is let into its folder.
+    Ctrl-C, and ``log.jsonl``, one line per ``log_every`` steps. A later call resumes from the state; a finished run
+    returns at once. ``task.module`` itself ends with the last raw weights. Its initial weights must be the same at
+    every call. Under ``accelerate launch`` several processes share each batch, on one machine or on several that share
+    ``folder``. A run may resume on another number of processes. Its folder is locked while it runs.
 
-    ``max_steps``: stop after that many steps of the run, as if it were killed there; its schedule stays.
+    max_steps: stop after this many steps of the run; the schedule of the learning rate does not change.
 
-    Raises :class:`~training.runtime.lock.BusyError` naming the folder and the process that is at work in it;
-    :class:`StateError` where ``state.pt`` is unreadable or belongs to another run, naming the field that
-    differs; ``ArithmeticError`` where the loss or its gradient is no longer finite (the state on disk is the last
-    sound one); ``ValueError`` where a batch has not ``batch_size`` items.
+    Raises :class:`~training.runtime.lock.BusyError` naming the folder and the process that holds it;
+    :class:`StateError` naming the field that differs, where ``state.pt`` is unreadable or belongs to another run;
+    ``ArithmeticError`` where the loss or its gradient is not finite (the state on disk is the last finite one);
+    ``ValueError`` where a batch does not have ``batch_size`` items.
     """
     return _Run(task, config, Path(folder), name, observer, max_steps).finish()
 
 
 class _Run(Generic[T]):
-    """One run in this process: what :func:`train` sets up, resumes and steps through."""
+    """One run of :func:`train` in this process."""
 
     def __init__(
         self,
@@ -171,11 +99,11 @@ class _Run(Generic[T]):
             )
         self.observer = observer if self.accelerator.is_main_process else None
         self.parts = config.parts(self.accelerator.num_processes)
-        # Of the parts this process has those that hold the items which are its own whatever their number.
+        # Micro-batches of this process.
         self.own = range(self.accelerator.process_index, self.parts, self.accelerator.num_processes)
         if config.validate_every and not isinstance(task, Validated):
             raise ConfigError(f"validate_every must be 0 for a task without validate(), got {config.validate_every!r}")
-        objective = _Objective(task, config.precision).to(self.accelerator.device)
+        objective = Objective(task, config.precision).to(self.accelerator.device)
         optimizer = torch.optim.AdamW(
             parameter_groups(task.module, config.weight_decay), lr=config.lr, betas=config.betas, fused=True
         )
@@ -183,8 +111,8 @@ class _Run(Generic[T]):
         self.ema = EMA(task.module)
         self.step = 0  # steps done
         self.seconds = 0.0  # spent on them, over all sessions
-        self.told = (0, 0.0)  # steps and seconds at the last line of the log, or at the start of this session
-        self.totals: dict[str, Tensor] = {}  # sums of what the loss returned since the last line of the log
+        self.logged = (0, 0.0)  # steps and seconds at the last line of the log, or at the start of this session
+        self.totals: dict[str, Tensor] = {}  # sums of the logged values since the last line of the log
         self.count = 0  # steps in those sums
         self.description = {"name": name, "config": config, "settings": getattr(task, "settings", {})}
         self.state_path, self.log_path = folder / "state.pt", folder / "log.jsonl"
@@ -202,7 +130,7 @@ class _Run(Generic[T]):
 
     @contextlib.contextmanager
     def _folder_held(self) -> Iterator[None]:
-        """The first process locks the folder for all; where it can't, none goes on."""
+        """Lock the folder in the first process. Raises its error in every process."""
         with contextlib.ExitStack() as held:
             refusal: list[Exception | None] = [None]
             if self.accelerator.is_main_process:
@@ -220,7 +148,7 @@ class _Run(Generic[T]):
         config = self.config
         progress = Progress(self.name, self.end, self.step, enabled=self.accelerator.is_main_process)
         self.task.module.train()
-        self.told = (self.step, self.seconds)
+        self.logged = (self.step, self.seconds)
         with (
             contextlib.closing(progress),
             deferred_signals() as stopped,
@@ -244,7 +172,7 @@ class _Run(Generic[T]):
                     self._validate()
                 observer = self.observer
                 if observer and observer.every and (last or self.step % observer.every == 0):
-                    self._watched(partial(observer.show, self.step))
+                    self._with_average(partial(observer.show, self.step))
                 if save:
                     self._save()
                 progress.update(note=note)
@@ -291,24 +219,24 @@ class _Run(Generic[T]):
             self.totals[key] = self.totals[key] + value if key in self.totals else value
 
     def _loss(self, batch: Mapping[str, Tensor], seed: int) -> Mapping[str, Tensor]:
-        """What the task returns for one micro-batch."""
+        """The task's loss and logged values of one micro-batch."""
         device = self.accelerator.device
-        # The fork makes dropout, which knows only the global generator, a function of the step too.
+        # Dropout uses the global generator; the fork makes it a function of the step too.
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             return self.objective(batch, torch.Generator().manual_seed(seed))
 
     def _agreed(self, signalled: int | None) -> int | None:
-        """The signal that any process was sent, so that all of them stop after the same step."""
+        """The signal that any process received, so that all stop after the same step."""
         if self.accelerator.num_processes == 1:
             return signalled
         numbers = self.accelerator.gather(torch.tensor([signalled or 0], device=self.accelerator.device))
         return int(numbers.max()) or None
 
     def _settle(self) -> None:
-        """Take the means over all processes, and look whether they are finite.
+        """Average the logged values over all processes, and check that they are finite.
 
-        Only where a line or a state is written, since it makes an accelerator wait.
+        This synchronises with the accelerator, so it is done only before a line or a state is written.
         """
         if self.accelerator.num_processes > 1:
             means = self.accelerator.reduce(torch.stack(list(self.totals.values())), "mean")
@@ -321,31 +249,31 @@ class _Run(Generic[T]):
                 )
 
     def _log_means(self) -> float:
-        """Write the means since the last line; return that of the loss."""
+        """Log the means since the last line. Returns the mean loss."""
         line: dict[str, Any] = {key: float(value) / self.count for key, value in self.totals.items()}
         loss = line["loss"]
         self.totals, self.count = {}, 0
         line["lr"] = learning_rate(self.config, self.step - 1)
         if self.observer:
-            steps, seconds = self.step - self.told[0], self.seconds - self.told[1]
+            steps, seconds = self.step - self.logged[0], self.seconds - self.logged[1]
             line["speed"] = {name: amount * steps / seconds for name, amount in self.observer.per_step.items()}
-            self.told = (self.step, self.seconds)
+            self.logged = (self.step, self.seconds)
         self._log(line)
         return loss
 
     def _validate(self) -> None:
         measured: dict[str, float] = {}
         task = self.task
-        assert isinstance(task, Validated)  # else it is told before the first step
-        self._watched(lambda: measured.update({key: float(value) for key, value in task.validate().items()}))
+        assert isinstance(task, Validated)  # checked before the first step
+        self._with_average(lambda: measured.update({key: float(value) for key, value in task.validate().items()}))
         if measured:
             self._log({"validation": measured})
 
-    def _watched(self, look: Callable[[], object]) -> None:
-        """Call ``look`` without gradients while the module holds the averaged weights."""
+    def _with_average(self, call: Callable[[], object]) -> None:
+        """Run ``call`` without gradients while the module holds the averaged weights."""
         self.task.module.eval()
         with self.ema.applied(), torch.no_grad():
-            look()
+            call()
         self.task.module.train()
 
     def _log(self, values: Mapping[str, Any]) -> None:
@@ -357,7 +285,7 @@ class _Run(Generic[T]):
             self.observer.log(self.step, values)
 
     def _trim_log(self) -> None:
-        """Drop what lies past the resumed step, or was cut off, so that the log tells one story."""
+        """Drop lines after the resumed step, and a last line that was cut off."""
         if not self.log_path.exists():
             return
         kept = []
@@ -390,17 +318,17 @@ class _Run(Generic[T]):
             state = torch.load(path, map_location="cpu", weights_only=True)
             saved = json.loads(state["description"])
         except Exception as error:  # torch.load answers a broken file with errors of many kinds
-            raise StateError(f"{path} is not a training state ({error}); remove it to start anew") from error
+            raise StateError(f"{path} is not a training state ({error}); remove it to start again") from error
         clause = difference(completed(saved, self.description), plain(self.description))
         if clause:
             raise StateError(
-                f"{path} belongs to another run: {clause}; remove {self.folder} to start anew, or choose another"
+                f"{path} belongs to another run: {clause}; remove {self.folder} to start again, or use another folder"
             )
         try:
             self.task.module.load_state_dict(state["model"])
             self.ema.load(state["ema"])
             self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, KeyError, ValueError) as error:
-            raise StateError(f"{path} belongs to another network: {error}; remove it to start anew") from error
+            raise StateError(f"{path} belongs to another network: {error}; remove it to start again") from error
         self.step, self.seconds, self.count = state["step"], state["seconds"], state["count"]
         self.totals = {key: value.to(device) for key, value in state["totals"].items()}

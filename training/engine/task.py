@@ -1,0 +1,73 @@
+"""What the training loop asks of a task and of an observer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module, covariant=True)
+
+
+class Task(Protocol[M]):
+    """A module to train, its data and its loss. A task may also define:
+
+    - ``settings``: plain data (numbers, strings, lists, dicts), or dataclasses of it, that identifies the task, such as
+      the model's configuration and the digests of its cache and initial weights. A saved state with other settings is
+      refused, except for dataclass fields that were added since and have their default values.
+    - ``validate() -> dict[str, float]``: called without gradients while ``module`` holds the averaged weights.
+    """
+
+    @property
+    def module(self) -> M:
+        """The module whose parameters are trained."""
+
+    def batch(self, step: int) -> Mapping[str, Tensor]:
+        """Tensors [B, ...] of step ``step``, counted from 0.
+
+        A pure function, called in a second thread without gradients. B is the whole ``batch_size`` in every process;
+        process r of W reads only items r, r + W, ...
+        """
+
+    def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Mapping[str, Tensor]:
+        """The scalar ``loss`` of one micro-batch, with a gradient, and further scalars to log.
+
+        batch: on the module's device. generator: on the CPU, the only source of random numbers.
+        """
+
+
+@runtime_checkable
+class Validated(Protocol):
+    """A task that measures itself; see :class:`Task`."""
+
+    def validate(self) -> Mapping[str, float]: ...
+
+
+class Observer(Protocol):
+    """Follows a run in its first process, without any effect on it."""
+
+    per_step: Mapping[str, float]  # amounts of one step, such as tokens, which the log gives per second as ``speed``
+    every: int  # steps between calls of show(), which is also called after the last step; 0: never
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        """values: one line of the log, numbers or objects of numbers."""
+
+    def show(self, step: int) -> None:
+        """Called without gradients while the task's ``module`` holds the averaged weights."""
+
+
+class Objective(nn.Module):
+    """A task's loss as a forward pass, so that Accelerate's wrappers apply to it and average its gradients."""
+
+    def __init__(self, task: Task[nn.Module], precision: str):
+        super().__init__()
+        self.loss, self.precision = task.loss, precision
+        self.module = task.module
+
+    def forward(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Mapping[str, Tensor]:
+        device = next(iter(batch.values())).device.type
+        # Accelerate's own autocast is fixed by the first Accelerator of a process; stages of one run may differ.
+        with torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16"):
+            return self.loss(batch, generator)
