@@ -1,10 +1,10 @@
 """Serve the page with the bundled weights: ``python app.py``, then http://127.0.0.1:7860.
 
-``AUDIODEAR_MODEL`` names another checkpoint, as a folder or owner/name on the Hub, and ``AUDIODEAR_REVISION`` its
-branch, tag or commit. ``PORT`` sets another port and ``GRADIO_SERVER_NAME`` another address; in a Hugging Face Space it
-is open to all, and visitors can't load models of their own (``AUDIODEAR_FIXED_MODEL``: 1 for that anywhere, 0 for the
-contrary).
-``GRADIO_MCP_SERVER=true`` offers the endpoints as tools of the Model Context Protocol, with the extra ``gradio[mcp]``.
+Environment variables: ``AUDIODEAR_MODEL`` names another checkpoint, as a folder or as owner/name on the Hub, and
+``AUDIODEAR_REVISION`` its branch, tag or commit. ``PORT`` and ``GRADIO_SERVER_NAME`` set the port and the address. In a
+Hugging Face Space, the page listens on all addresses, and visitors can't load other models; ``AUDIODEAR_FIXED_MODEL``
+changes that (1: they can't, 0: they can). ``GRADIO_MCP_SERVER=true`` offers the endpoints as tools of the Model Context
+Protocol; it needs the extra ``gradio[mcp]``.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ def main() -> int:
     try:
         if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
             raise ValueError(f"PORT must be a whole number from 1 to 65535, got {port!r}")
-        # Here and not above: loading takes seconds, and a bad port is told at once.
+        # Imported here, because imports take seconds and a bad port is reported at once.
         from dear import AudioDEAR
         from dear.ui import serve
         from dear.ui.gpu import is_zero
 
         if is_zero():
-            import spaces  # noqa: F401 - has to know of a GPU before the weights are put there
+            import spaces  # noqa: F401 - must be imported before the weights reach the GPU
 
         page = serve(AudioDEAR.from_pretrained(source, revision=revision), host, int(port), source, revision)
     except (ValueError, OSError, ImportError) as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # an orderly end, which removes the files of results
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # a clean exit, which removes the files of results
     print(f"AudioDEAR is served at {page.local_url}", flush=True)
     page.block_thread()
     return 0

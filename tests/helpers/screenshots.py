@@ -1,7 +1,7 @@
-"""Pictures of every tab in use, at two widths: ``python tests/helpers/screenshots.py`` writes ``assets/screens``.
+"""Screenshots of every tab in use, at two widths: ``python tests/helpers/screenshots.py`` writes ``assets/screens``.
 
 The page is served with the bundled weights and driven in headless Chromium. ``--theme`` and ``--tabs`` choose what is
-shown, ``--out`` writes elsewhere.
+shown; ``--out`` chooses another folder.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 WIDTHS = (1400, 390)
-TALLEST = {1400: 1500, 390: 2000}  # pixels; what lies below is cut off
+TALLEST = {1400: 1500, 390: 2000}  # pixels; the rest is cut off
 LARGEST = 120_000  # bytes of a picture
-TRAINED = 300  # seconds of training that the toys of one tab get at most
+TRAINED = 300  # seconds of training before the picture of the toy, at most
 PROMPT, SEED = "a dog barks, then rain falls", 7
 
 
 class Walk:
-    """A browser that walks through the page as a visitor would."""
+    """A browser that goes through the page as a visitor does."""
 
     def __init__(self, browser: Any, url: str, theme: str):
         self.browser, self.url, self.theme = browser, url, theme
@@ -44,10 +44,10 @@ class Walk:
         wait = WebDriverWait(self.browser, 600, poll_frequency=0.1, ignored_exceptions=(Exception,))
         return wait.until(lambda _: condition())
 
-    def press(self, selector: str, which: int = 0) -> None:
-        self.until(lambda: self.all(selector)[which].is_enabled() and self.all(selector)[which].is_displayed())
-        # Not the pointer: at 390 pixels something may lie over it while the page scrolls.
-        self.browser.execute_script("arguments[0].click()", self.all(selector)[which])
+    def press(self, selector: str, index: int = 0) -> None:
+        self.until(lambda: self.all(selector)[index].is_enabled() and self.all(selector)[index].is_displayed())
+        # Not with the pointer: at 390 pixels something may cover it while the page scrolls.
+        self.browser.execute_script("arguments[0].click()", self.all(selector)[index])
 
     def write(self, selector: str, text: str) -> None:
         from selenium.webdriver import Keys
@@ -115,7 +115,7 @@ def hood(walk: Walk) -> None:
     walk.write("#toy-seed input", str(SEED))
     walk.press("#toy-train")
     walk.until(lambda: walk.one("#toy-train-stop").is_enabled())
-    enough = time.monotonic() + TRAINED  # on a slow machine they are shown learning still
+    enough = time.monotonic() + TRAINED  # on a slow machine, the picture shows them learning
     walk.until(lambda: not walk.one("#toy-train-stop").is_enabled() or time.monotonic() > enough)
     walk.until(lambda: walk.one("#method .dear-stills").is_displayed())
 
@@ -140,7 +140,7 @@ def shoot(walk: Walk, width: int) -> bytes:
     time.sleep(1)
     height = walk.browser.execute_script("return document.documentElement.scrollHeight")
     walk.resize(width, min(height, TALLEST[width]))
-    time.sleep(1)  # pictures and letters find their place
+    time.sleep(1)  # for pictures and fonts
     picture = Image.open(io.BytesIO(walk.browser.get_screenshot_as_png())).convert("RGB")
     for quality in range(85, 20, -5):
         file = io.BytesIO()
@@ -151,7 +151,7 @@ def shoot(walk: Walk, width: int) -> bytes:
 
 
 def make_study(folder: Path, pipeline: Any) -> None:
-    """Two systems of two sounds each, to be rated."""
+    """A listening study of two systems with two sounds each."""
     for system in ("one", "two"):
         (folder / system).mkdir(parents=True)
         for i, prompt in enumerate((PROMPT, "a rooster crowing at dawn")):
@@ -184,7 +184,7 @@ def main() -> int:
         walk = Walk(browser, page.local_url, args.theme)
         walk.open()
         for tab in args.tabs:
-            walk.resize(WIDTHS[0])  # in a narrow window most tabs hide in a menu
+            walk.resize(WIDTHS[0])  # in a narrow window, most tabs are in a menu
             walk.go(tab)
             TABS[tab](walk)
             for width in WIDTHS:

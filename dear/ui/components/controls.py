@@ -22,8 +22,8 @@ def seed_row(prefix: str = "") -> tuple[gr.Number, gr.Checkbox]:
     """A seed, and whether to keep it. Typing a seed or rolling the dice keeps it."""
     with gr.Row(elem_classes="dear-seed"):
         seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=120, elem_id=f"{prefix}seed")
-        dice = gr.Button("🎲", min_width=40, scale=0, elem_id=f"{prefix}dice", elem_classes="dear-dice")
-        lock = gr.Checkbox(False, label="🔒 Keep", min_width=96, elem_id=f"{prefix}lock", elem_classes="dear-lock")
+        dice = gr.Button("Roll", min_width=56, scale=0, elem_id=f"{prefix}dice", elem_classes="dear-dice")
+        lock = gr.Checkbox(False, label="Keep", min_width=96, elem_id=f"{prefix}lock", elem_classes="dear-lock")
     roll = "() => [Math.floor(Math.random() * 2 ** 32), true]"
     dice.click(None, None, [seed, lock], js=roll, api_visibility="private")
     seed.input(None, None, lock, js="() => true", api_visibility="private")

@@ -90,9 +90,9 @@ def build(context: Context) -> None:
                 seed, lock = controls.seed_row("duel-")
             gr.HTML(f'<p class="dear-note">{ABOUT}</p>')
         with gr.Column(scale=8, min_width=320, elem_classes="dear-results"):
+            status = gr.HTML("", elem_id="duel-status", elem_classes="dear-status")
             with gr.Row(elem_classes="dear-duel"):
                 sides = [gr.HTML(_blank(name), elem_id=f"duel-{name}") for name in (STUDENT, TEACHER)]
-            status = gr.HTML("", elem_id="duel-status", elem_classes="dear-status")
             with gr.Row(visible=False, elem_classes="dear-tools") as votes:
                 buttons = [
                     gr.Button(text, size="sm", elem_id=f"vote-{i}")
