@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from dear.codec import CODECS, VOCODERS
 from dear.conditioning import ENCODERS
 from dear.config import Config
 from dear.heads import HEADS
+from dear.layers import shapes_alone
 from dear.model import MaskedModel
 
 
@@ -77,7 +76,7 @@ def anatomy(config: Config) -> str:
     """The table of variants, and what makes sound and conditioning."""
     rows = []
     for name, variant in config.variants.items():
-        with torch.device("meta"):
+        with shapes_alone():
             size = sum(p.numel() for p in MaskedModel(config, name).parameters()) / 1e6
         title = f"{name} (default)" if name == config.default_variant else name
         steps = f"{variant.sampling.steps} step" + ("s" if variant.sampling.steps > 1 else "")

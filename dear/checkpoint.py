@@ -28,6 +28,7 @@ from dear.config import Config, ConfigError
 from dear.files import sha256
 from dear.hub import REPOSITORY, CheckpointError, fetch, upload
 from dear.kinds import KINDS
+from dear.layers import shapes_alone
 from dear.model import MaskedModel
 
 BUNDLED = bundled("mini")
@@ -105,8 +106,7 @@ def load_model(
     """The masked model of ``variant`` with its weights. Raises CheckpointError naming the file and what is wrong."""
     path = Path(folder) / _weights(variant, config)
     _open(path)
-    # On the meta device a network costs no memory and no random numbers; its tensors become those of the file.
-    with torch.device("meta"):
+    with shapes_alone():  # the tensors become those of the file
         model = MaskedModel(config, variant)
     model.load_state_dict(_read(path, model, dtype), assign=True)
     return model.eval().to(device)

@@ -124,14 +124,13 @@ def generate(options: argparse.Namespace) -> None:
 
 def _check_before_loading(options: argparse.Namespace) -> None:
     """Refuse bad options before the weights are loaded: their ranges follow from the configuration."""
-    import torch
-
     from dear.checkpoint import load_config, resolve
+    from dear.layers import shapes_alone
     from dear.model import MaskedModel
     from dear.request import MAX_SAMPLES, MAX_SEED, check_options, check_whole
 
     config = load_config(resolve(options.model, variants=()))
-    with torch.device("meta"):
+    with shapes_alone():
         model = MaskedModel(config, options.variant)
     sampling = check_options(config.variants[model.variant].sampling, model.length, model.head, **chosen(options))
     config.check_savings(sampling.savings)
@@ -144,15 +143,14 @@ def show_info(options: argparse.Namespace) -> None:
     """Print the configuration and the parameters of each part, without frozen encoders and the codec."""
     import json
 
-    import torch
-
     from dear.checkpoint import load_config, resolve
+    from dear.layers import shapes_alone
     from dear.model import MaskedModel
     from dear.presets import preset
 
     config = load_config(resolve(options.model, variants=())) if options.preset is None else preset(options.preset)
     variant = config.default_variant if options.variant is None else options.variant
-    with torch.device("meta"):
+    with shapes_alone():
         model = MaskedModel(config, variant)
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     parameters["total"] = sum(p.numel() for p in model.parameters())

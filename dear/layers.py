@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 
 def rotary_angles(positions: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -144,3 +147,25 @@ def init_weights(module: nn.Module) -> None:
             nn.init.zeros_(part.bias)
         elif isinstance(part, LocalMixing):
             nn.init.normal_(part.weight, std=part.weight.shape[0] ** -0.5)
+
+
+@contextmanager
+def shapes_alone() -> Iterator[None]:
+    """Networks that are built inside cost no memory and no random numbers: their tensors have shapes and no values.
+
+    They lie on the meta device, whose random fills are left out: the first of them would import torch's compiler,
+    which takes a second.
+    """
+    with torch.device("meta"), _Unfilled():
+        yield
+
+
+class _Unfilled(TorchFunctionMode):
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        # torch.nn.init passes some of its functions, and the methods that the others call.
+        if getattr(func, "__module__", None) == nn.init.__name__ or func in (Tensor.normal_, Tensor.uniform_):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)

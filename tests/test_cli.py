@@ -254,3 +254,13 @@ def test_the_options_are_those_of_python_with_their_ranges(capsys):
     text = " ".join(capsys.readouterr().out.split())
     for name, option in OPTIONS.items():
         assert f"--{name.replace('_', '-')}" in text and f"{option.low:g} to {option.high:g}. {option.help}" in text
+
+
+def test_generating_imports_neither_transformers_nor_the_compiler(tmp_path):
+    """They would take most of the time of a command."""
+    arguments = ["generate", "a dog barks", "--iterations", "1", "-o", str(tmp_path / "dog.wav")]
+    code = f"import sys; from dear.cli import main; assert main({arguments!r}) == 0; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    heavy = {"transformers", "torch._dynamo", "sympy", "scipy", "matplotlib", "huggingface_hub", "gradio", "diffusers"}
+    assert heavy.isdisjoint(done.stdout.split())
+    assert (tmp_path / "dog.wav").is_file()

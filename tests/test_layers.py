@@ -1,7 +1,7 @@
 import torch
 from torch.nn import functional as F
 
-from dear.layers import AdaLNMLP, LocalMixing, init_weights, rotary_angles, rotate
+from dear.layers import AdaLNMLP, LocalMixing, init_weights, rotary_angles, rotate, shapes_alone
 
 
 def test_rotary_scores_depend_on_the_distance_alone():
@@ -54,3 +54,23 @@ def test_the_conditioned_mlp_listens_to_input_and_condition():
     changed[2] += 1
     same = torch.arange(5) != 2
     torch.testing.assert_close(net(x, changed)[same], out[same])
+
+
+def test_a_network_of_shapes_alone_has_no_values_and_draws_no_random_numbers():
+    def build():
+        net = torch.nn.Sequential(AdaLNMLP(4, 3, 16, 2), LocalMixing(6, 5))
+        init_weights(net)
+        return net
+
+    state = torch.get_rng_state()
+    with shapes_alone():
+        net = build()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert {value.device.type for value in net.state_dict().values()} == {"meta"}
+    filled = build()
+    assert {name: value.shape for name, value in net.state_dict().items()} == {
+        name: value.shape for name, value in filled.state_dict().items()
+    }
+    net.load_state_dict(filled.state_dict(), assign=True)
+    assert torch.equal(net[1].weight, filled[1].weight)
+    assert filled[1].weight.std() > 0  # outside, networks are filled again

@@ -23,6 +23,7 @@ from dear.conditioning import Conditioning
 from dear.config import BackboneConfig, Config, ConfigError, HeadConfig, from_dict
 from dear.distillation import Distillation, student_from_teacher
 from dear.kinds import KINDS
+from dear.layers import shapes_alone
 from dear.model import MaskedModel
 from training.cache.tokens import weights_digest
 from training.engine.recipe import DistillConfig, MaskingConfig, ModelRecipe, load_recipe
@@ -117,7 +118,7 @@ def _from_state(path: Path, student: Config) -> MaskedModel:
         )
         variant = replace(next(iter(student.variants.values())), head=head)
         config = replace(student, backbone=backbone, variants={"teacher": variant})
-        with torch.device("meta"):
+        with shapes_alone():
             model = MaskedModel(config, "teacher")
         model.load_state_dict(state["model"] | state["ema"], assign=True)
     except Exception as error:  # torch.load answers a broken file with errors of many kinds

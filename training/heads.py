@@ -27,6 +27,7 @@ from dear.config import Config, ConfigError, HeadConfig, SamplingConfig, Variant
 from dear.evaluation.generation import generate_for_scoring
 from dear.evaluation.judge import Judge, load_judge
 from dear.evaluation.score import Reference, score_waveforms
+from dear.layers import shapes_alone
 from dear.model import MaskedModel
 from dear.pipeline import AudioDEAR
 from training.cache.tokens import weights_digest
@@ -78,7 +79,7 @@ class Comparison:
         for name, row in recipe.rows.items():
             if not row.steps:
                 raise ConfigError(f"rows.{name}.steps must hold at least one number, got none")
-            with torch.device("meta"):
+            with shapes_alone():
                 head = MaskedModel(self.config(name, 1), name).head
             for steps in row.steps:
                 head.check_steps(steps)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from transformers.audio_utils import mel_filter_bank
 
 from dear.config import MelConfig
+from dear.melscale import mel_filters
 
 
 class MelSpectrogram(nn.Module):
@@ -18,15 +18,7 @@ class MelSpectrogram(nn.Module):
     def __init__(self, config: MelConfig):
         super().__init__()
         self.config = config
-        filters = mel_filter_bank(
-            num_frequency_bins=config.n_fft // 2 + 1,
-            num_mel_filters=config.n_mels,
-            min_frequency=config.f_min,
-            max_frequency=config.f_max,
-            sampling_rate=config.sample_rate,
-            norm="slaney",
-            mel_scale="slaney",
-        )
+        filters = mel_filters(config.n_fft // 2 + 1, config.n_mels, config.f_min, config.f_max, config.sample_rate)
         self.register_buffer("filters", torch.tensor(filters, dtype=torch.float32), persistent=False)  # [bins, M]
         self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
 

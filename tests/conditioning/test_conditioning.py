@@ -16,7 +16,7 @@ from encoders import tiny_clap, tiny_t5
 from factory import tiny_checkpoint, tiny_config
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import T5EncoderModel, T5Tokenizer
+from transformers import BertModel, T5EncoderModel, T5Tokenizer
 
 from dear.conditioning import (
     Conditioning,
@@ -29,6 +29,7 @@ from dear.conditioning import (
 )
 from dear.conditioning.minilm import MiniLMConfig
 from dear.conditioning.paper import PaperConfig
+from dear.conditioning.t5 import pad_pieces
 from dear.config import ConfigError
 from dear.pipeline import AudioDEAR
 
@@ -99,12 +100,22 @@ def test_encoder_gives_token_states_then_the_pooled_vector(encoder):
     assert out.mask.all()
     assert out.tokens.dtype == torch.float32
     ids = torch.tensor([encoder.tokenizer.encode(prompt).ids])
-    states = encoder.model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0]
+    states = encoder.model(ids, torch.ones_like(ids, dtype=torch.bool))[0]
     torch.testing.assert_close(out.tokens[0, :5], states, atol=1e-5, rtol=0)
     pooled = nn.functional.normalize(states.mean(0), dim=0)
     torch.testing.assert_close(out.tokens[0, 5], 9 * pooled, atol=1e-4, rtol=0)
     # The pooled vector is about as long as the states before it.
     assert 0.5 < out.tokens[0, 5].norm() / out.tokens[0, :5].norm(dim=1).mean() < 1.5
+
+
+def test_states_equal_those_of_transformers(encoder):
+    reference = BertModel.from_pretrained(MiniLMEncoder.locate(), add_pooling_layer=False).eval()
+    pieces = [encoder.tokenizer.encode(prompt).ids for prompt in PROMPTS]
+    ids, _, real = pad_pieces(pieces, 0, torch.device("cpu"))
+    with torch.no_grad():
+        wanted = reference(input_ids=ids, attention_mask=real.long()).last_hidden_state
+        states = encoder.model(ids, real)
+    torch.testing.assert_close(states[real], wanted[real], atol=1e-5, rtol=0)
 
 
 def test_encoder_is_batch_invariant_and_pads_with_zeros(encoder):
@@ -170,6 +181,16 @@ def test_other_or_missing_weights_are_refused(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(weights)
     with pytest.raises(EncoderError, match=f"must have sha256 {MiniLMEncoder.SHA256}, got "):
         MiniLMEncoder(folder=tmp_path)
+
+
+def test_settings_without_a_size_are_refused(tmp_path):
+    source = MiniLMEncoder.locate()
+    for name in ("model.safetensors", "tokenizer.json"):
+        (tmp_path / name).symlink_to(source / name)
+    for text in ("{", "[]", '{"hidden_size": 384}'):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(EncoderError, match="text encoder: .* is incomplete or damaged"):
+            MiniLMEncoder(folder=tmp_path)
 
 
 def test_damaged_tokenizer_is_refused(tmp_path):

@@ -11,7 +11,7 @@ import torch
 
 # Modules of the repository and of its requirements, as the server finds them from the root, where tests are run. Some
 # are imported late by those before them.
-IMPORTS = ["training.distill", "training.reproduce", "soundfile", "transformers.models.bert.modeling_bert"]
+IMPORTS = ["training.distill", "training.reproduce", "soundfile"]
 
 
 def start(function: Callable[..., object], *arguments: object) -> BaseProcess:

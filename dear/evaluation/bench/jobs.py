@@ -24,6 +24,7 @@ from dear.config import FAST, Config, SamplingConfig, Savings
 from dear.evaluation.bench.machine import resident_bytes
 from dear.evaluation.bench.naive import naive_generate, sampled
 from dear.evaluation.bench.timing import Job, Meter, Setting
+from dear.layers import shapes_alone
 from dear.model import MaskedModel
 from dear.output import Output
 from dear.presets import preset
@@ -78,7 +79,7 @@ def _model(config: Config, attention: Literal["full", "visible"], setting: Setti
             return MaskedModel(config)
 
     def view() -> MaskedModel:
-        with torch.device("meta"):
+        with shapes_alone():
             model = MaskedModel(changed)
         model.load_state_dict(setting.place(config.name, first).state_dict(), assign=True)
         return model
