@@ -1,7 +1,7 @@
 """How much work a training step is, by closed formulas, and how much a device can do.
 
 Counted are the multiplications of matrices, two operations per multiply-add, and nothing else: norms, activations and
-the depthwise convolution are well under a percent. ``tests/training/test_scale.py`` checks the formulas against
+the depthwise convolution are well under a percent. ``tests/training/test_throughput.py`` checks the formulas against
 torch's counter.
 """
 
