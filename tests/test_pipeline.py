@@ -1,23 +1,16 @@
 from __future__ import annotations
 
-import dataclasses
 import math
-import os
-import stat
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
-import soundfile
 import torch
-from factory import tiny_checkpoint, tiny_config
+from factory import tiny_config
 
 from dear import AudioDEAR, Output
 from dear.codec.mel import MelSpectrogram
-from dear.output import check_path
 from dear.pipeline import best_dtype
 from dear.presets import preset
-from dear.rendering import Clock
 
 NAN = float("nan")
 
@@ -165,91 +158,6 @@ def test_values_that_are_not_finite_are_told(tiny_folder):
         broken.generate("a dog")
 
 
-@pytest.mark.parametrize("ahead", [0, 1])
-def test_many_sounds_come_in_order_and_a_batch_is_handed_on_before_the_one_before_is_waited_for(
-    student, monkeypatch, ahead
-):
-    """As on CUDA, with stand-ins for its streams: what is rendered and what is waited for happens on a second one."""
-    events = []
-
-    class Lane:
-        def wait_stream(self, other):
-            events.append(f"wait for {other}")
-
-        def __enter__(self):
-            events.append("(")
-
-        def __exit__(self, *_):
-            events.append(")")
-
-    begin, render = student.synthesizer.begin, student.vocoder.forward
-    monkeypatch.setattr(student.synthesizer, "begin", lambda *call: (events.append("begin"), begin(*call))[1])
-    monkeypatch.setattr(student.vocoder, "forward", lambda mel: (events.append(f"render {len(mel)}"), render(mel))[1])
-    monkeypatch.setattr("dear.rendering._lane", lambda device: Lane())
-    monkeypatch.setattr(torch.cuda, "stream", lambda lane: lane)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "decoding")
-    prompts = ["a dog", "rain", "a rooster"]
-    overlapped = student.synthesizer.overlapped
-    monkeypatch.setattr(student.synthesizer, "overlapped", lambda requests, **_: overlapped(requests, ahead))
-    sounds = []
-    for each in student.generate_many(prompts, batch=2, seed=3):
-        events.append("given")
-        sounds.append(each)
-    first = ["begin", "wait for decoding", "(", "render 2", ")"]
-    second = ["begin", "wait for decoding", "(", "render 1", ")"]
-    given = ["(", ")", "given"]
-    if ahead:
-        assert events == [*first, *second, *given, "given", *given]
-    else:
-        assert events == [*first, *given, "given", *second, *given]
-    assert [(each.seed, each.prompts) for each in sounds] == [(3, ["a dog"]), (4, ["rain"]), (5, ["a rooster"])]
-    for seed, prompt, each in zip((3, 4, 5), prompts, sounds, strict=True):
-        alone = student.generate(prompt, seed=seed)
-        same(each.waveform, alone.waveform)
-        assert torch.equal(each.order, alone.order) and each.settings == alone.settings
-        assert set(each.timings) == set(alone.timings)
-
-
-def test_on_cuda_the_device_takes_the_time(monkeypatch):
-    now = iter(range(100))
-
-    class Event:
-        """Milliseconds pass between marks only."""
-
-        def __init__(self, enable_timing):
-            assert enable_timing
-
-        def record(self, stream):
-            self.at = (next(now), stream)
-
-        def elapsed_time(self, later):
-            return later.at[0] - self.at[0]
-
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: device)
-    clock = Clock(torch.device("cuda", 1))
-    for name in ("text", "decode", "decode", "codec"):
-        with clock.stage(name):
-            pass
-    assert clock.begin.at == (0, torch.device("cuda", 1))
-    assert clock.timings() == {"text": 0.001, "decode": 0.002, "codec": 0.001, "vocoder": 0.0, "total": 0.008}
-
-
-def test_many_sounds_are_checked_at_the_call(student):
-    for wrong, message in [
-        ({"prompts": "a dog"}, r"prompts must be a list of at least one prompt, got 'a dog'"),
-        ({"prompts": []}, r"prompts must be a list of at least one prompt, got \[\]"),
-        ({"prompts": ["a dog", " "]}, "prompt must"),
-        ({"batch": 65}, "batch must be a whole number from 1 to 64, got 65"),
-        ({"cfg_scale": 21}, "cfg_scale must be a number from 0 to 20, got 21"),
-        ({"seed": -1}, "seed must be a whole number from 0 to"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            student.generate_many(**{"prompts": ["a dog"]} | wrong)
-    seeds = [each.seed for each in student.generate_many(["a dog"] * 2, batch=1)]
-    assert seeds[1] == seeds[0] + 1
-
-
 def test_stream_ends_in_what_generate_gives(student, out):
     calls = []
     partials = list(student.stream("a dog barks", seed=3, progress=lambda *call: calls.append(call)))
@@ -352,168 +260,6 @@ def test_loading_checks_its_arguments(tiny_folder, own_folder):
     (own_folder / "codec" / "vae.safetensors").unlink()
     with pytest.raises(ValueError, match=r"vae\.safetensors is missing"):
         AudioDEAR.from_pretrained(own_folder)
-
-
-@pytest.mark.parametrize("suffix", [".wav", ".flac", ".WAV"])
-def test_saved_sound_is_16_bit_and_repeats_byte_for_byte(out, tmp_path, suffix):
-    path = tmp_path / f"dog{suffix}"
-    assert out.save(str(path)) == [path]
-    data, rate = soundfile.read(path, dtype="int16")
-    assert rate == 16_000
-    assert soundfile.info(path).subtype == "PCM_16"
-    assert np.abs(data / 32768 - out.waveform[0].numpy()).max() < 1 / 32768
-    first = path.read_bytes()
-    out.save(path)
-    assert path.read_bytes() == first
-    assert os.listdir(tmp_path) == [path.name]
-    (tmp_path / "plain").touch()
-    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
-
-
-def test_several_sounds_get_numbers(student, tmp_path):
-    two = student.generate("a dog", seed=0, num_samples=2)
-    paths = two.save(tmp_path / "dog.wav")
-    assert paths == [tmp_path / "dog-1.wav", tmp_path / "dog-2.wav"]
-    assert sorted(os.listdir(tmp_path)) == ["dog-1.wav", "dog-2.wav"]
-    assert paths[0].read_bytes() != paths[1].read_bytes()
-    (tmp_path / "cat-2.wav").mkdir()
-    with pytest.raises(ValueError, match="got the directory"):
-        two.save(tmp_path / "cat.wav")
-    assert not (tmp_path / "cat-1.wav").exists()
-
-
-def test_bad_paths_are_named_and_nothing_is_left(out, tmp_path):
-    for path, told in [
-        (tmp_path / "dog.mp3", r"path must end in \.wav or \.flac, got '.*dog\.mp3'"),
-        (tmp_path / "dog", r"path must end in"),
-        (tmp_path / "none" / "dog.wav", r"path must lie in an existing directory, got .*there is no .*none"),
-        (7, "path must be a file name, got 7"),
-    ]:
-        with pytest.raises(ValueError, match=told):
-            out.save(path)
-        with pytest.raises(ValueError, match=told):
-            check_path(path)
-    assert os.listdir(tmp_path) == []
-
-
-def test_failed_write_leaves_nothing(out, tmp_path, monkeypatch):
-    def fail(sound, data):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(soundfile.SoundFile, "write", fail)
-    with pytest.raises(OSError, match="disk full"):
-        out.save(tmp_path / "dog.wav")
-    assert os.listdir(tmp_path) == []
-
-
-def tone(rate: int, seconds: float) -> np.ndarray:
-    return (0.3 * np.sin(2 * np.pi * 440 * np.arange(int(rate * seconds)) / rate)).astype(np.float32)
-
-
-def test_inpaint_keeps_what_lies_outside_sample_for_sample(student):
-    audio = tone(16_000, 1.0)
-    out = student.inpaint(audio, 16_000, 0.2, 0.4, "a dog", seed=1)
-    first, last, fade = 3200, 6400, 320
-    waveform = out.waveform[0].numpy()
-    assert waveform.shape == (10_000,)
-    np.testing.assert_array_equal(waveform[:first], audio[:first])
-    np.testing.assert_array_equal(waveform[last:], audio[last:10_000])
-    assert np.abs(waveform[first + fade : last - fade] - audio[first + fade : last - fade]).max() > 0.05
-    # A token spans 1280 samples: 2, 3 and 4 touch [3200, 6400).
-    assert [i for i, iteration in enumerate(out.order[0].tolist()) if iteration >= 0] == [2, 3, 4]
-    assert out.iterations == 3
-    assert out.settings["start"] == 0.2
-    assert out.settings["end"] == 0.4
-    given = student.vae.encode(MelSpectrogram(student.config.mel).clip(torch.from_numpy(audio)[None]))
-    for i in (0, 1, 5, 6, 7):
-        same(out.tokens[0, i], given[0, i], atol=1e-5)
-    again = student.inpaint(torch.from_numpy(audio), 16_000, 0.2, 0.4, "a dog", seed=1)
-    assert torch.equal(again.waveform, out.waveform)
-    assert not torch.equal(student.inpaint(audio, 16_000, 0.2, 0.4, "a dog", seed=2).waveform, out.waveform)
-
-
-def test_inpaint_hears_as_much_of_the_surroundings_as_is_asked(student):
-    audio = tone(16_000, 1.0)
-    other = np.where(np.arange(len(audio)) < 1000, 0.1, audio)  # far from the region, which begins at 6400
-    drawn = slice(6400 + 320, 8000 - 320)
-    for context, heard in ((0, False), (0.1, False), (0.4, True)):
-        one, two = (
-            student.inpaint(sound, 16_000, 0.4, 0.5, "a dog", context=context, seed=1).waveform[0, drawn]
-            for sound in (audio, other)
-        )
-        assert torch.allclose(one, two, atol=1e-5) is not heard
-    with pytest.raises(ValueError, match=r"context must be a number from 0 to 0.625, got -1"):
-        student.inpaint(audio, 16_000, 0.4, 0.5, "a dog", context=-1)
-
-
-def test_inpaint_cross_fades_inside_the_region_only(student):
-    audio = np.zeros(10_240, dtype=np.float32)
-    out = student.inpaint(audio, 16_000, 0.2, 0.4, "a dog", seed=1)
-    inside = out.waveform[0, 3200:6400]
-    assert not out.waveform[0, :3200].any()
-    assert not out.waveform[0, 6400:].any()
-    assert inside[0].abs() < 0.01 * inside.abs().max()
-    assert inside.abs().max() > 0
-    whole = student.inpaint(audio, 16_000, 0, 10_000 / 16_000, "a dog", seed=1)
-    assert (whole.order >= 0).all()
-    plain = student.generate("a dog", seed=1)
-    assert torch.equal(whole.waveform, plain.waveform)
-
-
-def test_inpaint_is_as_loud_as_its_surroundings_where_training_had_one_loudness(tmp_path):
-    config = tiny_config()
-    config = dataclasses.replace(config, vae=dataclasses.replace(config.vae, peak=0.5))
-    model = AudioDEAR.from_pretrained(tiny_checkpoint(tmp_path / "peak", config), device="cpu")
-    audio = tone(16_000, 1.0)
-    loud, soft = (model.inpaint(gain * audio, 16_000, 0.2, 0.4, "a dog", seed=1) for gain in (0.5, 0.05))
-    torch.testing.assert_close(soft.tokens, loud.tokens, rtol=0, atol=1e-3)
-    torch.testing.assert_close(10 * soft.waveform, loud.waveform, rtol=0, atol=1e-3)
-    torch.testing.assert_close(soft.mel + np.log(10), loud.mel, rtol=0, atol=1e-3)
-    silence = model.inpaint(0 * audio, 16_000, 0.2, 0.4, "a dog", seed=1).waveform
-    assert silence[0, 4000:6000].abs().max() > 1e-3
-
-
-def test_inpaint_takes_stereo_other_rates_and_integers(student):
-    mono = tone(16_000, 0.64)
-    stereo = np.stack([mono * 2, mono * 0])
-    a = student.inpaint(stereo, 16_000, 0.3, 0.4, "a dog", seed=1)
-    np.testing.assert_allclose(a.waveform[0, :4800].numpy(), mono[:4800], atol=1e-6)
-    b = student.inpaint(tone(44_100, 3.0), 44_100, 0.3, 0.4, "a dog", seed=1, num_samples=2)
-    assert b.waveform.shape == (2, 10_000)
-    np.testing.assert_allclose(b.waveform[1, 100:4700].numpy(), mono[100:4700], atol=2e-3)
-    integers = (mono * 32768).astype(np.int16)
-    c = student.inpaint(integers, 16_000, 0.3, 0.4, "a dog", seed=1)
-    np.testing.assert_array_equal(c.waveform[0, :4800].numpy(), integers[:4800] / np.float32(32768))
-    short = student.inpaint(mono[:1000], 16_000, 0.3, 0.4, "a dog", seed=1)
-    assert not short.waveform[0, 1000:4800].any()
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        ({"audio": [0.0, 0.1]}, "audio must be an array or tensor of floating or int16 samples, got list"),
-        ({"audio": np.zeros(100, dtype=np.int64)}, "audio must be .* got int64 array"),
-        ({"audio": np.zeros(0, dtype=np.float32)}, r"audio must have the shape \[S\] or \[C, S\]"),
-        ({"audio": np.zeros((10_000, 2))}, r"samples last, got \[10000, 2\]"),
-        ({"audio": np.zeros((1, 1, 100))}, r"audio must have the shape"),
-        ({"audio": np.full(100, NAN)}, "audio must hold finite samples in .* got a peak of nan"),
-        ({"audio": np.full(100, 900.0)}, "audio must hold finite samples in .* got a peak of 900"),
-        ({"sample_rate": 0}, "sample_rate must be a whole number from 1000 to 384000, got 0"),
-        ({"sample_rate": 16_000.5}, "sample_rate must be"),
-        ({"start": -1}, "start must be a number from 0 to 0.625, got -1"),
-        ({"start": NAN}, "start must be"),
-        ({"end": 0.7}, "end must be a number from 0 to 0.625, got 0.7"),
-        ({"end": "0.5"}, "end must be"),
-        ({"start": 0.4, "end": 0.3}, "end must be at least one sample later than start 0.4, got 0.3"),
-        ({"start": 0.3, "end": 0.3}, "end must be at least one sample later"),
-        ({"iterations": 3}, "iterations must be a whole number from 1 to 2, got 3"),
-        ({"prompt": " "}, "prompt must have 1 to 1000 characters"),
-    ],
-)
-def test_inpaint_names_bad_input(student, change, told):
-    arguments = {"audio": tone(16_000, 0.6), "sample_rate": 16_000, "start": 0.2, "end": 0.3, "prompt": "a dog"}
-    with pytest.raises(ValueError, match=told):
-        student.inpaint(**(arguments | change))
 
 
 def test_an_unknown_option_is_refused_by_name_before_any_work(student):

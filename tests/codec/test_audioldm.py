@@ -19,7 +19,6 @@ from dear.codec import audioldm, build_vae, build_vocoder
 from dear.codec.audioldm import AudioLDMVAE, AudioLDMVAEConfig, AudioLDMVocoder, AudioLDMVocoderConfig
 from dear.codec.frames import limit
 from dear.codec.istft import ISTFTConfig
-from dear.codec.mel import MelSpectrogram
 from dear.config import Config, ConfigError, MelConfig
 from dear.pipeline import AudioDEAR
 from dear.presets import preset
@@ -337,36 +336,3 @@ def test_mels_of_another_shape_are_refused(codec):
         codec[0].encode(torch.zeros(1, 60, 64))
     with pytest.raises(ValueError, match=r"got \(1, 64, 80\)"):
         codec[0].encode(torch.zeros(1, 64, 80))
-
-
-def slaney_filters() -> torch.Tensor:
-    """librosa's mel filters as AudioLDM calls them, written out: [513, 64] over 0 to 8000 Hz, of area one."""
-
-    def hertz(mel: float) -> float:
-        return mel * 200 / 3 if mel < 15 else 1000 * 6.4 ** ((mel - 15) / 27)
-
-    top = 15 + 27 * math.log(8) / math.log(6.4)
-    edges = torch.tensor([hertz(top * index / 65) for index in range(66)], dtype=torch.float64)
-    bins = torch.linspace(0, 8000, 513, dtype=torch.float64)[:, None]
-    rising, falling = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2]), (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    return torch.minimum(rising, falling).clamp_min(0) * 2 / (edges[2:] - edges[:-2])
-
-
-def test_the_mel_is_that_of_audioldm():
-    """haoheliu/AudioLDM-training-finetuning, `mel_spectrogram_train`; haoheliu/AudioLDM, `TacotronSTFT`."""
-    generator = torch.Generator().manual_seed(0)
-    wave = 0.1 * torch.randn(1, 64 * 160, generator=generator, dtype=torch.float64)
-    wave[:, 5000:8000] = 0  # where the clamp shows
-    window = torch.hann_window(1024, dtype=torch.float64)
-
-    def by_hand(wave: torch.Tensor, padding: int) -> torch.Tensor:
-        padded = torch.nn.functional.pad(wave[:, None], (padding, padding), mode="reflect")[:, 0]
-        magnitudes = torch.fft.rfft(padded.unfold(1, 1024, 160) * window).abs()
-        return torch.log((magnitudes @ slaney_filters()).clamp_min(1e-5))
-
-    ours = MelSpectrogram(MEL)(wave.float()).double()
-    torch.testing.assert_close(ours, by_hand(wave, (1024 - 160) // 2), atol=1e-3, rtol=0)
-    assert ours.min() == pytest.approx(math.log(1e-5))
-    # TacotronSTFT, with which AudioLDM generates, pads half a window: the same frames half a hop earlier.
-    tacotron = by_hand(wave[:, 80:], 512)
-    torch.testing.assert_close(ours[:, 4:-4], tacotron[:, 4 : 64 - 4], atol=1e-3, rtol=0)

@@ -34,8 +34,6 @@ from training.runtime import lock
 from training.runtime.lock import locked
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
 CONFIGS = ROOT / "training" / "configs"
 
 

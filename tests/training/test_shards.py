@@ -1,12 +1,12 @@
+"""Encoding sounds to shards: segments, items, workers and interruptions."""
+
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import time
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pytest
 import soundfile
@@ -14,88 +14,21 @@ import torch
 import yaml
 from encoders import tiny_clap, tiny_t5
 from factory import tiny_config
-from fsspec.implementations.memory import MemoryFileSystem
 from processes import end, start, wait_until
-from test_cache import MEL, Letters, codec
+from small_caches import MEL, Letters, codec
+from small_shards import SOUNDS, Hearing, content, make, sound
 
 from dear.audio import AudioError, read_sound
 from dear.codec.mel import MelSpectrogram
-from dear.conditioning import Conditioning
 from training.cache.tokens import CacheError
 from training.data.datasets import esc10
 from training.data.manifest import Entry, read_manifest, write_manifest
 from training.encode import main
 from training.prepare import prepare
-from training.store import shards as module
 from training.store.encoding import load_vae
 from training.store.segments import load_segment
-from training.store.sharding import EncodeConfig, encode
+from training.store.sharding import EncodeConfig
 from training.store.shards import ShardedCache, shard_name
-
-CONFIG = EncodeConfig(variants=2, shard_items=8, batch_size=3, seed=5)
-LENGTHS = (0.05, 0.1, 0.125, 0.3, 1.2)  # seconds; a clip of MEL has 0.125
-SOUNDS = 21  # 42 items in 6 shards, the last of 2
-
-
-class Hearing(Letters):
-    """Letters that also listens: two equal tokens of a sound's statistics."""
-
-    def encode_audio(self, waveforms, sample_rate):
-        assert sample_rate == MEL.sample_rate and waveforms.shape[1] == MEL.samples
-        level = waveforms.square().mean(1)
-        tokens = (level[:, None] * torch.arange(1, 7))[:, None].repeat(1, 2, 1)
-        return Conditioning(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
-
-
-def sound(path: Path, seconds: float, seed: int, rate: int = 16000, channels: int = 1) -> Path:
-    samples = 0.3 * np.random.default_rng(seed).uniform(-1, 1, (round(seconds * rate), channels))
-    soundfile.write(path, np.round(samples * 32767).astype(np.int16), rate)
-    return path
-
-
-def make_entries(folder: Path) -> list[Entry]:
-    folder.mkdir(parents=True, exist_ok=True)
-    found = []
-    for number in range(SOUNDS):
-        kind = ("wav", "flac")[number % 2]
-        path = sound(folder / f"odd é.{number}.{kind}", LENGTHS[number % 5], number, (16000, 22050)[number % 2])
-        captions = None if number % 7 == 6 else tuple(f"sound {number} é " + "la " * k for k in range(number % 3 + 1))
-        found.append(Entry(f"-{number}.x", path, "test", captions, f"freesound:{number}", ("class",)))
-    prepare(found, folder / "manifest.jsonl")
-    return read_manifest(folder / "manifest.jsonl")
-
-
-def make(entries, folder: Path, config=CONFIG, worker=(0, 1), text_encoder=None, vae=None, peak=0.0) -> bool:
-    vae, text_encoder = vae or codec(), text_encoder or Hearing()
-    return encode(entries, folder, vae, MelSpectrogram(MEL), text_encoder, config, worker, peak)
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-@pytest.fixture(scope="module")
-def sounds(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("sounds")
-    make_entries(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def entries(sounds) -> list[Entry]:
-    return read_manifest(sounds / "manifest.jsonl")
-
-
-@pytest.fixture(scope="module")
-def built(entries, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("cache") / "built"
-    assert make(entries, folder)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch):
-    monkeypatch.setattr(module, "PAUSE", 0.0)
 
 
 def measured(path: Path, **fields) -> Entry:
@@ -157,18 +90,18 @@ def stored(folder: Path) -> dict[str, dict]:
     return {item["__key__"]: item for item in webdataset.WebDataset(names, shardshuffle=False).decode()}
 
 
-def test_items_are_what_the_encoders_give(built, entries):
-    items = stored(built)
-    stamp = json.loads((built / "stamp.json").read_text())
+def test_items_are_what_the_encoders_give(small_shards, small_entries):
+    items = stored(small_shards)
+    stamp = json.loads((small_shards / "stamp.json").read_text())
     assert list(items) == [f"{number:09d}" for number in range(2 * SOUNDS)]
     assert (stamp["items"], stamp["shards"], stamp["sounds"], stamp["captioned"]) == (42, 6, 21, 18)
     vae, mel, text = codec(), MelSpectrogram(MEL), Hearing()
-    places = {entry.id: index for index, entry in enumerate(entries)}
+    places = {entry.id: index for index, entry in enumerate(small_entries)}
     seen = {}
     for item in items.values():
         about = item["json"]
         index = places[about["id"]]
-        entry = entries[index]
+        entry = small_entries[index]
         waveform = torch.from_numpy(load_segment(entry, 16000, MEL.samples, 5, index, about["variant"]))[None]
         assert item["tokens.npy"].dtype == item["conditioning.npy"].dtype == np.float16
         wanted = vae.encode(mel.clip(waveform))[0].numpy()
@@ -184,15 +117,15 @@ def test_items_are_what_the_encoders_give(built, entries):
         seen.setdefault(index, []).append(about)
     for index, variants in seen.items():
         assert sorted(about["variant"] for about in variants) == [0, 1]
-        captions = entries[index].captions
+        captions = small_entries[index].captions
         assert captions is None or len({about["caption"] for about in variants}) == min(2, len(captions))
     order = [(places[item["json"]["id"]], item["json"]["variant"]) for item in items.values()]
     assert order != sorted(order)  # dealt at random, so that a shard is a sample of the whole
     assert max(len(item["conditioning.npy"]) for item in items.values()) == stamp["longest"]
 
 
-def test_a_reader_agrees_with_webdataset(built):
-    cache, items = ShardedCache(built), list(stored(built).values())
+def test_a_reader_agrees_with_webdataset(small_shards):
+    cache, items = ShardedCache(small_shards), list(stored(small_shards).values())
     indices = [41, 0, 17, 17, 8]
     batch = cache.batch(indices)
     longest = cache.stamp["longest"]
@@ -210,27 +143,27 @@ def test_a_reader_agrees_with_webdataset(built):
         cache.batch([0, 42])
 
 
-def test_a_cache_of_scaled_sounds_is_another_one(built, entries, tmp_path):
-    assert make(entries[:4], tmp_path, peak=0.5)
+def test_a_cache_of_scaled_sounds_is_another_one(small_shards, small_entries, tmp_path):
+    assert make(small_entries[:4], tmp_path, peak=0.5)
     for item in stored(tmp_path).values():
-        place = next(index for index, entry in enumerate(entries) if entry.id == item["json"]["id"])
-        about = (entries[place], 16000, MEL.samples, 5, place, item["json"]["variant"])
+        place = next(index for index, entry in enumerate(small_entries) if entry.id == item["json"]["id"])
+        about = (small_entries[place], 16000, MEL.samples, 5, place, item["json"]["variant"])
         waveform = torch.from_numpy(load_segment(*about, peak=0.5))[None]
         wanted = codec().encode(MelSpectrogram(MEL).clip(waveform))[0].numpy()
         assert np.allclose(item["tokens.npy"], wanted, rtol=1e-3, atol=1e-3)
     with pytest.raises(CacheError, match=r"its peak is 0\.5, wanted is None"):
-        make(entries[:4], tmp_path)
+        make(small_entries[:4], tmp_path)
     with pytest.raises(CacheError, match=r"its peak is None, wanted is 0\.5"):
-        make(entries, built, peak=0.5)
+        make(small_entries, small_shards, peak=0.5)
 
 
-def test_two_workers_make_the_same_cache_as_one(built, entries, tmp_path):
-    assert not make(entries, tmp_path, worker=(0, 2))
+def test_two_workers_make_the_same_cache_as_one(small_shards, small_entries, tmp_path):
+    assert not make(small_entries, tmp_path, worker=(0, 2))
     with pytest.raises(CacheError, match="not a finished cache"):
         ShardedCache(tmp_path)
-    assert not make(entries, tmp_path, worker=(0, 2))
-    assert make(entries, tmp_path, worker=(1, 2))
-    assert content(tmp_path) == content(built)
+    assert not make(small_entries, tmp_path, worker=(0, 2))
+    assert make(small_entries, tmp_path, worker=(1, 2))
+    assert content(tmp_path) == content(small_shards)
 
 
 class Slow(Hearing):
@@ -243,22 +176,22 @@ def slow_run(manifest: Path, folder: Path) -> None:
     make(read_manifest(manifest), folder, text_encoder=Slow())
 
 
-def test_a_killed_run_ends_with_the_same_bytes(built, entries, sounds, tmp_path):
+def test_a_killed_run_ends_with_the_same_bytes(small_shards, small_entries, small_sounds, tmp_path):
     folder = tmp_path / "killed"
-    process = start(slow_run, sounds / "manifest.jsonl", folder)
+    process = start(slow_run, small_sounds / "manifest.jsonl", folder)
     wait_until(lambda: len(list(folder.glob("parts/0*.json"))) >= 2, process)
     process.kill()
     assert end(process) == [-signal.SIGKILL]
     assert not (folder / "stamp.json").exists()
     first = (folder / shard_name(0)).stat().st_mtime_ns
     with pytest.raises(CacheError, match="its seed is 5, wanted is 6"):
-        make(entries, folder, EncodeConfig(variants=2, shard_items=8, batch_size=3, seed=6))
-    assert make(entries, folder)
+        make(small_entries, folder, EncodeConfig(variants=2, shard_items=8, batch_size=3, seed=6))
+    assert make(small_entries, folder)
     assert (folder / shard_name(0)).stat().st_mtime_ns == first
-    assert content(folder) == content(built)
+    assert content(folder) == content(small_shards)
 
 
-def test_a_run_stopped_within_a_shard_goes_on(built, entries, tmp_path):
+def test_a_run_stopped_within_a_shard_goes_on(small_shards, small_entries, tmp_path):
     class Failing(Hearing):
         calls = 0
 
@@ -269,192 +202,42 @@ def test_a_run_stopped_within_a_shard_goes_on(built, entries, tmp_path):
             return super().encode(prompts)
 
     with pytest.raises(KeyboardInterrupt):
-        make(entries, tmp_path, text_encoder=Failing())
+        make(small_entries, tmp_path, text_encoder=Failing())
     assert sorted(path.name for path in tmp_path.glob("*.tar")) == [shard_name(0), shard_name(1)]
-    assert make(entries, tmp_path)
-    assert content(tmp_path) == content(built)
+    assert make(small_entries, tmp_path)
+    assert content(tmp_path) == content(small_shards)
 
 
-def test_a_finished_cache_is_kept_and_never_under_another_stamp(built, entries):
-    before = content(built)
-    times = [path.stat().st_mtime_ns for path in sorted(built.iterdir())]
-    assert make(entries, built)
-    assert times == [path.stat().st_mtime_ns for path in sorted(built.iterdir())]
+def test_a_finished_cache_is_kept_and_never_under_another_stamp(small_shards, small_entries):
+    before = content(small_shards)
+    times = [path.stat().st_mtime_ns for path in sorted(small_shards.iterdir())]
+    assert make(small_entries, small_shards)
+    assert times == [path.stat().st_mtime_ns for path in sorted(small_shards.iterdir())]
     with pytest.raises(CacheError, match=r"its vae is .*; remove that cache"):
-        make(entries, built, vae=codec(scale=2.0))
+        make(small_entries, small_shards, vae=codec(scale=2.0))
     with pytest.raises(CacheError, match="its sounds is 21, wanted is 20"):
-        make(entries[1:], built)
-    assert content(built) == before
+        make(small_entries[1:], small_shards)
+    assert content(small_shards) == before
 
 
-def test_sound_without_captions_needs_an_encoder_that_listens(entries, tmp_path):
+def test_sound_without_captions_needs_an_encoder_that_listens(small_entries, tmp_path):
     with pytest.raises(CacheError, match=r"3 of 21 sounds have no caption .*'-6\.x'.*Letters cannot encode sound"):
-        make(entries, tmp_path / "out", text_encoder=Letters())
+        make(small_entries, tmp_path / "out", text_encoder=Letters())
     assert not (tmp_path / "out").exists()
-    captioned = [entry for entry in entries if entry.captions]
+    captioned = [entry for entry in small_entries if entry.captions]
     assert make(captioned, tmp_path / "out", text_encoder=Letters())
 
 
-def test_bad_workers_and_no_sounds_are_named(entries, tmp_path):
+def test_bad_workers_and_no_sounds_are_named(small_entries, tmp_path):
     with pytest.raises(CacheError, match="worker must be i/n with i from 0 to n - 1, got 2/2"):
-        make(entries, tmp_path, worker=(2, 2))
+        make(small_entries, tmp_path, worker=(2, 2))
     with pytest.raises(CacheError, match="at least one sound, got none"):
         make([], tmp_path)
 
 
-def test_tokens_beyond_half_precision_are_refused(entries, tmp_path):
+def test_tokens_beyond_half_precision_are_refused(small_entries, tmp_path):
     with pytest.raises(CacheError, match="shard-000000.tar: values exceed half precision"):
-        make(entries, tmp_path, vae=codec(scale=1e6))
-
-
-@pytest.mark.parametrize("lanes", [1, 2, 3, 6])
-def test_every_epoch_visits_every_item_once(built, lanes):
-    cache = ShardedCache(built, window=2, lanes=lanes)
-    size = 6
-    stream = np.concatenate([cache.indices(step, size, seed=3) for step in range(28)])  # four epochs of 42
-    epochs = stream.reshape(4, 42)
-    assert all(sorted(epoch) == list(range(42)) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 4
-    assert np.array_equal(cache.indices(9, size, seed=3), stream[54:60])  # whatever was asked before
-    assert not np.array_equal(cache.indices(9, size, seed=4), stream[54:60])
-    assert sorted(cache.indices(0, 84, seed=3)) == sorted([*range(42), *range(42)])
-    if lanes > 1:
-        with pytest.raises(ValueError, match=f"batch_size must be a multiple of the {lanes} lanes, got 7"):
-            cache.indices(0, 7, seed=3)
-
-
-def test_epochs_that_end_within_a_step_visit_every_item_once(built):
-    for lanes in (1, 2, 8):  # of eight lanes some have no whole shard
-        cache = ShardedCache(built, window=2, lanes=lanes)
-        stream = np.concatenate([cache.indices(step, 8, seed=3) for step in range(21)])
-        assert all(sorted(epoch) == list(range(42)) for epoch in stream.reshape(4, 42))
-
-
-def test_a_window_has_few_shards_and_mixes_their_items(built):
-    cache = ShardedCache(built, window=2)
-    epoch = np.concatenate([cache.indices(step, 2, seed=0) for step in range(21)]) // 8  # shards
-    changes = np.flatnonzero(np.diff(epoch)).size
-    assert changes > 12  # in order it would be 5
-    spans = [np.ptp(np.flatnonzero(epoch == shard)) for shard in range(5)]
-    assert max(spans) < 16  # the items of a shard all come within two shards' worth
-
-
-def counted(monkeypatch) -> list[str]:
-    """Names of the files that are read from memory:// from now on, in order."""
-    names: list[str] = []
-    whole = MemoryFileSystem.cat_file
-    monkeypatch.setattr(
-        MemoryFileSystem, "cat_file", lambda files, path: names.append(Path(path).name) or whole(files, path)
-    )
-    return names
-
-
-@pytest.fixture
-def remote(built):
-    files = fsspec.filesystem("memory")
-    for name, data in content(built).items():
-        files.pipe_file(f"/far/cache/{name}", data)
-    yield "memory://far/cache"
-    files.rm("/far", recursive=True)
-
-
-def test_shards_are_read_from_elsewhere_and_ahead(built, remote, monkeypatch):
-    names = counted(monkeypatch)
-    near, far = ShardedCache(built, window=1), ShardedCache(remote, window=1)
-    assert far.stamp == near.stamp
-    for step in range(14):
-        chosen = far.indices(step, 3, seed=1)
-        batch, wanted = far.batch(chosen), near.batch(chosen)
-        assert batch.keys() == wanted.keys() and all(torch.equal(batch[key], wanted[key]) for key in wanted)
-        assert len(far._shards) <= 2
-    assert sorted(names[2:]) == [shard_name(number) for number in range(6)]  # each once: the next was on its way
-
-
-def test_each_process_reads_its_shards_only(remote, built, monkeypatch):
-    one = ShardedCache(built, window=2, world=2)
-    names = counted(monkeypatch)
-    read = []
-    for rank in range(2):
-        own = ShardedCache(remote, window=2, rank=rank, world=2)
-        del names[:]
-        for step in range(7):
-            chosen = own.indices(step, 6, seed=2)
-            assert np.array_equal(chosen, one.indices(step, 6, seed=2))
-            whole, share = ShardedCache(built).batch(chosen), own.batch(chosen)
-            assert all(torch.equal(share[key][rank::2], whole[key][rank::2]) for key in whole)
-            assert not share["mask"][1 - rank :: 2].any()
-        read.append(set(names))
-    assert len(read[0]) < 6 and len(read[1]) < 6 and len(read[0] & read[1]) <= 1
-    with pytest.raises(CacheError, match="rank must be from 0 to 1 for world 2, got 2"):
-        ShardedCache(built, rank=2, world=2)
-    with pytest.raises(CacheError, match="lanes must be a multiple of the 2 processes, got 3"):
-        ShardedCache(built, world=2, lanes=3)
-
-
-@pytest.mark.parametrize("world", [2, 4])
-def test_batches_are_the_same_on_any_number_of_processes(built, world):
-    alone = ShardedCache(built, lanes=4)
-    ranks = [ShardedCache(built, rank=rank, world=world, lanes=4) for rank in range(world)]
-    for step in range(8):  # into the second epoch, which begins within a step
-        chosen = alone.indices(step, 8, seed=2)
-        whole, shares = alone.batch(chosen), []
-        for rank, own in enumerate(ranks):
-            assert np.array_equal(own.indices(step, 8, seed=2), chosen)
-            shares.append(own.batch(chosen))
-            assert all(torch.equal(shares[-1][key][rank::world], whole[key][rank::world]) for key in whole)
-            assert len(own._shards) <= 4 // world * 2  # two windows of one shard
-        assert all(torch.equal(sum(share[key].float() for share in shares), whole[key].float()) for key in whole)
-
-
-def test_a_cut_read_is_tried_again(remote, built, monkeypatch):
-    whole, troubles = MemoryFileSystem.cat_file, []
-
-    def cut(files, path):
-        data = whole(files, path)
-        if path.endswith("2.tar") and len(troubles) < 3:
-            troubles.append(path)
-            if len(troubles) == 1:
-                raise ConnectionResetError("the line went dead")
-            return data[: len(data) // 2]
-        return data
-
-    monkeypatch.setattr(MemoryFileSystem, "cat_file", cut)
-    batch = ShardedCache(remote).batch([17])
-    assert len(troubles) == 3
-    assert torch.equal(batch["tokens"], ShardedCache(built).batch([17])["tokens"])
-
-    def dead(files, path):
-        if path.endswith("2.tar"):
-            raise ConnectionResetError("the line went dead")
-        return whole(files, path)
-
-    monkeypatch.setattr(MemoryFileSystem, "cat_file", dead)
-    cache = ShardedCache(remote)
-    with pytest.raises(CacheError, match=r"shard-000002\.tar can't be read: ConnectionResetError: the line went dead"):
-        cache.batch([0, 17])
-    monkeypatch.setattr(MemoryFileSystem, "cat_file", whole)
-    assert torch.equal(cache.batch([17])["tokens"], batch["tokens"])  # a failure is not remembered
-
-
-def test_damage_is_named(built, tmp_path):
-    folder = tmp_path / "damaged"
-    shutil.copytree(built, folder)
-    data = bytearray((folder / shard_name(3)).read_bytes())
-    data[len(data) // 2] ^= 1
-    (folder / shard_name(3)).write_bytes(data)
-    cache = ShardedCache(folder)
-    assert cache.batch([0])["mask"].any()
-    with pytest.raises(CacheError, match=r"damaged/shard-000003\.tar is damaged"):
-        cache.batch([0, 3 * 8])
-    (folder / shard_name(3)).unlink()
-    with pytest.raises(CacheError, match=r"shard-000003\.tar is missing"):
-        ShardedCache(folder).batch([3 * 8])
-    (folder / "index.json").write_text("{}")
-    with pytest.raises(CacheError, match=r"index\.json is damaged"):
-        ShardedCache(folder)
-    (folder / "stamp.json").write_text("{")
-    with pytest.raises(CacheError, match=r"stamp\.json is damaged"):
-        ShardedCache(folder)
+        make(small_entries, tmp_path, vae=codec(scale=1e6))
 
 
 def test_the_codec_is_that_of_a_checkpoint(tiny_folder):

@@ -1,0 +1,63 @@
+"""Tones, letters and a linear codec: what a small cache is made of."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from dear.codec.patch import PatchConfig, PatchVAE
+from dear.conditioning import Conditioning
+from dear.config import MelConfig
+
+MEL = MelConfig(n_mels=16, frames=16, samples=2000)
+
+
+@dataclass(frozen=True)
+class Tone:
+    waveform: np.ndarray
+    caption: str
+    labels: tuple[str, ...]
+    kind: str
+
+
+@dataclass(frozen=True)
+class Tones:
+    """Noisy tones, a pure function of (seed, index)."""
+
+    seed: int = 0
+    delay: float = 0.0
+    gain: float = 0.5
+
+    def scene(self, index: int) -> Tone:
+        time.sleep(self.delay)
+        rng = np.random.default_rng([self.seed, index])
+        pitch = int(rng.integers(1, 8))
+        phase = 2 * np.pi * 200 * pitch * np.arange(2560) / MEL.sample_rate
+        waveform = self.gain * np.sin(phase) + 0.01 * rng.standard_normal(2560)
+        return Tone(waveform.astype(np.float32), "beep " * pitch + "é", (f"tone{pitch}",), "single")
+
+
+class Letters:
+    """One random vector per letter, padded with zeros to the longest prompt."""
+
+    digest = "letters-1"
+
+    def __init__(self):
+        self.table = torch.randn(256, 6, generator=torch.Generator().manual_seed(0))
+
+    def encode(self, prompts):
+        rows = [self.table[torch.tensor(list(prompt.encode()))] for prompt in prompts]
+        lengths = torch.tensor([len(row) for row in rows])
+        tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        return Conditioning(tokens, torch.arange(tokens.shape[1]) < lengths[:, None])
+
+
+def codec(scale: float = 1.0) -> PatchVAE:
+    vae = PatchVAE(PatchConfig(patch_frames=4, patch_mels=16, token_dim=8), MEL)
+    basis = torch.linalg.qr(torch.randn(64, 8, generator=torch.Generator().manual_seed(1))).Q
+    vae.components.copy_(basis)
+    vae.scale.fill_(scale)
+    return vae
