@@ -20,7 +20,7 @@ from dear.rendering import Synthesizer
 from dear.request import MAX_SEED, Progress, check_number, check_whole
 
 CROSSFADE = 0.02  # seconds, on either side of an inpainted region, inside it
-CONTEXT = 0.4  # of a clip: how much of a sound the model hears to continue it
+CONTEXT = 0.4  # share of a clip that the model hears of a sound to continue it
 SILENCE = 1e-4  # a peak
 LONGEST_EXTENSION = 600.0  # seconds
 
@@ -63,7 +63,7 @@ def inpaint(
         progress=progress,
     )
     clip = fit_clip(samples, sample_rate, mel.sample_rate, mel.frames * mel.hop_length)
-    # As loud as what the model was trained on; what it draws is then as loud as the rest again.
+    # Scale to the loudness of the training data; the drawn sound is scaled back to that of the surroundings.
     peak, loudest = synthesizer.config.vae.peak, float(clip.abs().max())
     gain = peak / loudest if peak and loudest > SILENCE else 1.0
     with torch.inference_mode():
@@ -197,7 +197,7 @@ def extend(
 
 
 def _shifted(progress: Progress, done: int, total: int, iteration: int, _: int) -> object:
-    """Report an iteration of one clip as one of all clips."""
+    """A progress callback that reports the iterations of one clip within those of all clips."""
     return progress(done + iteration, total)
 
 

@@ -1,4 +1,4 @@
-"""From a request to its outputs: conditioning, decoding, codec and vocoder, and the clock of each stage."""
+"""Rendering of a request: conditioning, decoding, codec and vocoder, with the time of each stage."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ class Synthesizer:
 
 @cache
 def _lane(device: torch.device) -> torch.cuda.Stream | None:
-    """CUDA's stream for rendering beside the decoding of what comes next; one alone, as memory is kept for each."""
+    """The CUDA stream for rendering while the next request is decoded. There is one, since each stream keeps memory."""
     return torch.cuda.Stream(device) if device.type == "cuda" else None
 
 
@@ -205,7 +205,7 @@ def _on(lane: torch.cuda.Stream | None) -> AbstractContextManager[object]:
 
 
 class Clock:
-    """Seconds per stage of one call. On CUDA the device takes them, so that nobody waits for it meanwhile."""
+    """Seconds per stage of one call. On CUDA they come from events, so that the host does not wait."""
 
     def __init__(self, device: torch.device):
         self.device = device

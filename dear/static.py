@@ -19,7 +19,7 @@ from dear.backbone import Backbone, Prefix
 from dear.conditioning import Conditioning
 from dear.decoding import Passes
 
-LENGTHS = 8  # of a pass, besides short ones; more lengths need less padding, but more compilations and recordings
+LENGTHS = 8  # lengths of a pass besides short ones; more of them need less padding, but more compilations
 IDLE = 4  # idle workspaces that are kept for later generations
 MOST_SHAPES = 128  # limit on the shapes of a compiled block; torch's own is 8
 
@@ -29,9 +29,9 @@ Recorder = Callable[[Callable[[], Tensor]], tuple[Callable[[], object], Tensor]]
 
 
 class CUDAGraphs:
-    """Records functions, which read and write at fixed addresses, as graphs of the current device.
+    """Records functions that read and write at fixed addresses as graphs of the current device.
 
-    They share memory, so they must be replayed one after the other, each result read before the next replay.
+    The graphs share memory, so they must be replayed one after another, with each result read before the next replay.
     """
 
     @cached_property
@@ -50,14 +50,14 @@ class CUDAGraphs:
                 function()
         torch.cuda.current_stream().wait_stream(self.stream)
         graph = torch.cuda.CUDAGraph()
-        # Other threads may use the device meanwhile: pages serve two people at once.
+        # Other threads may use the device meanwhile, such as another request of the page.
         with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
             result = function()
         return graph.replay, result
 
 
 def fit(count: int, length: int) -> int:
-    """How long a pass over ``count`` of ``length`` tokens is: a power of two while short, then an eighth of L more."""
+    """The padded length of a pass over ``count`` of L = ``length`` tokens: a power of two, then in steps of L / 8."""
     step = -(-length // LENGTHS)
     if count <= step:
         return min(1 << (count - 1).bit_length(), step)
@@ -65,7 +65,7 @@ def fit(count: int, length: int) -> int:
 
 
 class StaticDecoding:
-    """Passes in fixed shapes, in workspaces of one backbone that are each used by one generation at a time."""
+    """Passes in fixed shapes, in workspaces of a backbone. A workspace serves one generation at a time."""
 
     def __init__(self, backbone: Backbone, recorder: Callable[[], Recorder] | None = None):
         """recorder: makes one for each workspace, as :class:`CUDAGraphs`, whose passes are then recorded once and
@@ -87,7 +87,7 @@ class StaticDecoding:
         return conditioning.pad(max(conditioning.mask.shape[1], longest))
 
     def begin(self, prefix: Prefix) -> Passes:
-        """Passes in a workspace that no other generation has until they are closed."""
+        """Reserve a workspace until it is closed."""
         with self.lock:
             fitting = [each for each in self.idle if each.fits(prefix)]
             if fitting:
@@ -122,7 +122,7 @@ class StaticPasses:
 
 
 class Workspace:
-    """A cache at fixed addresses, for one generation after the other, and the passes recorded on it."""
+    """A cache at fixed addresses and the passes recorded on it, for consecutive generations."""
 
     def __init__(self, backbone: Backbone, prefix: Prefix, record: Recorder | None):
         # Nothing here refers to StaticDecoding: a cycle would be collected, and its graphs destroyed, at any moment,
@@ -147,7 +147,7 @@ class Workspace:
         count, wanted = fit(end - first, length), fit(end - start, length)
         reach = fit(min(first + count, length), length)
         device = tokens.device
-        # Beyond the ends the last one is computed twice, to the same end.
+        # Positions beyond the end repeat the last token, with the same result.
         inputs = (
             tokens,
             order,

@@ -3,8 +3,8 @@
     python -m training.distill --config training/configs/base-student.yaml --teacher TEACHER --data CACHE --out DIR
     accelerate launch --num_processes 8 -m training.distill ...
 
-TEACHER is a checkpoint (a folder, or owner/name on the Hub), or the ``--out`` or ``state.pt`` of a run that trained it.
-Called again with the same ``--out``, it goes on from the last saved state.
+TEACHER is a checkpoint (a folder, or owner/name on the Hub), or the ``--out`` or ``state.pt`` of its training run.
+A later call with the same ``--out`` resumes from the last saved state.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from training.teacher import MaskedModelling
 
 
 class DistilledModelling(MaskedModelling):
-    """Masked modelling of a student that starts from the teacher's backbone, and stays near its contexts or is frozen.
+    """Masked modelling of a student that starts from the teacher's backbone and is pulled towards its contexts.
 
-    With ``freeze`` nothing but the head is trained ("freeze" of Table 2).
+    With ``freeze`` only the head is trained ("freeze" of Table 2).
     """
 
     def __init__(
@@ -53,8 +53,8 @@ class DistilledModelling(MaskedModelling):
         seed: int,
         begun: bool = False,
     ):
-        """teacher_digest: names the teacher's weights, so that a run is never resumed under another one; begun: the
-        student was trained under this teacher before, and goes on from its own weights."""
+        """teacher_digest: identifies the teacher's weights, so that a run never resumes under another one.
+        begun: the student was trained under this teacher before, and starts from its own weights."""
         super().__init__(student, cache, held_out, masking, batch_size, seed)
         self.start = {"student": weights_digest(student)} if begun else {}
         if not begun:
@@ -84,10 +84,10 @@ class DistilledModelling(MaskedModelling):
 
 
 def load_teacher(source: str, student: Config) -> MaskedModel:
-    """The teacher of a student of this configuration: of a checkpoint, or the averaged weights of a training state.
+    """The teacher for a student of this configuration: from a checkpoint, or the averaged weights of a training state.
 
-    Raises ConfigError naming what differs where its backbone cannot be the student's; CheckpointError or StateError
-    where there is none.
+    Raises ConfigError naming the difference where its backbone is not the student's; CheckpointError or StateError
+    where ``source`` holds no teacher.
     """
     path = Path(source)
     if path.is_dir() and not (path / "config.json").exists():

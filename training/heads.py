@@ -4,7 +4,7 @@
 
 Cache, codec, judge and backbone are those of a reproduction, whose ``--out`` may be shared. Each head is trained from
 new weights and scored on held-back wordings; guidance and temperature are chosen for each on wordings of the training.
-Killed and started again, it goes on.
+A killed run resumes when it is started again.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Row:
 
 @dataclass(frozen=True)
 class HeadsRecipe:
-    """What is compared, beside the recipe of the reproduction."""
+    """The rows of the comparison, beside the recipe of the reproduction."""
 
     train: TrainConfig  # of every row
     measure: MeasureConfig  # its temperatures are those of the student's head, whatever the row's
@@ -72,7 +72,7 @@ class Comparison:
     def __init__(self, recipe: HeadsRecipe, run: Reproduction, judge: Judge | None = None):
         """judge: scores the rows; None for the reproduction's classifier, which also chooses guidance and temperature.
 
-        Raises ValueError where a row's head can't be built or takes no such number of steps."""
+        Raises ValueError where a row's head can't be built or does not take the number of steps."""
         self.recipe = recipe
         self.run = run
         self.outside = judge
@@ -90,7 +90,7 @@ class Comparison:
 
     @cached_property
     def reference(self) -> Reference:
-        """The held-out recordings, as the judge hears them."""
+        """The held-out recordings in the features of the judge."""
         if self.outside is None:
             return self.run.reference
         corpus = self.run.corpus
@@ -113,12 +113,12 @@ class Comparison:
         return train(task, config, self.run.out / "heads" / name, name)
 
     def pipeline(self, name: str, steps: int) -> AudioDEAR:
-        """A row's head, trained now or before, as it makes sound in so many steps."""
+        """A pipeline of a row's trained head with this number of steps."""
         shape, averaged = self.config(name, steps), copy.deepcopy(self.trained(name)).cpu().eval()
         return AudioDEAR(shape, name, averaged, *self.run.sound, build_text_encoder(shape.conditioning))
 
     def report(self, name: str) -> list[dict[str, Any]]:
-        """Train a row's head, or go on with it, and measure it at each of its numbers of steps, once."""
+        """Train a row's head and measure it at each of its numbers of steps. Results are cached."""
         known, unseen = ({label: prompts(label)[part] for label in self.run.corpus.judged} for part in (0, 1))
         stamp = {
             "model": weights_digest(self.trained(name)),
@@ -151,7 +151,7 @@ class Comparison:
         return rows
 
     def timed(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """``rows`` with the seconds of decoding one sound, all in turn."""
+        """``rows`` with the seconds of decoding one sound, measured in turn."""
         pipelines = [self.pipeline(row["row"], row["steps"]) for row in rows]
         seconds: list[list[float]] = [[] for _ in rows]
         for seed in range(TIMED):

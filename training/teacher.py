@@ -1,9 +1,9 @@
-"""Masked modelling on a cache of tokens: the task of the teacher, and of any head trained without one (Section 3.1).
+"""Masked modelling on a cache of tokens, for the teacher and for any head trained without one (Section 3.1).
 
     python -m training.teacher --config training/configs/base-teacher.yaml --data CACHE --out DIR
     accelerate launch --num_processes 8 -m training.teacher ...
 
-Called again with the same ``--out``, it goes on from the last saved state.
+A later call with the same ``--out`` resumes from the last saved state.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ VALIDATION_BATCH = 64
 
 
 def thin(conditioning: Conditioning, chosen: Tensor, generator: torch.Generator) -> Conditioning:
-    """Hide conditioning tokens, so that a model learns to understand a prompt by its sense and not by one word.
+    """Drop conditioning tokens, so that a model learns the meaning of a prompt and not single words.
 
-    Of chosen [B] items a share is lost, uniform from none to all of their tokens, but never the last one, the pooled
-    vector. ``chosen`` and the generator are on the CPU.
+    Items in ``chosen`` [B] lose a share of their tokens, uniform from none to all of them, but never the last token,
+    the pooled vector. ``chosen`` and the generator are on the CPU.
     """
     batch, length = conditioning.mask.shape
     share = torch.where(chosen, torch.rand(batch, generator=generator), 0.0)
@@ -43,9 +43,9 @@ def thin(conditioning: Conditioning, chosen: Tensor, generator: torch.Generator)
 
 
 def jitter(conditioning: Conditioning, chosen: Tensor, size: float, generator: torch.Generator) -> Conditioning:
-    """Move conditioning tokens at random, so that a model answers alike to wordings that lie near each other.
+    """Add noise to conditioning tokens, so that a model responds alike to similar wordings.
 
-    The noise of chosen [B] items is at most ``size`` times as large as their tokens, uniformly. ``chosen`` and the
+    The noise of items in ``chosen`` [B] is up to ``size`` times as large as their tokens, uniformly. ``chosen`` and the
     generator are on the CPU.
     """
     if size == 0:
@@ -58,7 +58,7 @@ def jitter(conditioning: Conditioning, chosen: Tensor, size: float, generator: t
 
 
 class MaskedModelling:
-    """A :class:`training.engine.task.Task`: hide tokens and some conditions; the head scores the hidden ones."""
+    """A :class:`training.engine.task.Task`: mask tokens, drop some conditions, and score the masked tokens."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class MaskedModelling:
         batch_size: int,
         seed: int,
     ):
-        """cache, held_out: what is trained on, and what is measured on, if anything; seed: of the items' order."""
+        """cache, held_out: the training data, and the data to validate on, if any. seed: of the order of items."""
         self.module = model
         self.cache = cache
         self.held_out = held_out
@@ -79,7 +79,7 @@ class MaskedModelling:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a saved state must agree with to be resumed."""
+        """Settings that a saved state must share to be resumed."""
         config = self.module.config
         return {
             "backbone": config.backbone,
@@ -104,12 +104,12 @@ class MaskedModelling:
     def objective(
         self, tokens: Tensor, conditioning: Conditioning, drop: Tensor, mask: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """drop [B]: whose condition is lost; mask [B, L]: which tokens are hidden."""
+        """drop [B]: items without condition. mask [B, L]: hidden tokens."""
         conditioning = self.module.null(conditioning, drop)
         return {"loss": self.module.loss(tokens, conditioning, mask, generator).mean()}
 
     def validate(self) -> dict[str, float]:
-        """The head's loss on held-out items, with fixed noise, by share of hidden tokens."""
+        """The head's loss on held-out items, with fixed noise, for each share of hidden tokens."""
         if self.held_out is None:
             return {}
         device = next(self.module.parameters()).device

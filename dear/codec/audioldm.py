@@ -1,8 +1,8 @@
 """AudioLDM's autoencoder and vocoder, around the classes of diffusers and transformers.
 
 They are untrained at the published size, or come from a folder laid out as ``cvssp/audioldm-s-full-v2``.
-The published weights are for non-commercial use (CC BY-NC-SA 4.0). Therefore a checkpoint names where they come from
-and never holds them.
+The published weights are for non-commercial use (CC BY-NC-SA 4.0), so a checkpoint names their source and never holds
+them.
 """
 
 from __future__ import annotations
@@ -91,9 +91,9 @@ class AudioLDMVAE(Codec):
     """AudioLDM's frozen autoencoder, kind "audioldm": the paper's (Section 4.1).
 
     Latents [B, Z, F / 4, M / 4] are the mean of the posterior times the scaling factor of the autoencoder's own
-    configuration, which gives them about unit variance. The mean and not a sample: it decodes best, one sound has one
-    token sequence wherever it is encoded, and noise that is drawn once would be learnt by heart from a cache.
-    (AudioLDM's own trainer draws a sample at every step; the paper does not say.)
+    configuration, which gives them about unit variance. The mean is used instead of a sample, because it decodes best,
+    gives each sound one token sequence, and avoids a cached noise sample that a model would memorise. (AudioLDM's own
+    trainer draws a sample at every step; the paper does not say.)
 
     A token is a patch of patch_frames x patch_mels mel values, hence of 4 x 4 latents: D = Z * 4 * 4 values, channels
     outermost, then time, then frequency. Tokens are ordered by time, then by frequency, as ``Config.grid`` says.

@@ -13,7 +13,7 @@ from dear.config import VAEConfig, VocoderConfig
 class Codec(nn.Module, ABC):
     """Log-mel to tokens of about unit variance, and back.
 
-    Built from its settings and those of the mel; a kind with ``files`` takes their folder as a third argument.
+    It is built from its settings and those of the mel; a kind with ``files`` takes their folder as a third argument.
     """
 
     Config: ClassVar[type[VAEConfig]]
@@ -35,9 +35,9 @@ class Codec(nn.Module, ABC):
 
 
 class Vocoder(nn.Module, ABC):
-    """Log-mel to waveform: the same samples for the same mel.
+    """Log-mel to waveform; the same mel gives the same samples.
 
-    Built from its settings and those of the mel; a kind with ``files`` takes their folder as a third argument.
+    It is built from its settings and those of the mel; a kind with ``files`` takes their folder as a third argument.
     """
 
     Config: ClassVar[type[VocoderConfig]]

@@ -24,10 +24,9 @@ class ConvConfig(VAEConfig):
 class ConvVAE(PatchVAE):
     """The linear codec with a trained decoder, kind "conv": ``decode = linear decode + refinement(tokens)``.
 
-    The encoder stays linear, so the tokens are those of the linear codec that it was built from, and what was
-    trained on them needs no retraining. The refinement works at the rate of the tokens, where a block is an eighth of
-    the work that it would be at the rate of the frames, and writes whole patches. Its last layer starts at zero: an
-    untrained one decodes exactly as the linear codec does.
+    The encoder stays linear, so the tokens are those of the original linear codec, and models trained on them need no
+    retraining. The refinement works at the token rate, where a block costs an eighth of its cost at the frame rate, and
+    outputs whole patches. Its last layer starts at zero: an untrained refinement decodes exactly as the linear codec.
     """
 
     Config: ClassVar[type[VAEConfig]] = ConvConfig
@@ -39,7 +38,7 @@ class ConvVAE(PatchVAE):
         self.blocks = nn.Sequential(*(ConvNeXtBlock(vae.width, taps=5, expansion=2) for _ in range(vae.depth)))
         self.norm = nn.LayerNorm(vae.width)
         self.output = nn.Linear(vae.width, self.bands * self.mean.numel())
-        generator = torch.Generator().manual_seed(0)  # initial weights depend on nothing but the configuration
+        generator = torch.Generator().manual_seed(0)  # initial weights depend on the configuration alone
         for layer in self.modules():
             if isinstance(layer, nn.Linear | nn.Conv1d):
                 nn.init.normal_(layer.weight, std=layer.weight[0].numel() ** -0.5, generator=generator)
@@ -49,14 +48,14 @@ class ConvVAE(PatchVAE):
 
     @classmethod
     def from_patch(cls, codec: PatchVAE, vae: ConvConfig, mel: MelConfig) -> ConvVAE:
-        """An untrained one around a fitted linear codec of the same patch and token size."""
+        """An untrained codec around a fitted linear codec of the same patch and token size."""
         built = cls(vae, mel)
         for name, value in codec.named_buffers():
             getattr(built, name).copy_(value)
         return built
 
     def refined(self, tokens: Tensor) -> Tensor:
-        """tokens [B, L, D] -> mel [B, F, M] without the clamp, whose gradient is zero: what training needs."""
+        """tokens [B, L, D] -> mel [B, F, M] without the clamp, whose gradient is zero; for training."""
         columns = self.input(tokens.unflatten(1, (-1, self.bands)).flatten(2))
         residual = self.output(self.norm(self.blocks(columns)))
         return self.project(tokens) + self.unpatch(residual.unflatten(2, (self.bands, -1)).flatten(1, 2))

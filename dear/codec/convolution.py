@@ -1,6 +1,6 @@
-"""Convolutions of AudioLDM's codec in forms that a CPU computes faster, equal within the rounding of float32.
+"""Faster forms of the convolutions of AudioLDM's codec on a CPU, equal within the rounding of float32.
 
-Weights and their names stay as they are. Anywhere but on a CPU in float32 the plain forms run: cuDNN has its own.
+Weights and their names do not change. Other devices and precisions use the plain forms, since cuDNN has its own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ GROUP = 16  # items of a batch that a GPU takes at once
 
 
 def in_groups(function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-    """``function`` on few items of ``batch`` at a time, so that memory is bounded; on a CPU, for its caches, on one."""
+    """``function`` on a few items of ``batch`` at a time to bound memory; on a CPU on one item, for its caches."""
     return torch.cat([function(part) for part in batch.split(1 if batch.device.type == "cpu" else GROUP)])
 
 
@@ -29,7 +29,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def accelerate(network: M) -> M:
-    """Give the layers of an AutoencoderKL's decoder or a SpeechT5HifiGan the faster forms, in place."""
+    """Replace the layers of an AutoencoderKL's decoder or a SpeechT5HifiGan by the faster forms, in place."""
     for name, module in list(network.named_modules()):
         if type(module) is nn.Conv1d:
             module.__class__ = Conv1d
@@ -37,7 +37,7 @@ def accelerate(network: M) -> M:
             module.__class__ = ConvTranspose1d
         elif type(module) is nn.Conv2d:
             module.weight.data = module.weight.contiguous(memory_format=torch.channels_last)
-        elif type(module).__name__ == "Upsample2D":  # of diffusers, which takes seconds to import
+        elif type(module).__name__ == "Upsample2D":  # avoids the import of diffusers, which takes seconds
             network.set_submodule(name, Upsample2d(module.conv))
     return network
 
@@ -47,7 +47,7 @@ def _plain(x: Tensor) -> bool:
 
 
 class Conv1d(nn.Conv1d):
-    """nn.Conv1d that keeps its length, with channels innermost in memory, long and wide kernels by transform."""
+    """nn.Conv1d that keeps the length, with channels innermost in memory; long and wide kernels use a transform."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, S] -> [B, C', S]."""

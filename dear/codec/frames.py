@@ -1,4 +1,4 @@
-"""Shared by the vocoders: magnitudes from a log-mel, windowed frames of a signal, and its peak.
+"""Shared parts of the vocoders: magnitudes from a log-mel, windowed frames of a signal, and its peak.
 
 Sound is framed as :class:`dear.codec.mel.MelSpectrogram` does, and phases start from those of one fixed noise.
 """
@@ -42,7 +42,7 @@ class MelInverse(nn.Module):
     def forward(self, mel: Tensor) -> Tensor:
         """mel [B, F, M] log-mel -> STFT magnitudes [B, F, n_fft // 2 + 1]."""
         mel = mel.float()
-        # The floor stands for all that is quieter, silence included.
+        # The floor stands for all quieter values, including silence.
         target = torch.where(mel > self.floor, mel.exp(), 0.0)
         magnitudes = (target / self.bands) @ self.spread
         for _ in range(self.updates):
@@ -87,7 +87,7 @@ class Frames(nn.Module):
     def noise(self, count: int, generator: torch.Generator | None = None, items: int = 1) -> Tensor:
         """Phases of white noise, unit complex [items, count, bins], from a CPU generator; None: one fixed noise.
 
-        Unlike independent phases, these belong to a signal: sounds that are noise are right from the start.
+        Unlike independent phases, these belong to a signal, so noisy sounds are right from the start.
         """
         length = (count - 1) * self.hop + self.n_fft
         if generator is None:
@@ -95,14 +95,14 @@ class Frames(nn.Module):
         return _unit(self.spectrum(torch.randn(items, length, generator=generator).to(self.window.device)))
 
     def crop(self, signal: Tensor) -> Tensor:
-        """signal [B, (F - 1) * hop + n_fft] -> [B, F * hop]: takes off the padding of the analysis on each side."""
+        """signal [B, (F - 1) * hop + n_fft] -> [B, F * hop]: removes the padding of the analysis on each side."""
         padding = (self.n_fft - self.hop) // 2
         return signal[:, padding : signal.shape[1] - (self.n_fft - self.hop - padding)]
 
 
 @lru_cache(maxsize=8)
 def _fixed_noise(length: int, device: torch.device) -> Tensor:
-    """[1, length]; kept on the device, as a copy from the host would wait for all that the device has to do."""
+    """[1, length], cached on the device, since a copy from the host would wait for the device's queue."""
     with torch.inference_mode(False):
         return torch.randn(1, length, generator=torch.Generator().manual_seed(0)).to(device)
 
@@ -119,6 +119,6 @@ def inverse_abs(spectrum: Tensor) -> Tensor:
 
 
 def limit(waveform: Tensor) -> Tensor:
-    """waveform [B, S] -> the same, each item that would clip made softer as a whole: its peak becomes PEAK."""
+    """waveform [B, S] -> the same, with each item that would clip scaled to the peak ``PEAK``."""
     peak = waveform.abs().amax(dim=1, keepdim=True)
     return waveform * (PEAK / peak.clamp_min(PEAK))

@@ -25,7 +25,7 @@ class ISTFTConfig(VocoderConfig):
 
 
 class ISTFTVocoder(Vocoder):
-    """ConvNeXt blocks over frames that shape a fixed noise into sound in the STFT domain, after Vocos.
+    """A vocoder after Vocos: ConvNeXt blocks over frames shape a fixed noise into sound in the STFT domain.
 
     A convolution over frames alone maps a steady mel to identical frames, whose overlap holds only harmonics of the
     frame rate. Therefore the phases of the fixed noise are an input, and the output is
@@ -51,7 +51,7 @@ class ISTFTVocoder(Vocoder):
         self.blocks = nn.ModuleList(ConvNeXtBlock(vocoder.width, taps=7, expansion=3) for _ in range(vocoder.depth))
         self.norm = nn.LayerNorm(vocoder.width)
         self.out = nn.Linear(vocoder.width, 3 * self.bins)
-        generator = torch.Generator().manual_seed(0)  # initial weights depend on nothing but the configuration
+        generator = torch.Generator().manual_seed(0)  # initial weights depend on the configuration alone
         for layer in self.modules():
             if isinstance(layer, nn.Linear | nn.Conv1d):
                 nn.init.normal_(layer.weight, std=layer.weight[0].numel() ** -0.5, generator=generator)
@@ -65,7 +65,7 @@ class ISTFTVocoder(Vocoder):
         return limit(in_groups(lambda part: self.synthesise(part, noise), mel))
 
     def synthesise(self, mel: Tensor, noise: Tensor) -> Tensor:
-        """As forward, unclamped, from the phases ``noise`` complex [1 or B, F, bins]: what training differentiates.
+        """As forward, unclamped, from the phases ``noise`` complex [1 or B, F, bins]; for training.
 
         Training draws new noise at each step, so that the network does not overfit to one noise.
         """

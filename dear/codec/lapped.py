@@ -1,4 +1,4 @@
-"""Log-mel to tokens and back, linear and lapped: neighbouring patches overlap, so that their borders are not heard."""
+"""Linear lapped codec: neighbouring patches overlap, which makes their borders inaudible."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class LappedConfig(VAEConfig):
 
 
 class LappedVAE(PatchVAE):
-    """The linear patch codec behind an orthogonal filter over the border of each two patches in time, kind "lapped".
+    """The linear patch codec with an orthogonal filter over the borders of patches in time, kind "lapped".
 
-    A model draws tokens apart from each other. Where patches merely stand side by side, every error of a token is a
-    step at its borders, and steps at a regular rate are heard as a motor. The filter (Tran, Liang and Tu 2003, type II)
+    A model draws tokens separately. With adjacent patches, every error of a token is a step at its borders, and steps
+    at a regular rate sound like a motor. The filter (Tran, Liang and Tu 2003, type II)
     mixes the ``patch_frames`` frames around each border; its transpose after decoding turns a patch into a smooth bump
-    that reaches half a patch into its neighbours. It keeps constants and energy. The first and last half patch of a
-    sound are left alone.
+    that reaches half a patch into its neighbours. It preserves constants and energy. The first and last half patch of a
+    sound stay unfiltered.
 
     Raises ValueError for an odd ``patch_frames``, and as :class:`PatchVAE`.
     """

@@ -1,4 +1,4 @@
-"""Log-mel to waveform by smooth gains towards the mel, which needs no weights."""
+"""Log-mel to waveform by iterated smooth gains, without weights."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ LARGEST = 3.0  # natural log of the largest gain of one iteration
 class MelGainConfig(VocoderConfig):
     kind: str = "mel-gain"
     iterations: Annotated[int, Range(1, 1024)] = 24
-    momentum: Annotated[float, Range(0, 0.9)] = 0.9  # beyond it the iterations may diverge
+    momentum: Annotated[float, Range(0, 0.9)] = 0.9  # larger values may diverge
 
 
 class MelGain(Vocoder):
-    """Noise shaped by the mel, then corrected band by band until its own log-mel is the one asked for.
+    """Noise shaped by the mel, then corrected band by band until its log-mel matches.
 
     Griffin-Lim forces the magnitude of every bin, which makes noise beat at 10 to 30 Hz. A mel gain scales the complex
     spectrum by a factor that is smooth over frequency, and keeps the phases. Each iteration starts from an

@@ -1,7 +1,7 @@
-"""Log-mel to tokens and back, linear: the projection of mel patches on their leading principal components.
+"""Linear codec: the projection of mel patches on their leading principal components.
 
-What gives the tokens about unit variance lies inside each codec, so no caller can forget it. The linear codec is the
-bar: an autoencoder of the same token size that was trained for minutes loses every harmonic.
+The scale that gives tokens about unit variance is part of the codec, so no caller can forget it. The linear codec is
+the baseline: an autoencoder of the same token size that was trained for minutes loses every harmonic.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class PatchVAE(Codec):
         return ((self.patches(mel) - self.mean) @ self.components) * self.scale
 
     def project(self, tokens: Tensor) -> Tensor:
-        """tokens [B, L, D] -> mel [B, F, M], the affine inverse alone: exact on the span of the components."""
+        """tokens [B, L, D] -> mel [B, F, M], the affine inverse without clamp, exact on the span of the components."""
         return self.unpatch((tokens / self.scale) @ self.components.T + self.mean)
 
     def decode(self, tokens: Tensor) -> Tensor:

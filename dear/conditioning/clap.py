@@ -1,4 +1,4 @@
-"""CLAP: one embedding of a whole prompt, or of a whole sound, in the same space."""
+"""CLAP: embeddings of whole prompts and of whole sounds in one space."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Clap:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ):
-        """dtype: of the text branch. Sound stays in float32: rounded decibels are no longer the same sound."""
+        """dtype: of the text branch. The audio branch stays in float32, since rounding decibels changes the sound."""
         self.model = model
         self.model.to(torch.device(device))
         self.model.text_model.to(dtype)
@@ -99,7 +99,7 @@ def load_clap(source: str, device: torch.device | str = "cpu", dtype: torch.dtyp
 
 
 def find_checkpoint(source: str) -> Path:
-    """The local file of a LAION checkpoint: a path, else "owner/name/file.pt", downloaded or taken from the cache."""
+    """The local file of a LAION checkpoint: a path, or "owner/name/file.pt", downloaded or from the cache."""
     if Path(source).is_file():
         return Path(source)
     found = re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*)/(\w[\w.-]*\.pt)", source)

@@ -15,10 +15,10 @@ FLOOR = 1e-10  # power below which a band counts as silent: -100 dB
 
 
 class ClapMel:
-    """Waveforms of any length to the spectrograms that HTSAT takes, fused (four of each sound) or unfused (one).
+    """Waveforms of any length to the spectrograms of HTSAT, fused (four of each sound) or unfused (one).
 
-    Where LAION draws crops of a long sound at random, these lie in the middle of their range, so that a sound always
-    has the same embedding.
+    LAION draws crops of a long sound at random. Here they lie in the middle of their range, so that a sound always has
+    the same embedding.
     """
 
     def __init__(self, extractor: ClapFeatureExtractor, fused: bool):
@@ -34,7 +34,7 @@ class ClapMel:
 
     def __call__(self, waveform: np.ndarray) -> tuple[Tensor, bool]:
         """[S] in [-1, 1] at ``sample_rate`` -> spectrograms [1 or 4, F, M] in dB, and whether crops are to be fused."""
-        # LAION trained on 16-bit sound, where what is quieter than a step is silence.
+        # LAION trained on 16-bit sound, where levels below one step are silence.
         quantised = (np.clip(waveform, -1, 1).astype(np.float32) * np.float32(32767)).astype(np.int16)
         samples = torch.from_numpy((quantised / 32767.0).astype(np.float32))
         if not self.fused:
@@ -57,7 +57,7 @@ class ClapMel:
         return 10 * torch.log10(power.clamp_min(FLOOR))
 
     def _fill(self, samples: Tensor) -> Tensor:
-        """A short sound repeated as often as it fits whole, then silence; a long one as it is."""
+        """A short sound repeated a whole number of times, then silence; a long sound unchanged."""
         if len(samples) >= self.samples:
             return samples
         samples = samples.repeat(self.samples // len(samples))

@@ -1,4 +1,4 @@
-"""LAION's CLAP checkpoints (``.pt``), opened without running code from them and mapped onto transformers' model."""
+"""LAION's CLAP checkpoints (``.pt``), read without executing their code and mapped to transformers' model."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 FIELD = "conditioning.clap"
 
-# What LAION's module holds beside the two embedders: fixed front end and masks, which are computed here; the classifier
-# of AudioSet's classes; the extra layers behind the embeddings that only training used.
+# Parts of LAION's module beside the two embedders: the fixed front end and masks, which are computed here; the
+# classifier of AudioSet's classes; the extra layers after the embeddings, which only training used.
 LEFTOVERS = re.compile(
     r"audio_branch\.(spectrogram_extractor|logmel_extractor|tscam_conv|head)\."
     r"|audio_branch\.layers\.\d+\.blocks\.\d+\.attn_mask$"
@@ -43,11 +43,11 @@ RENAMES = (
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The state dict of a LAION checkpoint by LAION's names. Raises :class:`EncoderError`.
+    """The state dict of a LAION checkpoint with LAION's names. Raises :class:`EncoderError`.
 
-    Tensors may lie in the file still (memory-mapped); the optimiser's are never read.
+    Tensors may be memory-mapped; those of the optimiser are never read.
     """
-    # The figures of training are NumPy scalars; their constructors are all that is allowed beside tensors.
+    # Training figures are NumPy scalars. Only their constructors are allowed beside tensors.
     scalar: Any = type(np.float64(0)).__reduce__(np.float64(0))[0]
     allowed: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     kinds = [np.dtype, *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8"))]
@@ -81,7 +81,7 @@ def load_mapped(path: Path) -> ClapModel:
         config = _config(state)
     except (KeyError, ValueError) as error:
         raise EncoderError(f"{FIELD}: {path} must be a CLAP of HTSAT and RoBERTa, but lacks {error}") from None
-    with torch.device("meta"):  # a network without memory or random numbers; its tensors become those of the file
+    with torch.device("meta"):  # built without memory or random numbers; the tensors of the file are assigned
         model = ClapModel(config)
     wanted = model.state_dict()
     mapped = _mapped(state) | _fixed(config)
@@ -121,7 +121,7 @@ def _fixed(config: ClapConfig) -> dict[str, Tensor]:
 
 
 def _config(state: Mapping[str, Tensor]) -> ClapConfig:
-    """The sizes of a checkpoint, read off its tensors. Raises KeyError where a tensor that tells one is absent."""
+    """The sizes of a checkpoint, from the shapes of its tensors. Raises KeyError where such a tensor is absent."""
     from transformers import ClapConfig
 
     def shape(name: str) -> torch.Size:

@@ -1,4 +1,4 @@
-"""LAION's own implementation of CLAP, where ``laion_clap`` can be imported: to compare with, or to use instead."""
+"""LAION's own implementation of CLAP, if ``laion_clap`` can be imported: an alternative and a reference."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SIZES = {96: "HTSAT-tiny", 128: "HTSAT-base", 256: "HTSAT-large"}  # by the widt
 
 
 class LaionModule:
-    """As :class:`dear.conditioning.clap.Clap`, up to rounding, for a LAION checkpoint.
+    """Equal to :class:`dear.conditioning.clap.Clap` up to rounding, for a LAION checkpoint.
 
-    LAION draws crops of sounds longer than ten seconds at random, so those are cut to their first ten seconds here.
-    Importing the package fetches three tokenizers, and the weights of roberta-base that the checkpoint then replaces.
+    LAION draws crops of sounds longer than ten seconds at random, so such sounds are cut to their first ten seconds.
+    Importing the package downloads three tokenizers, and weights of roberta-base that the checkpoint then replaces.
     """
 
     sample_rate = 48_000

@@ -1,7 +1,7 @@
-"""Whether of "A, then B" both are heard, in this order: ``python -m dear.evaluation.compositions``.
+"""Whether both sounds of "A, then B" are recognised in order: ``python -m dear.evaluation.compositions``.
 
-JSON goes to stdout, one line for people to stderr. The judge hears the beginning and the end of each clip separately;
-the middle, where one sound gives way to the other, is left out.
+Prints JSON to stdout and a summary to stderr. The judge hears the beginning and the end of each clip separately,
+without the middle, where the sounds change over.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dear.evaluation.judge.features import embed
 from dear.evaluation.score import ROUNDED
 
 PROMPTS = bundled("eval_compositions.json")  # [[prompt, first label, second label], ...], none seen in training
-BEGINNING, END = 0.36, 0.6  # shares of a clip, until the one and from the other on: a single sound is expected there
+BEGINNING, END = 0.36, 0.6  # the beginning ends, and the end begins, at these shares of a clip
 
 
 def score_compositions(
@@ -57,7 +57,7 @@ def load_compositions() -> list[tuple[str, str, str]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit status: 0, or 2 after one sentence about what was wrong."""
+    """The command line. Returns the exit status: 0, or 2 after an error message."""
     parser = Parser(
         prog="python -m dear.evaluation.compositions", description=__doc__.partition("\n")[0], allow_abbrev=False
     )

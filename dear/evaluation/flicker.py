@@ -1,4 +1,4 @@
-"""How a log-mel moves from token to token, as pure functions: generated sounds flicker where recordings are steady.
+"""Changes of a log-mel from token to token, as pure functions: generated sounds flicker where recordings are steady.
 
 Broadband level is the mean of a log-mel over its bands, in natural-log units. A model that draws each token with a
 level of its own makes textures beat at the rate of the tokens (12.5 Hz for 8 frames of 10 ms). A codec that smooths

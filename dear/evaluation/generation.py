@@ -1,4 +1,4 @@
-"""Clips of a model for a judge: held-back wordings, one candidate each, in a reproducible order."""
+"""Generation of clips for a judge: held-back wordings, one candidate each, in a reproducible order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dear.evaluation.judge.features import SoundsError
 if TYPE_CHECKING:
     from dear.pipeline import AudioDEAR
 
-PROMPTS = bundled("eval_prompts.json")  # {label: [wordings that training never showed to a model]}
+PROMPTS = bundled("eval_prompts.json")  # {label: [wordings that are never used in training]}
 
 
 def generate_for_scoring(
@@ -32,8 +32,8 @@ def generate_for_scoring(
 ) -> tuple[Tensor, list[str]]:
     """Generate clips to score -> waveforms [N,S] and the label of each, N = labels x ``clips_per_class``.
 
-    Each label goes through its wordings in turn. Clip i has seed ``seed + i`` whatever the batch size, so two models,
-    or two settings of one, are compared on the same noise. ``options`` are those of ``AudioDEAR.generate``.
+    Each label uses its wordings in turn. Clip i has seed ``seed + i`` for any batch size, so models and settings are
+    compared on the same noise. ``options`` are those of ``AudioDEAR.generate``.
     """
     if not prompts or not all(prompts.values()):
         raise SoundsError("prompts must hold at least one label with at least one prompt each")
@@ -48,14 +48,14 @@ def generate_for_scoring(
 def generate_each(
     pipeline: AudioDEAR, prompts: Sequence[str], batch: int = 10, seed: int = 0, **options: Any
 ) -> Tensor:
-    """One clip for each prompt -> waveforms [N,S]; clip i has seed ``seed + i`` whatever the batch size."""
+    """One clip for each prompt -> waveforms [N,S]; clip i has seed ``seed + i`` for any batch size."""
     sounds = pipeline.generate_many(prompts, batch=batch, seed=seed, **options)
     bar = tqdm(sounds, desc="generating", total=len(prompts), unit="sound", disable=None)
     return torch.cat([out.sound for out in bar])
 
 
 def check_fits(judge: Judge, pipeline: AudioDEAR) -> None:
-    """Raise ValueError where the judge cannot hear what the pipeline makes."""
+    """Raises ValueError where the judge does not take the pipeline's sounds."""
     if isinstance(judge, SoundClassifier):
         check_mel(judge.config.mel, pipeline.config.mel)
     elif judge.sample_rate != pipeline.sample_rate:

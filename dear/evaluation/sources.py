@@ -1,4 +1,4 @@
-"""Sounds on their way to a judge: recordings, log-mels, codec, vocoders and what a model makes of prompts."""
+"""Sounds for a judge: recordings, log-mels, codec and vocoder outputs, and generated sounds."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """Log-mels that vocoders are given, and how long it took to make them."""
+    """Log-mels for vocoders, and the time to make them."""
 
     name: str
     mels: Tensor  # [N,F,M]
     labels: tuple[str, ...]
     seconds: float  # for 10 s of sound, without the vocoder
-    wanted: Tensor  # [N,F,M]: what the mel of the waveform is compared with
+    wanted: Tensor  # [N, F, M]: the reference for the mel of the waveform
 
 
 @dataclass(frozen=True)
 class Row:
-    """N waveforms and how they were made."""
+    """N waveforms, their error and the time to make them."""
 
     name: str
     waveforms: Tensor  # [N,S]
@@ -45,9 +45,9 @@ class Row:
 
 
 def split(folders: Sequence[Path], folds: Sequence[int], count: int) -> tuple[list[Sound], list[Sound]]:
-    """The first ``count`` recordings of each label in the measuring fold of each folder, and as many of other folds.
+    """The first ``count`` recordings of each label in the held-out fold of each folder, and as many of other folds.
 
-    Raises :class:`SoundsError` for a folder without recordings of its measuring fold.
+    Raises :class:`SoundsError` for a folder without recordings of its held-out fold.
     """
     measured: list[Sound] = []
     others: list[Sound] = []
@@ -63,7 +63,7 @@ def split(folders: Sequence[Path], folds: Sequence[int], count: int) -> tuple[li
 
 
 def vocoders(config: Config, vocoder: nn.Module) -> dict[str, nn.Module]:
-    """The checkpoint's own vocoder, then those of other kinds that need no weights, with usual settings, by kind."""
+    """{kind: vocoder}: the checkpoint's own, then all kinds that need no weights, with default settings."""
     found: dict[str, nn.Module] = {config.vocoder.kind: vocoder}
     for kind, network in VOCODERS.items():
         if network.weightless and kind not in found:
@@ -81,7 +81,7 @@ def recorded(sounds: Sequence[Sound], config: Config) -> Source:
 
 @torch.inference_mode()
 def coded(source: Source, vae: Any, config: Config) -> Source:
-    """A source after the codec."""
+    """A source after encoding and decoding by the codec."""
     decoded, began = [], time.perf_counter()
     for mel in source.mels:
         decoded.append(vae.decode(vae.encode(mel[None])))
@@ -90,7 +90,7 @@ def coded(source: Source, vae: Any, config: Config) -> Source:
 
 
 def generated(pipeline: AudioDEAR, prompts: Mapping[str, Sequence[str]], count: int, seed: int) -> Source:
-    """What a variant makes of held-back prompts, one at a time, by default settings; clip i has seed ``seed + i``."""
+    """Generated sounds of held-back prompts, one at a time, with default options; clip i has seed ``seed + i``."""
     items = [(label, texts[i % len(texts)]) for label, texts in prompts.items() for i in range(count)]
     mels, seconds = [], 0.0
     sounds = pipeline.generate_many([text for _, text in items], batch=1, seed=seed)
@@ -135,5 +135,5 @@ def _first(sounds: Sequence[Sound], count: int) -> list[Sound]:
 
 
 def _per_ten(mel: MelConfig) -> float:
-    """What the seconds of one clip are multiplied with to be those of 10 s."""
+    """Factor from the seconds for one clip to the seconds for 10 s of sound."""
     return 10 * mel.sample_rate / (mel.frames * mel.hop_length)

@@ -1,4 +1,4 @@
-"""What a waveform has that its log-mel does not show: beats of the envelope, and clean harmonics. Pure functions."""
+"""Properties of a waveform that its log-mel does not show: envelope beats and clean harmonics. Pure functions."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from dear.evaluation.flicker import FLICKER, means
 from dear.evaluation.judge.features import fit
 
 ENVELOPE_RATE = 250  # Hz: a value of the envelope every 4 ms
-BEATS = (10.0, 30.0)  # Hz: Griffin-Lim raises these rates in noise; they are heard as an engine
-WINDOW = 0.256  # seconds: bins are 3.9 Hz apart, and harmonics 16 Hz apart are told from each other
+BEATS = (10.0, 30.0)  # Hz: Griffin-Lim amplifies these rates in noise, which then sounds like an engine
+WINDOW = 0.256  # seconds: bins are 3.9 Hz apart, which resolves harmonics 16 Hz apart
 NEIGHBOURS = 101  # bins around a peak, whose median is the floor: 390 Hz
 HARMONICS = 5
 LEAST = 1e-12  # power, of the squared mean
-QUIET = 40.0  # dB below the loudest frame, at which a frame is left out
+QUIET = 40.0  # dB below the loudest frame; quieter frames are left out
 
 
 def envelope_db(waveform: Tensor, sample_rate: int = 16_000, rates: tuple[float, float] = BEATS) -> Tensor:
@@ -47,7 +47,7 @@ def envelope_db(waveform: Tensor, sample_rate: int = 16_000, rates: tuple[float,
 
 
 def harmonic_ratio_db(waveform: Tensor, sample_rate: int = 16_000, harmonics: int = HARMONICS) -> Tensor:
-    """waveform [B,S] -> [B]: how far the strongest spectral peaks stand above the floor around them, in dB.
+    """waveform [B,S] -> [B]: level of the strongest spectral peaks above the floor around them, in dB.
 
     In each frame of 0.256 s, the mean over the ``harmonics`` strongest local maxima of their level above the
     median of the 101 bins around; then the mean over frames that are at most 40 dB below the loudest. A steady tone of

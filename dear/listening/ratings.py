@@ -80,7 +80,7 @@ class Result:
 
 
 def check_rater(text: object) -> str:
-    """A rater's id: spaces and case don't count, so that who comes back finds the own ratings."""
+    """A normalised rater's id. Spaces and case do not matter, so that returning raters find their ratings."""
     rater = " ".join(unicodedata.normalize("NFKC", text).casefold().split()) if isinstance(text, str) else ""
     # The first character is none that makes a table's cell a formula.
     if not re.fullmatch(r"\w[\w .@-]{0,39}", rater):
@@ -91,10 +91,10 @@ def check_rater(text: object) -> str:
 
 
 class Ratings:
-    """The file of ratings at ``path``, made where there is none. Each call opens it anew, so threads may share this.
+    """The file of ratings at ``path``, created if absent. Each call opens the file, so threads may share an instance.
 
-    It remembers what was rated: raises :class:`RatingsError` for a file that holds other sounds or prompts under the
-    names of these ``clips``, for one of another program or version, and wherever SQLite fails.
+    Raises :class:`RatingsError` for a file with other sounds or prompts under the names of these ``clips``, for a file
+    of another program or version, and where SQLite fails.
     """
 
     def __init__(self, path: str | Path, clips: Iterable[Clip] = ()) -> None:
@@ -108,7 +108,7 @@ class Ratings:
             database.execute("COMMIT")
 
     def save(self, rater: str, system: str, clip: str, rel: int, ovl: int) -> None:
-        """Keep a rating; the last one of a rater for a clip counts."""
+        """Save a rating. The last rating of a rater for a clip counts."""
         for measure, score in zip(MEASURES, (rel, ovl), strict=True):
             if type(score) is not int or score not in SCORES:
                 raise RatingsError(f"{measure} must be a whole number from 1 to 5, got {score!r}")
@@ -227,7 +227,7 @@ def _result(unit: str, measure: str, system: str, minus: str, scores: Mapping[tu
 
 
 def to_csv(rows: Sequence[Rating] | Sequence[Result], kind: type[Rating] | type[Result]) -> str:
-    """Ratings or results as a table with a header; what is not a number is left empty."""
+    """Ratings or results as a CSV table with a header; values that are not numbers are empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([field.name for field in fields(kind)])

@@ -1,4 +1,4 @@
-"""A listening study on disk: one folder of sounds per system, with file names shared between them, and their prompts.
+"""A listening study on disk: one folder of sounds per system, with shared file names, and the prompts.
 
     study/
       prompts.csv          file,prompt
@@ -84,11 +84,11 @@ def anonymous_copy(clip: Clip, folder: Path) -> Path:
     """A 16-bit WAV of the clip below ``folder`` whose path, name and metadata do not identify the system."""
     import soundfile
 
-    # Not the digest itself: whoever has the systems' files could look it up.
+    # Not the digest itself, which anyone with the systems' files could look up.
     path = folder / hashlib.sha256(f"{_SALT}{clip.system}\0{clip.name}".encode()).hexdigest()[:32] / "clip.wav"
     if not path.exists():
         samples, rate = soundfile.read(clip.path, dtype="float64", always_2d=True)
-        # 16-bit samples come out as they went in, which writing floats does not give.
+        # 16-bit samples are copied exactly, unlike floats.
         samples = np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
         path.parent.mkdir(parents=True, exist_ok=True)
         work = path.with_name(f"{secrets.token_hex(4)}.tmp")

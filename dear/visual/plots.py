@@ -1,9 +1,8 @@
-"""Pictures of sounds: pure functions from arrays to matplotlib figures, all on one time axis.
+"""Figures of sounds: pure functions from arrays to matplotlib figures with a common time axis.
 
-Figures are built with matplotlib's object-oriented interface, so several threads may draw at once.
-Their background is transparent and their text a middle grey that reads on white and on black;
-:func:`to_svg` turns that grey into ``currentColor``, so that a page's own text colour is used.
-All time figures share the same margins: set under one another, their seconds line up.
+Figures use matplotlib's object-oriented interface, so several threads may draw at once. The background is transparent,
+and the text is a middle grey that is legible on white and on black; :func:`to_svg` turns that grey into
+``currentColor``, the text colour of the page. All time figures have the same margins, so that their seconds line up.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ def waveform_figure(waveform: ArrayLike, sample_rate: int, seconds: float | None
     """The envelope (lowest and highest sample of each column) of one sound.
 
     waveform [S] in [-1, 1]; ``sample_rate`` in Hz; ``seconds``: length of the time axis, by default that of the sound.
-    The vertical axis is a true scale: the smallest of 0.1, 0.25, 0.5 and 1 that holds the peak.
+    The vertical axis ends at the smallest of 0.1, 0.25, 0.5 and 1 that is not below the peak.
     """
     samples = _array(waveform, 1, "waveform", "[S]")
     duration = len(samples) / sample_rate
@@ -57,7 +56,7 @@ def waveform_figure(waveform: ArrayLike, sample_rate: int, seconds: float | None
     low, high = np.minimum.reduceat(samples, starts), np.maximum.reduceat(samples, starts)
     peak = float(np.abs(samples).max())
     limit = next((limit for limit in (0.1, 0.25, 0.5) if peak <= limit), 1.0)
-    hair = limit / 250  # silence stays a line
+    hair = limit / 250  # silence shows as a line
     axes.fill_between(times, low - hair, high + hair, color=ACCENT, linewidth=0)
     axes.set_ylim(-limit * 1.06, limit * 1.06)
     axes.set_yticks([-limit, 0, limit], [_text(-limit), "0", _text(limit)])
@@ -109,7 +108,7 @@ def latents_figure(latents: ArrayLike, seconds: float) -> Figure:
 
 
 def order_figure(order: ArrayLike, iterations: int, grid: tuple[int, int], seconds: float) -> Figure:
-    """At which iteration each token was drawn.
+    """The iteration that drew each token.
 
     order [L] with values from 0 to ``iterations`` - 1, or -1 for a token that is given or not drawn yet (grey);
     ``grid``: tokens along time and along frequency (their product is L; token i lies at divmod(i, grid[1])).
@@ -167,9 +166,9 @@ def spectrogram_grid(
 
 
 def to_svg(figure: Figure, label: str) -> str:
-    """The figure as one ``<svg>`` element to put into a page: scalable, its text in the page's font and colour.
+    """The figure as one scalable ``<svg>`` element for a page, with text in the page's font and colour.
 
-    ``label`` is what a screen reader says in place of the picture. The same figure gives the same text.
+    label: the text for screen readers. The same figure gives the same text.
     """
     buffer = io.StringIO()
     # The SVG backend reads these options from matplotlib's global table, hence the lock.
@@ -177,7 +176,7 @@ def to_svg(figure: Figure, label: str) -> str:
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    # What would reach beyond this picture once it lies in a page: rules for all elements, names of groups, a font.
+    # Remove what would affect the rest of a page: rules for all elements, names of groups, a font.
     text = re.sub(r"<(metadata|style).*?</\1>", "", text, flags=re.DOTALL)
     text = re.sub(r'<g id="[^"]*">', "<g>", text)
     text = re.sub(r" font-family: [^;\"]*;", "", text)
@@ -233,7 +232,7 @@ def _image(axes: Axes, rows: NDArray, colours: Colormap, limits: tuple[float, fl
         vmax=limits[1],
         origin="lower",
         aspect="auto",
-        interpolation="none",  # as it is: the reader of the SVG scales it
+        interpolation="none",  # unchanged, since the viewer of the SVG scales it
         extent=(0, seconds, -0.5, len(rows) - 0.5),
     )
 

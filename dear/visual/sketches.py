@@ -1,4 +1,4 @@
-"""Small pictures that explain the method: pure functions from arrays to SVG without axes.
+"""Small figures that explain the method: pure functions from arrays to SVG without axes.
 
 The background is transparent, the colours are legible on white and on black, and the pictures scale with the page.
 """
@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from dear.visual.plots import ACCENT, INK, SIGNED, UNDRAWN
 
-WARM = "#cf7f4d"  # what is drawn, beside the data in ACCENT
+WARM = "#cf7f4d"  # everything except the data, which is in ACCENT
 _SIDE = 1000  # units of a scatter's side
 
 

@@ -1,7 +1,7 @@
-"""Tokens and conditioning of composed scenes on disk: what the teacher and the student are trained on.
+"""Caches of the tokens and conditioning of composed scenes, the training data of the teacher and the student.
 
 A cache is a folder: ``tokens.npy`` [N, L, D] float16, ``conditioning.safetensors`` (the unique captions: tokens
-[U, T, E] float16, mask [U, T]), ``captions.json`` and, written last, ``stamp.json``, which says what it was made from.
+[U, T, E] float16, mask [U, T]), ``captions.json`` and, written last, ``stamp.json`` with the settings of its making.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from training.runtime.progress import Progress
 from training.runtime.stamps import StampError, difference
 from training.runtime.workers import one_thread, process_pool
 
-BLOCK = 32  # scenes that are encoded together, and lost at most when the work is killed
+BLOCK = 32  # scenes that are encoded together; a killed run loses at most one block per worker
 CAPTIONS = 64  # captions that are encoded together
-SAMPLE = 4  # first scenes whose content goes into the stamp
+SAMPLE = 4  # scenes at the start whose content goes into the stamp
 
 
 class CacheError(StampError):
-    """A cache that is unfinished, damaged, or made from something else."""
+    """A cache that is unfinished, damaged, or made from other settings."""
 
 
 class Scene(Protocol):
-    """What is encoded: a waveform [S] float32 in [-1, 1], its caption, the labels in it, and how they are composed."""
+    """A waveform [S] float32 in [-1, 1], its caption, its labels, and how they are composed."""
 
     @property
     def waveform(self) -> np.ndarray: ...
@@ -57,14 +57,14 @@ class Scene(Protocol):
 
 
 class Scenes(Protocol):
-    """A source of scenes; it can be pickled where several workers share the range."""
+    """A source of scenes. It can be pickled if several workers are used."""
 
     def scene(self, index: int) -> Scene:
         """A pure function of ``index``."""
 
 
 class TextEncoder(Protocol):
-    """A frozen text encoder, as in ``dear.conditioning``; ``digest`` names its weights."""
+    """A frozen text encoder, as in ``dear.conditioning``; ``digest`` identifies its weights."""
 
     @property
     def digest(self) -> str: ...
@@ -91,11 +91,11 @@ def build(
     stamps: Mapping[str, Any],
     workers: int = 1,
 ) -> Cache:
-    """Encode scenes 0 to ``count`` - 1 into ``folder``, going on where an earlier call was stopped or killed.
+    """Encode scenes 0 to ``count`` - 1 into ``folder``, resuming where an earlier call was stopped or killed.
 
-    ``stamps``: plain data that tells one source of scenes from another, such as its seed, folds and kinds. The rest of
-    the stamp is measured here: the digests of both encoders, the mel configuration, and a digest of the first scenes.
-    ``workers``: processes, each with one thread; the bytes do not depend on it. ``vae`` and ``mel`` lie on the CPU.
+    ``stamps``: plain data that distinguishes sources of scenes, such as seed, folds and kinds. The rest of the stamp is
+    computed here: the digests of both encoders, the mel configuration, and a digest of the first scenes.
+    ``workers``: processes, each with one thread; the bytes do not depend on it. ``vae`` and ``mel`` are on the CPU.
 
     A finished cache with the same stamp is returned as it is. Raises :class:`CacheError` where ``folder`` holds one
     with another stamp (the field is named), and where tokens exceed half precision;
@@ -133,7 +133,7 @@ def build(
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """What a worker needs to encode any block of scenes. A block is done when its file in ``blocks`` exists."""
+    """The data that a worker needs to encode a block of scenes. A block is done when its file in ``blocks`` exists."""
 
     folder: Path
     scenes: Scenes
@@ -149,7 +149,7 @@ class _Job:
         return self.blocks / f"{block:06d}.json"
 
     def prepare(self, stamp: dict[str, Any]) -> None:
-        """Make room for the tokens, or check that the room is meant for this stamp."""
+        """Allocate the file of tokens, or check that an existing one has this stamp."""
         begun = self.blocks / "stamp.json"
         if begun.exists():
             _check_stamp(begun, stamp)
@@ -181,7 +181,7 @@ class _Job:
 
     @torch.no_grad()
     def encode(self, block: int) -> int:
-        """Write the tokens of a block, then the file that says so. Returns the block."""
+        """Write the tokens of a block, then the file that marks it as done. Returns the block."""
         span = self.range(block)
         scenes = [self.scenes.scene(index) for index in span]
         # One spectrogram at a time: faster than together, and a tenth of the memory.
@@ -196,7 +196,7 @@ class _Job:
         return block
 
     def gather(self, text_encoder: TextEncoder) -> None:
-        """Captions of all blocks into one file, and the conditioning of the unique ones, in order of appearance."""
+        """Write the captions of all blocks, and the conditioning of the unique captions in order of appearance."""
         rows = [row for block in range(-(-self.count // BLOCK)) for row in read_json(self.path(block))]
         captions = list(dict.fromkeys(row[0] for row in rows))
         position = {caption: index for index, caption in enumerate(captions)}
@@ -224,9 +224,9 @@ class _Job:
 
 
 class Cache:
-    """A finished cache, read from disk as it is needed. Safe to share between threads.
+    """A finished cache, read from disk on demand. Safe to share between threads.
 
-    ``stamp``: what it was made from; ``captions`` [U], ``caption`` [N] (index into them), ``labels`` [N], ``kind`` [N].
+    ``stamp``: its settings; ``captions`` [U], ``caption`` [N] (index into them), ``labels`` [N], ``kind`` [N].
     Raises :class:`CacheError` where ``folder`` holds none, or a damaged one.
     """
 
@@ -267,7 +267,7 @@ class Cache:
     def indices(self, step: int, batch_size: int, seed: int) -> np.ndarray:
         """Items of step ``step``, from 0: [batch_size] int64, a pure function of the arguments.
 
-        All steps in a row run through one random permutation of the cache after another, without dropping any item.
+        Consecutive steps run through one random permutation of the cache after another, without dropping any item.
         """
         positions = np.arange(step * batch_size, (step + 1) * batch_size)
         epochs = positions // len(self)
@@ -279,9 +279,9 @@ class Cache:
 
 
 class Recaptioned(Cache):
-    """A cache in which an item comes each time with the caption of a random item of the same labels and kind.
+    """A cache whose items have, at each use, the caption of a random item with the same labels and kind.
 
-    Where every scene keeps its one caption, a model learns by heart which scene is meant, and no sense of the words.
+    If every scene kept its one caption, a model would memorise which scene a caption means, and not learn its words.
     """
 
     def __init__(self, folder: str | Path):
@@ -295,14 +295,14 @@ class Recaptioned(Cache):
         return self.kind[index], *self.labels[index]
 
     def indices(self, step: int, batch_size: int, seed: int) -> np.ndarray:
-        """Items of step ``step``, and those whose captions they take: [batch_size, 2] int64."""
+        """Items of step ``step``, and the items whose captions they take: [batch_size, 2] int64."""
         items = super().indices(step, batch_size, seed)
         rng = np.random.default_rng([seed, step, 1])
         alike = [self._alike[self._sounds(index)] for index in items]
         return np.stack([items, [group[rng.integers(len(group))] for group in alike]], axis=1)
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> dict[str, Tensor]:
-        """As that of any cache, for numbers of items [B] with their own captions, or for pairs [B, 2] of indices()."""
+        """As :meth:`Cache.batch`, for items [B] with their own captions, or for pairs [B, 2] from :meth:`indices`."""
         indices = np.asarray(indices, dtype=np.int64)
         if indices.ndim == 1:
             return super().batch(indices)
@@ -310,7 +310,7 @@ class Recaptioned(Cache):
 
 
 def _scenes_digest(scenes: Scenes, count: int) -> str:
-    """Of the first scenes: a change of the recordings or of the composing code is noticed where it shows in them."""
+    """Digest of the first scenes, which detects changes of the recordings and of the code that composes them."""
     digest = hashlib.sha256()
     for index in range(min(count, SAMPLE)):
         scene = scenes.scene(index)
@@ -320,7 +320,7 @@ def _scenes_digest(scenes: Scenes, count: int) -> str:
 
 
 def _check_stamp(path: Path, wanted: dict[str, Any]) -> None:
-    # One from before the wordings were stamped is taken at its word.
+    # Caches made before the wordings were stamped are accepted.
     saved = {"wordings": wanted.get("wordings")} | read_json(path)
     clause = difference(saved, wanted)
     if clause:

@@ -1,4 +1,4 @@
-"""What people watch while a model trains: curves in TensorBoard, and sounds of the averaged weights."""
+"""Monitoring of a run: curves in TensorBoard, and sounds of the averaged weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Board:
         every: int = 0,
         generate: Callable[[], Output] | None = None,
     ):
-        """generate: makes the sounds that are shown ``every`` steps; None: none are."""
+        """generate: makes the sounds that are logged every ``every`` steps; None: no sounds."""
         self.folder = folder
         self.per_step = per_step
         self.mel = mel
@@ -38,7 +38,7 @@ class Board:
     def writer(self) -> SummaryWriter:
         from torch.utils.tensorboard import SummaryWriter
 
-        # What an earlier session wrote past the state that this one began from did not happen.
+        # Drop events that an earlier session wrote after the state that this one resumed from.
         return SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.first)
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
@@ -54,7 +54,7 @@ class Board:
         assert self.generate is not None  # else every is 0
         try:
             output = self.generate()
-        except FloatingPointError as error:  # an average that is young may still diverge under guidance
+        except FloatingPointError as error:  # an early average may still diverge under guidance
             print(f"no samples at step {step}: {error}", file=sys.stderr)
             return
         folder = self.folder / "samples"

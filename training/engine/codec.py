@@ -1,4 +1,4 @@
-"""Fitting and training of the codec: the linear patch codec, its refinement, and the ISTFT vocoder."""
+"""Fitting and training of codecs: the linear patch codec, its refinement, and the ISTFT vocoder."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from dear.config import MelConfig, VAEConfig
 from training.cache.tokens import weights_digest
 from training.data.scenes import SceneSource
 
-TOKEN_NOISE = 0.05  # standard deviation added to tokens while the refinement is trained; theirs is about 1
+TOKEN_NOISE = 0.05  # standard deviation of the noise on tokens in training; that of tokens is about 1
 EDGE_WEIGHT = 0.3  # of the differences in the refinement's loss
 MEL_WEIGHT = 1.0  # of the mel in the vocoder's loss
 MAGNITUDE_WEIGHT = 20.0  # of linear magnitudes beside logarithms in the vocoder's loss
 WINDOWS = (2048, 1024, 512, 256, 128)  # samples, of the spectral energy distance
-CROPS = 4  # crops that one composed scene gives to the vocoder
+CROPS = 4  # crops of each composed scene for the vocoder
 
 
 def linear_codec(vae: VAEConfig, mel: MelConfig) -> PatchVAE:
-    """The linear codec of ``vae``'s sizes, not yet fitted: lapped where that is its kind, else of plain patches."""
+    """A linear codec with the sizes of ``vae``, not yet fitted: lapped if that is its kind, otherwise plain patches."""
     return LappedVAE(vae, mel) if isinstance(vae, LappedConfig) else PatchVAE(vae, mel)
 
 
@@ -95,14 +95,14 @@ def measure_vocoder(vocoder: nn.Module, spectrogram: MelSpectrogram, mels: Tenso
 
 
 class RefineCodec:
-    """A :class:`training.engine.task.Task`: the refinement of a linear codec learns what the components leave out.
+    """A :class:`training.engine.task.Task`: train the refinement of a linear codec to restore what the components lose.
 
     Loss: L1 on the log-mel, plus L1 on its differences over 1, 2 and 4 frames and bands, so that edges and harmonics
-    count for more than their level. The tokens carry a little noise in training, as generated ones do.
+    count more than levels. The tokens have a little noise in training, as generated tokens do.
     """
 
     def __init__(self, codec: ConvVAE, scenes: SceneSource, mel: MelConfig, batch_size: int, held_out: Tensor):
-        """scenes: what is trained on, each once; held_out: mels [N, F, M] that :meth:`validate` measures on."""
+        """scenes: the training data, each scene used once. held_out: mels [N, F, M] for :meth:`validate`."""
         self.module = codec
         self.scenes = scenes
         self.spectrogram = MelSpectrogram(mel)
@@ -120,7 +120,7 @@ class RefineCodec:
         tokens = self.module.encode(mel)
         noise = torch.randn(tokens.shape, generator=generator).to(tokens)
         error = self.module.refined(tokens + TOKEN_NOISE * noise) - mel
-        # Below the floor every value decodes to the floor, so only what lies above is an error.
+        # Values below the floor decode to the floor, so only values above it are errors.
         error = torch.where(mel <= self.module.floor, error.clamp_min(0), error)
         level = error.abs().mean()
         edges = sum(d.abs().mean() for reach in (1, 2, 4) for d in _differences(error, reach)) / 6
@@ -131,21 +131,20 @@ class RefineCodec:
 
 
 class TrainVocoder:
-    """A :class:`training.engine.task.Task`: the ISTFT vocoder on short crops of scenes.
+    """A :class:`training.engine.task.Task`: train the ISTFT vocoder on short crops of scenes.
 
     Loss: the spectral energy distance (Gritsenko et al. 2020) over several window lengths, which scores the
-    distribution of the sounds that the noise gives, not their mean, plus the L1 between the mel of the sound and the
-    mel that it was asked for.
+    distribution of the sounds, not their mean, plus the L1 between the mel of the sound and the input mel.
     """
 
     def __init__(self, vocoder: ISTFTVocoder, scenes: SceneSource, mel: MelConfig, batch_size: int, held_out: Tensor):
-        """batch_size: crops per step, a multiple of 4; held_out: mels [N, F, M] that :meth:`validate` measures on."""
+        """batch_size: crops per step, a multiple of 4. held_out: mels [N, F, M] for :meth:`validate`."""
         if batch_size % CROPS:
             raise ValueError(f"batch_size must be a multiple of {CROPS}, got {batch_size}")
         self.module = vocoder
         self.scenes = scenes
         self.spectrogram = MelSpectrogram(mel)  # of the scenes, on the CPU
-        self.hearing = MelSpectrogram(mel)  # of what is made, on the device of the vocoder
+        self.hearing = MelSpectrogram(mel)  # of generated waveforms, on the device of the vocoder
         self.frames = min(mel.sample_rate // mel.hop_length, mel.frames)  # of one crop: a second
         self.batch_size = batch_size
         self.held_out = held_out
@@ -169,7 +168,7 @@ class TrainVocoder:
         made = [self.module.synthesise(mel, frames.noise(mel.shape[1], generator, len(mel))) for _ in range(2)]
         distance = spectral_energy_distance(real, *made)
         self.hearing.to(mel.device)
-        # Frames whose window reaches over the edge of the crop saw other samples when the mel was made.
+        # The windows of frames at the edge of the crop reached into samples outside it when the mel was made.
         inner = slice(4, -4)
         level = sum((self.hearing(wave)[:, inner] - mel[:, inner]).abs().mean() for wave in made) / 2
         return {"loss": distance + MEL_WEIGHT * level, "distance": distance.detach(), "mel": level.detach()}
@@ -181,8 +180,8 @@ class TrainVocoder:
 def spectral_energy_distance(real: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """real, first, second [B, S], the latter two made from independent noise -> scalar.
 
-    ``d(real, first) + d(real, second) - d(first, second)``: least in expectation where what is made is distributed as
-    what is real.
+    ``d(real, first) + d(real, second) - d(first, second)``: minimal in expectation if generated and real waveforms have
+    the same distribution.
     """
     total = real.new_zeros(())
     for window in WINDOWS:

@@ -28,7 +28,7 @@ class EMA:
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Within, the parameters hold the average; afterwards exactly what they held before."""
+        """Context in which the parameters hold the average; afterwards they hold exactly their former values."""
         before = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
         try:
             self._assign(self.values)

@@ -1,4 +1,4 @@
-"""How a stage is trained, and what follows from it at step s, as pure functions: learning rate, average, seeds."""
+"""The settings of a training stage, and pure functions of the step: learning rate, decay of the average, seeds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FINAL_LR = 0.05  # the cosine schedule ends at this fraction of the peak
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How one stage is trained. A saved state resumes only under an equal configuration."""
+    """Settings of one training stage. A saved state resumes only under an equal configuration."""
 
     steps: int  # optimiser steps of the whole run
     batch_size: int  # items per step, over all processes together
@@ -32,7 +32,7 @@ class TrainConfig:
     save_every: int = 500  # steps between saved states
     log_every: int = 50  # steps per line of the log, each the mean over them
     validate_every: int = 0  # steps between calls of the task's validate(); 0: never
-    micro_batch: int = 0  # items per forward pass, whose gradients are added up; 0: a process's whole share
+    micro_batch: int = 0  # items per forward pass, whose gradients are accumulated; 0: a process's whole share
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "save_every", "log_every"):
@@ -60,7 +60,7 @@ class TrainConfig:
             raise ConfigError(f"micro_batch must divide batch_size {self.batch_size}, got {self.micro_batch!r}")
 
     def parts(self, processes: int) -> int:
-        """Micro-batches of a step over all processes. Raises ConfigError where they cannot be shared out evenly."""
+        """Micro-batches of a step over all processes. Raises ConfigError where they cannot be divided evenly."""
         parts = self.batch_size // self.micro_batch if self.micro_batch else processes
         if self.batch_size % parts or parts % processes:
             what = "batch_size / micro_batch" if self.micro_batch else "batch_size"
@@ -80,7 +80,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def ema_decay(config: TrainConfig, step: int) -> float:
-    """Decay of the average at step ``step``, from 0: low at first, so that it forgets the initial weights."""
+    """Decay of the average at step ``step``, from 0: low at first, to forget the initial weights."""
     return min(config.ema, (1 + step) / (10 + step))
 
 

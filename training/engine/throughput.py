@@ -1,7 +1,7 @@
-"""How much work a training step is, by closed formulas, and how much a device can do.
+"""FLOPs of a training step, by closed formulas, and the peak rate of a device.
 
-Counted are the multiplications of matrices, two operations per multiply-add, and nothing else: norms, activations and
-the depthwise convolution are well under a percent. ``tests/training/test_throughput.py`` checks the formulas against
+Only matrix products count, as two operations per multiply-add; norms, activations and the depthwise convolution are
+well under a percent. ``tests/training/test_throughput.py`` checks the formulas against
 torch's counter.
 """
 
@@ -17,7 +17,7 @@ from dear.config import Config, HeadConfig
 from dear.heads import HEADS, Head
 from dear.layers import shapes_alone
 
-ROUNDS = 6  # products that a peak is the best of, after one to warm up
+ROUNDS = 6  # timed products, of which the fastest counts, after one to warm up
 
 
 def backbone_flops(config: Config, conditioning: int) -> float:
@@ -25,7 +25,7 @@ def backbone_flops(config: Config, conditioning: int) -> float:
 
     ``2 (T E C + L D C) + depth (2 (T + L) (4 + 2 r) C^2 + 4 C (T^2 + L (T + L)))``, r the MLP's ratio: projections
     into the width C, then per block queries, keys, values, output and MLP of all tokens, and attention, where
-    conditioning tokens see T and audio tokens T + L others.
+    conditioning tokens attend to T tokens and audio tokens to T + L.
     """
     width, length, count = config.backbone.width, config.length, conditioning
     projections = 2 * width * (count * config.conditioning.dim + length * config.vae.token_dim)
@@ -53,10 +53,10 @@ def step_flops(
     teacher: bool = False,
     frozen: bool = False,
 ) -> float:
-    """One training step: three forward passes' worth, one of them forward and two backward.
+    """One training step, which costs three forward passes: one forward and two for the backward pass.
 
-    conditioning: T of the batches; hidden: mean share of masked tokens; teacher: its backbone runs forward beside;
-    frozen: the backbone runs forward only. A head may take more passes: see ``Head.train_passes``.
+    conditioning: T of the batches. hidden: mean share of masked tokens. teacher: whether a teacher's backbone runs
+    forward too. frozen: whether the backbone runs forward only. A head may take more passes: see ``Head.train_passes``.
     """
     head = _head(config.variants[variant].head, config.vae.token_dim, config.backbone.width)
     heads = head.train_passes * config.length * hidden * head.loss_flops()
@@ -64,7 +64,7 @@ def step_flops(
 
 
 def measured_peak(device: torch.device, precision: str) -> float:
-    """Operations per second of one large product of matrices on ``device``, in the precision of training."""
+    """Operations per second of a large matrix product on ``device``, in the precision of training."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     size = 1024 if device.type == "cpu" else 8192
     a = torch.full((size, size), 0.5, dtype=dtype, device=device)
@@ -79,7 +79,7 @@ def measured_peak(device: torch.device, precision: str) -> float:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes that this process has held so far: on the device, or of main memory where that is the CPU's."""
+    """The peak memory of this process in bytes: on the device, or main memory for a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

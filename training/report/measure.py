@@ -1,4 +1,4 @@
-"""What a reproduction measures on the held-out fold: codecs and vocoders to choose from, and sampling settings."""
+"""Measurements by which a reproduction chooses codec, vocoder and sampling settings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from training.engine.codec import measure_codec, measure_vocoder
 from training.engine.recipe import MeasureConfig
 from training.runtime.progress import Progress
 
-CLOSE = 0.02  # settings this near to the best accuracy count as equal; the lower FD decides among them
+CLOSE = 0.02  # accuracies this close to the best count as equal, and the lower FD decides
 
 
 def recordings(clips: Sequence[Clip], mel: MelSpectrogram) -> tuple[Tensor, list[str]]:
@@ -37,12 +37,12 @@ def recordings(clips: Sequence[Clip], mel: MelSpectrogram) -> tuple[Tensor, list
 
 
 def embed_training(clips: Sequence[Clip], classifier: SoundClassifier) -> Reference:
-    """The recordings of the training folds as a reference, for what is chosen before a held-out fold is looked at."""
+    """The recordings of the training folds as a reference, for choices that must not use a held-out fold."""
     return Reference(_embedded(clips, classifier), None, "recordings of the training")
 
 
 def embed_held_out(held_out: Sequence[Clip], others: Sequence[Clip], judge: Judge) -> Reference:
-    """The recordings of the held-out folds as a reference, with the distance between them and the others."""
+    """The recordings of the held-out folds as a reference, with their distance from the other recordings."""
     embedding = _embedded(held_out, judge)
     floor = frechet_distance(embedding.features, _embedded(others, judge).features)
     return Reference(embedding, floor, "recordings of the held-out folds")
@@ -62,7 +62,7 @@ def compare_codecs(
     classifier: SoundClassifier,
     reference: Reference,
 ) -> dict[str, Any]:
-    """Every vocoder on real mels, then every codec before the first vocoder: errors, accuracy, FD, seconds a clip."""
+    """Errors, accuracy, FD and seconds per clip: each vocoder on real mels, each codec with the first vocoder."""
     spectrogram = MelSpectrogram(classifier.config.mel)
     sounds: dict[str, tuple[PatchVAE | None, nn.Module]] = {name: (None, one) for name, one in vocoders.items()}
     usual = next(iter(vocoders))
@@ -87,8 +87,11 @@ def compare_codecs(
 
 
 def choose_codec(table: Mapping[str, Any], usual: str) -> tuple[str, str]:
-    """(vae, vocoder) that ship: a refined codec only where it beats the linear one in error and for the classifier,
-    the ISTFT vocoder only where neither sees a loss against ``usual``."""
+    """The (vae, vocoder) to publish.
+
+    A refined codec is chosen only if its error is lower and its accuracy, or FD at equal accuracy, better than those of
+    the linear codec; the ISTFT vocoder only if its error and accuracy are no worse than those of ``usual``.
+    """
     linear, *refined = [name.partition(" + ")[0] for name in table if " + " in name]
     vae, plain = linear, table[f"{linear} + {usual}"]
     for name in refined:

@@ -1,4 +1,4 @@
-"""The end of every command of this package."""
+"""How every command of this package ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dear import cli
 
 
 def guarded(run: Callable[[], int | None]) -> int:
-    """As :func:`dear.cli.guarded`; leaves the group of processes that a distributed run has joined."""
+    """As :func:`dear.cli.guarded`, and leave the process group of a distributed run."""
     try:
         return cli.guarded(run)
     finally:

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop, kept until it can stop well."""
+"""Handling of SIGINT and SIGTERM at the end of a training step."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[Callable[[], int | None]]:
-    """Hold SIGINT and SIGTERM back, so that no step is torn; the yielded function returns the one that came, if any.
+    """Defer SIGINT and SIGTERM, so that no step is torn. The yielded function returns the signal received, if any.
 
-    A second signal of a kind acts at once. Only a main thread may handle signals; in others this does nothing.
+    A second signal of the same kind acts at once. Only a main thread may handle signals; in others this does nothing.
     """
     received: list[int] = []
     previous: dict[int, Any] = {}

@@ -1,4 +1,4 @@
-"""One run at a time in a folder."""
+"""Locks that admit one run at a time to a folder."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-PATIENCE = 3.0  # seconds: stages that start together look into finished folders at the same time
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of a network file system that was mounted without them
+PATIENCE = 3.0  # seconds to wait: stages that start together open finished folders at the same time
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # from a network file system that was mounted without locks
 
 
 class BusyError(ValueError):
-    """A folder in which another run is at work."""
+    """A folder that another run has locked."""
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep every other process that asks out of ``folder``, which is made where it is absent.
+    """Lock ``folder`` for this process, and create it where it is absent.
 
-    What is locked is its file ``lock``. The kernel lets go of it however a process ends, and NFS tells other machines.
-    Where a file system knows no locks, a line on stderr says so and nobody is kept out.
-    Raises :class:`BusyError` naming the folder and who holds it, where that one goes on holding it.
+    The lock is on its file ``lock``. The kernel releases it however the process ends, and NFS shares it with other
+    machines. Where a file system has no locks, a line on stderr says so, and the folder stays unlocked.
+    Raises :class:`BusyError` naming the folder and the holder, if the lock is not released within ``PATIENCE``.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # Open for writing, as NFS asks of an exclusive lock; left behind, as others may have it open.
+    # NFS requires a file open for writing. The file is not removed, since other processes may have it open.
     with open(folder / "lock", "a+", encoding="utf-8") as file:
         try:
             if not _taken(file, time.monotonic() + PATIENCE):
@@ -50,7 +50,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _taken(file: IO[str], deadline: float) -> bool:
-    """Whether the lock was had before the ``deadline``."""
+    """Whether the lock was acquired before the ``deadline``."""
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""How far a stage is, for people: a bar on a terminal, a line now and then in a log."""
+"""Progress of a stage: a bar on a terminal, occasional lines in a log."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import time
 
 from tqdm import tqdm
 
-QUIET_SECONDS = 60.0  # where stderr is not a terminal, progress is at most one line in this time
+QUIET_SECONDS = 60.0  # least time between lines where stderr is not a terminal
 
 
 class Progress:
-    """A bar with the time left on a terminal; elsewhere a line at most once a minute, to keep logs short."""
+    """A bar with the remaining time on a terminal; elsewhere at most one line a minute, to keep logs short."""
 
     def __init__(self, name: str, total: int, done: int = 0, unit: str = "step", enabled: bool = True):
         self.name, self.total, self.unit, self.enabled = name, total, unit, enabled
@@ -22,7 +22,7 @@ class Progress:
         self.bar = tqdm(total=total, initial=done, desc=name, unit=unit, dynamic_ncols=True) if terminal else None
 
     def update(self, count: int = 1, note: str | None = None) -> None:
-        """``count`` more units are done; ``note`` (the loss, say) is shown beside them until the next one."""
+        """Add ``count`` units. ``note``, such as the loss, is shown until the next note."""
         self.done += count
         self.note = note or self.note
         if self.bar is not None:

@@ -1,4 +1,4 @@
-"""Processes that share work and leave nobody behind."""
+"""Worker processes that end with their parent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import torch
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """The number of threads changes the last bits of a product of matrices; what is to be the same bytes has one."""
+    """Use one thread: the number of threads changes the last bits of matrix products."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -30,8 +30,11 @@ def one_thread() -> Iterator[None]:
 def process_pool(
     count: int, begin: Callable[..., None] | None = None, arguments: tuple[Any, ...] = ()
 ) -> Iterator[ProcessPoolExecutor]:
-    """``count`` processes, spawned, since a fork of a process that has used threads may hang. They end with the parent,
-    however that ends; Ctrl-C reaches the parent alone, which winds them up. begin: what each calls first."""
+    """``count`` spawned processes, since a fork of a process that has used threads may hang.
+
+    They end with the parent, however it ends. Only the parent handles Ctrl-C, and then ends them.
+    begin: each process calls it first, with ``arguments``.
+    """
     pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _begin, (begin, arguments))
     try:
         yield pool
@@ -40,7 +43,7 @@ def process_pool(
 
 
 def _begin(begin: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
-    """Make this process a worker that its parent alone winds up, on Ctrl-C too, and that ends with it."""
+    """Make this process a worker that ignores Ctrl-C and ends with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if begin is not None:
@@ -48,8 +51,8 @@ def _begin(begin: Callable[..., None] | None, arguments: tuple[Any, ...]) -> Non
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
+    """End this process when its parent ends, since it would otherwise wait for work forever."""
     parent = multiprocessing.parent_process()
-    assert parent is not None  # this runs in workers alone
+    assert parent is not None  # this runs in workers only
     wait([parent.sentinel])
     os._exit(1)

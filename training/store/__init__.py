@@ -1,1 +1,1 @@
-"""Caches in shards, for datasets of any size and several machines."""
+"""Sharded caches, for datasets of any size and several machines."""

@@ -20,10 +20,10 @@ from training.store.sharding import EncodeConfig, encode
 
 
 def load_vae(config: Config, codec: Path | None, device: torch.device) -> Codec:
-    """The codec's encoder: that of the checkpoint ``codec``, or the one that the configuration names the source of.
+    """The codec of the checkpoint ``codec``, or the codec whose source the configuration names.
 
-    Raises ConfigError where a codec that is trained here comes without a checkpoint, or with one whose tokens have
-    other shapes; CheckpointError where its weights can't be read.
+    Raises ConfigError where a codec that is trained here has no checkpoint, or one with other token shapes;
+    CheckpointError where its weights can't be read.
     """
     if codec is None:
         if not CODECS[config.vae.kind].files:
@@ -34,7 +34,7 @@ def load_vae(config: Config, codec: Path | None, device: torch.device) -> Codec:
         wanted = (config.mel, config.vae.patch_frames, config.vae.patch_mels, config.vae.token_dim)
         if (found.mel, found.vae.patch_frames, found.vae.patch_mels, found.vae.token_dim) != wanted:
             raise ConfigError(f"codec {codec} must have the mel, patch and token_dim of the configuration; it differs")
-    # Griffin-Lim has no weights: a vocoder's need not be there to encode.
+    # Encoding needs no vocoder, and Griffin-Lim needs no weights.
     vae, _ = load_codec(codec or Path(), dataclasses.replace(found, vocoder=GriffinLimConfig()), device)
     return vae
 

@@ -1,8 +1,8 @@
-"""The ten-second protocol (Section 4.1): short sounds are padded with silence, of long ones a random part is taken.
+"""The ten-second protocol (Section 4.1): short sounds are padded with silence, long sounds are cut at random.
 
-Where a peak is named, the part that is taken is then scaled, as AudioLDM's VAE heard its training data:
-``normalize_wav`` in ``audioldm_train/utilities/data/dataset.py`` of haoheliu/AudioLDM-training-finetuning, the data of
-its VAE and of its diffusion model, takes the mean off and scales to a peak of 0.5, after resampling, before padding.
+With a peak, the segment is then scaled as in AudioLDM's training data: ``normalize_wav`` in
+``audioldm_train/utilities/data/dataset.py`` of haoheliu/AudioLDM-training-finetuning, for its VAE and its diffusion
+model, subtracts the mean and scales to a peak of 0.5, after resampling and before padding.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ def load_segment(
 ) -> np.ndarray:
     """The sound of a manifest's entry as mono float32 [length] in [-1, 1] at ``sample_rate`` Hz.
 
-    Where it is longer, the part that is taken follows from ``(seed, variant, index)`` alone; ``index`` is the entry's
-    place in its manifest, ``variant`` an epoch or the number of a crop. Only that part of the file is decoded.
-    peak: what it is scaled to, without its mean; 0: left as it is. A constant sound becomes silence.
+    The segment of a longer sound depends on ``(seed, variant, index)`` alone; ``index`` is the entry's position in its
+    manifest, ``variant`` an epoch or the number of a crop. Only this segment of the file is decoded.
+    peak: scale to this peak without the mean; 0: unchanged. A constant sound becomes silence.
     Raises :class:`~dear.audio.AudioError` naming a file that can no longer be read.
     """
     import soundfile

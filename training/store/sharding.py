@@ -1,4 +1,4 @@
-"""Writes a cache in shards (see ``training.store.shards``): whole shards, shared by any number of workers."""
+"""Writing of sharded caches (see ``training.store.shards``) by any number of workers, each with shards of its own."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ LOADERS = 4  # threads that decode and resample
 
 @dataclass(frozen=True)
 class EncodeConfig:
-    """What the shards hold, beside the encoders. A cache that was begun goes on only under an equal one."""
+    """Settings of the shards, beside the encoders. An unfinished cache resumes only under equal settings."""
 
-    variants: int = 1  # items per sound: other parts of a long one, other captions
+    variants: int = 1  # items per sound, with different segments of a long sound and different captions
     shard_items: int = 512  # items of a shard
     batch_size: int = 16  # items that are encoded together
     seed: int = 0  # of parts, captions, and of the order of items
@@ -62,17 +62,17 @@ def encode(
     worker: tuple[int, int] = (0, 1),
     peak: float = 0.0,
 ) -> bool:
-    """Encode this worker's part of the entries into ``folder``, going on where an earlier call was stopped.
+    """Encode this worker's part of the entries into ``folder``, resuming where an earlier call was stopped.
 
     vae: any module with ``encode(mel [B, F, M]) -> [B, L, D]``, on the same device as ``mel``. text_encoder: for
     entries without captions also with ``encode_audio(waveforms [B, S], sample_rate) -> Conditioning`` (Appendix J.1).
-    worker: (i, n) encodes every n-th shard, from shard i on. On a CPU one thread computes, since the number of threads
+    worker: (i, n) encodes every n-th shard, from shard i on. On a CPU it uses one thread, since the number of threads
     changes the last bits; start a worker per core.
-    peak: what sounds are scaled to first, as :func:`~training.store.segments.load_segment` has it; 0: left as they are.
+    peak: of sounds, as in :func:`~training.store.segments.load_segment`; 0: unchanged.
 
-    Returns whether the cache is finished, with all parts of all workers. Raises :class:`CacheError` where the folder
-    holds a cache of something else (the field is named), where the encoder cannot encode sound but has to, and where
-    values exceed half precision.
+    Returns whether the cache is finished, with the parts of all workers. Raises :class:`CacheError` where the folder
+    holds another cache (naming the field that differs), where sounds without captions need an encoder of sound, and
+    where values exceed half precision.
     """
     folder = Path(folder)
     if not entries:
@@ -114,7 +114,7 @@ class AudioEncoder(Protocol):
 
 @dataclass(frozen=True)
 class _Job:
-    """One worker's part. A shard is done when the file that tells its digest exists in ``parts``."""
+    """The part of one worker. A shard is done when the file with its digest exists in ``parts``."""
 
     entries: Sequence[Entry]
     folder: Path
@@ -141,7 +141,7 @@ class _Job:
         return range(shard * size, min((shard + 1) * size, self.stamp["items"]))
 
     def finished(self) -> bool:
-        """Whether the whole cache is there. Raises CacheError where it is another one."""
+        """Whether the cache is finished. Raises CacheError where it is another one."""
         path = self.folder / "stamp.json"
         if path.exists():
             saved = read_json(path)
@@ -173,7 +173,7 @@ class _Job:
                 self._encode(shard, order, loaders, progress)
 
     def _encode(self, shard: int, order: np.ndarray, loaders: ThreadPoolExecutor, progress: Progress) -> None:
-        """Write a shard, then the file that says so."""
+        """Write a shard, then the file that marks it as done."""
         shapes: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
 
         def items() -> Iterator[Item]:
@@ -197,7 +197,7 @@ class _Job:
 
     @torch.no_grad()
     def _items(self, shard: int, order: np.ndarray, loaders: ThreadPoolExecutor) -> Iterator[Item]:
-        """The items of a shard. Nothing that other shards hold changes them."""
+        """The items of a shard, which do not depend on other shards."""
         numbers = self.range(shard)
         chosen = [divmod(int(order[number]), self.config.variants) for number in numbers]  # entry, variant
         captions = [self._caption(index, variant) for index, variant in chosen]
@@ -237,7 +237,7 @@ class _Job:
         return load_segment(self.entries[index], config.sample_rate, config.samples, seed, index, variant, peak)
 
     def _caption(self, index: int, variant: int) -> str | None:
-        """Variants of a sound go through its captions, from a random one on."""
+        """The caption of a variant. Variants use the sound's captions in turn, starting at a random one."""
         captions = self.entries[index].captions
         if captions is None:
             return None
@@ -245,7 +245,7 @@ class _Job:
         return captions[(first + variant) % len(captions)]
 
     def _conditions(self, captions: Sequence[str | None]) -> dict[str, np.ndarray]:
-        """The unique captions' conditioning, [T, E] each, without padding."""
+        """{caption: conditioning [T, E] without padding} of the unique captions."""
         unique = sorted({caption for caption in captions if caption is not None}, key=lambda text: (len(text), text))
         encoded: dict[str, np.ndarray] = {}
         for start in range(0, len(unique), CAPTIONS):
@@ -255,7 +255,7 @@ class _Job:
         return encoded
 
     def _heard(self, waveforms: Tensor, rows: Sequence[int]) -> list[np.ndarray]:
-        """The conditioning of sounds [B, S] without captions, from the sounds at ``rows`` themselves."""
+        """Conditioning of the sounds without captions, from the waveforms [B, S] at ``rows``."""
         if not rows:
             return []
         assert isinstance(self.text_encoder, AudioEncoder)  # checked before the first shard
@@ -263,11 +263,11 @@ class _Job:
         return _trimmed(conditioning.tokens, conditioning.mask)
 
     def gather(self) -> bool:
-        """Write index and stamp, where all shards are done. Returns whether the cache is finished."""
+        """Write index and stamp if all shards are done. Returns whether the cache is finished."""
         if not self.finished():
             try:
                 parts = [read_json(self.part(shard)) for shard in range(self.shards)]
-            except FileNotFoundError:  # not done, or removed by a worker that has just written the stamp
+            except FileNotFoundError:  # not done, or removed by the worker that just wrote the stamp
                 return self.finished()
             index = self._write(
                 self.folder / "index.json",
@@ -286,7 +286,7 @@ class _Job:
         return True
 
     def _write(self, path: Path, data: Any) -> str:
-        """Plain data in a file that several workers may write at once, all of them the same. Returns its sha256."""
+        """Write plain data that several workers may write at once with the same content. Returns the sha256."""
         text = (json.dumps(data, indent=2) + "\n").encode()
         own = path.with_name(f"{path.name}.{self.worker[0]}")
         write_atomically(own, lambda file: file.write(text))
@@ -295,7 +295,7 @@ class _Job:
 
 
 def _digest(entries: Sequence[Entry]) -> str:
-    """Of all that the items depend on; not of the places of the files, which may differ between machines."""
+    """Digest of everything that the items depend on, without paths, which may differ between machines."""
     digest = hashlib.sha256()
     for entry in entries:
         fields = (entry.dataset, entry.id, entry.digest, entry.start, entry.duration, entry.captions)

@@ -1,1 +1,1 @@
-"""Benchmark: jobs, their timing, the machine, and the pipelines to compare with."""
+"""Benchmark: jobs, their timing, the machine, and other models."""

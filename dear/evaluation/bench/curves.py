@@ -1,4 +1,4 @@
-"""How the time of a generation grows: with iterations, batch, threads and length. Measured, and drawn."""
+"""Scaling curves: the time of a generation against iterations, batch size, threads and length."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SUFFIXES = (".png", ".svg")
 
 @dataclass(frozen=True)
 class Curve:
-    """Seconds of one generation along one axis: medians, quartiles, and the median of decoding alone."""
+    """Seconds of a generation along one axis: medians, quartiles, and the median of decoding alone."""
 
     name: str  # iterations, batch, threads or length
     values: list[float]
@@ -48,10 +48,10 @@ def measure_curves(
     threads: Sequence[int] | None = None,
     clips: Sequence[int] = (1, 2, 3),
 ) -> list[Curve]:
-    """Time whole generations, prompt to waveform, all points of all curves in turn.
+    """Time whole generations from prompt to waveform, with all points of all curves in turn.
 
-    threads: None for 1, 2, 4, ... up to the cores. clips: lengths in clips; what lies beyond the first continues it.
-    Iterations that the model cannot do are left out.
+    threads: None for 1, 2, 4, ... up to the number of cores. clips: lengths in clips; each further clip extends the
+    sound. Numbers of iterations above the model's tokens are left out.
     """
     cores = os.cpu_count() or 1
     threads = [n for n in (1, 2, 4, 8, 16, 32, 64) if n <= cores] if threads is None else threads
@@ -139,12 +139,12 @@ def _panel(axes: Axes, curve: Curve) -> None:
 
 
 def check_picture(path: Path) -> Path:
-    """``path`` of a picture to write. Raises ValueError for an unknown suffix or a missing directory."""
+    """The path of a picture. Raises ValueError for an unknown suffix or a missing directory."""
     if path.suffix.lower() not in SUFFIXES or not path.parent.is_dir():
         raise ValueError(f"--curves must be a .png or .svg file in an existing directory, got {str(path)!r}")
     return path
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write the figure whole or not at all."""
+    """Write the figure atomically."""
     write_atomically(path, lambda file: figure.savefig(file, format=path.suffix[1:].lower(), dpi=160))

@@ -1,4 +1,4 @@
-"""The rows of the benchmark that are our own: the base size on random weights, a checkpoint, and a fresh process."""
+"""The benchmark's own rows: the base size with random weights, a checkpoint, and a fresh process."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ BASE = (
 )
 STAGES = ("text", "decode", "codec", "vocoder")
 PROMPT = "a dog barks in the distance"
-MANY = 4  # batches in a row
+MANY = 4  # consecutive batches
 
 
 def base_job(
@@ -54,8 +54,11 @@ def base_job(
     teacher: Config | None = None,
     sampling: SamplingConfig | None = None,
 ) -> Job:
-    """A row of the base size. student, teacher: configurations; None for the presets of the paper. sampling: of our own
-    rows; None for the configuration's, in "base-fast" with the recommended savings."""
+    """A row of the base size.
+
+    student, teacher: configurations; None for the presets of the paper. sampling: options of this project's rows; None
+    for those of the configuration, in "base-fast" with the recommended savings.
+    """
     config = (teacher or preset("base-teacher")) if name == "base-naive-teacher" else (student or preset("base"))
     visible = name in ("base-ours", "base-fast", "base-compiled", "base-end-to-end")
     compiled = name == "base-compiled"
@@ -70,7 +73,7 @@ def base_job(
 
 
 def _model(config: Config, attention: Literal["full", "visible"], setting: Setting, compiled: bool) -> MaskedModel:
-    """Random weights, which all forms share."""
+    """A model with random weights, which all forms of it share."""
     changed = dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, masked_attention=attention))
 
     def first() -> MaskedModel:
@@ -88,7 +91,7 @@ def _model(config: Config, attention: Literal["full", "visible"], setting: Setti
 
 
 def _conditioning(model: MaskedModel, setting: Setting) -> Conditioning:
-    """As many tokens as the text encoder pads to."""
+    """Random conditioning with the text encoder's largest number of tokens."""
     wanted = model.config.conditioning
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randn(setting.batch, wanted.max_tokens, wanted.dim, generator=generator)
@@ -165,7 +168,7 @@ def _naive_job(name: str, model: MaskedModel, setting: Setting) -> Job:
 
 
 def pipeline_run(generate: Callable[[], Sequence[Output]], threads: int | None = None) -> Callable[[Meter], None]:
-    """A job's ``run`` around calls of a pipeline: its own clock splits the stages, the rest stays with "rest"."""
+    """A job's ``run`` for calls of a pipeline, whose own timings split the stages; the remainder is "rest"."""
 
     def run(meter: Meter) -> None:
         before = torch.get_num_threads()
@@ -182,7 +185,7 @@ def pipeline_run(generate: Callable[[], Sequence[Output]], threads: int | None =
 
 
 def checkpoint_job(name: str, pipeline: AudioDEAR, batch: int, **options: Any) -> Job:
-    """A checkpoint at its defaults, but for these ``options`` of generate, from the prompt to the waveform."""
+    """A checkpoint from prompt to waveform, with its default options except for ``options``."""
     sampling = dataclasses.replace(pipeline.sampling, **options)
     savings = "" if sampling.savings == Savings() else f", {_shown(sampling.savings)}"
     dtype = next(pipeline.model.parameters()).dtype
@@ -203,7 +206,7 @@ def checkpoint_job(name: str, pipeline: AudioDEAR, batch: int, **options: Any) -
 
 
 def many_job(name: str, pipeline: AudioDEAR, batch: int) -> Job:
-    """As :func:`checkpoint_job`, for one batch of ``MANY`` in a row, which a GPU renders while it decodes the next."""
+    """As :func:`checkpoint_job`, per batch of ``MANY``; a GPU renders each batch while it decodes the next."""
     prompts = [PROMPT] * (MANY * batch)
 
     def run(meter: Meter) -> None:
@@ -216,12 +219,12 @@ def many_job(name: str, pipeline: AudioDEAR, batch: int) -> Job:
 
 
 def compiled_job(job: Job, model: MaskedModel) -> Job:
-    """The same with ``model``, of no other job, compiled."""
+    """The job with its ``model`` compiled. No other job may share the model."""
     return dataclasses.replace(job, compile=model.compile_sampling, notes=f"{job.notes}, compiled")
 
 
 def start_job(model: str | None, device: torch.device, threads: int | None) -> Job:
-    """A fresh process with the device's usual precision, timed until its sound is written and it has ended."""
+    """A fresh process in the device's default precision, timed until it has written a sound and ended."""
     from dear.pipeline import best_dtype
 
     environment = os.environ | {"PYTHONPATH": str(Path(dear.__file__).parents[1])}
@@ -281,7 +284,7 @@ def soak(pipeline: AudioDEAR, count: int) -> dict[str, Any]:
 
 
 def _shown(savings: Savings) -> str:
-    """The options that are not the defaults, for people."""
+    """The options that differ from the defaults, as text."""
     default = dataclasses.asdict(Savings())
     return ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(savings).items() if value != default[name])
 

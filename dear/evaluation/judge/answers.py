@@ -1,4 +1,4 @@
-"""Which of a judge's names count as right for a label, and how often the right label wins."""
+"""The names of a judge that count as right for a label, and the verdicts on clips."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOP = 5
 
 @dataclass(frozen=True)
 class Verdicts:
-    """How each of N clips was judged, among C choices."""
+    """The verdicts on N clips, among C choices."""
 
     heard: tuple[str, ...]  # N, the best choice
     right: np.ndarray  # [N] bool: no choice scores higher than the clip's own label
@@ -60,7 +60,7 @@ class Choices:
 
 
 def choices(judge: Judge, labels: Sequence[str], answers: Mapping[str, Sequence[str]]) -> Choices:
-    """``labels``, each with those of its ``answers`` that the judge has a name for.
+    """Choices of ``labels``, each with those of its ``answers`` that the judge has a name for.
 
     A label that is itself a name of the judge stands for that name alone.
     Raises :class:`JudgeError` for a label that the judge cannot name, or fewer than two labels.
@@ -102,7 +102,7 @@ def load_answers(path: str | Path = AUDIOSET) -> dict[str, list[str]]:
 
 
 def all_choices(judge: Judge, labels: Sequence[str], answers: Mapping[str, Sequence[str]] | None = None) -> Choices:
-    """Every name of a judge whose classes exclude each other; of another judge, ``labels`` by their ``answers``.
+    """The choices of a judge: all its names if its classes are exclusive, otherwise ``labels`` with their ``answers``.
 
     answers: None for those of the vocabulary. Raises :class:`JudgeError` as :func:`choices` does, and where one of
     ``labels`` is not among the names.

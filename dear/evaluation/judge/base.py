@@ -13,7 +13,7 @@ class JudgeError(ValueError):
 
 
 class Heard(NamedTuple):
-    """What a judge hears in B waveforms."""
+    """A judge's output for B waveforms."""
 
     features: Tensor  # [B, K] float32, for Fréchet distances
     probabilities: Tensor  # [B, N] float32, in the order of the judge's names
@@ -24,7 +24,7 @@ class Judge(Protocol):
 
     @property
     def name(self) -> str:
-        """What people know the network by."""
+        """The name of the network in reports."""
 
     @property
     def hears(self) -> str:
@@ -52,14 +52,14 @@ class Judge(Protocol):
 
     @property
     def samples(self) -> int:
-        """S to which waveforms are looped or cropped, so that clips of different lengths are heard alike."""
+        """S to which waveforms are looped or cropped, so that clips of different lengths are comparable."""
 
     def hear(self, waveform: Tensor) -> Heard:
         """waveform [B, S] float32 in [-1, 1] -> :class:`Heard`. An item does not depend on its batch."""
 
 
 def describe(judge: Judge) -> dict[str, Any]:
-    """What a report says of the judge beside each figure, as plain data."""
+    """The description of the judge in reports, as plain data."""
     return {
         "name": judge.name,
         "digest": judge.digest,

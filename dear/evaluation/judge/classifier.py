@@ -1,7 +1,7 @@
 """The classifier trained by this repository: a small convolutional network on log-mels, and its file format.
 
-It hears mels only. Phase, and whatever else a log-mel does not show, is lost on it: a vocoder that keeps the mel gets
-full marks however it sounds. ``dear.evaluation.judge.efficientat`` hears waveforms.
+It hears mels only, and so neither phase nor anything else that a log-mel does not show: a vocoder that keeps the mel
+scores well however it sounds. ``dear.evaluation.judge.efficientat`` hears waveforms.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dear.evaluation.judge.base import Heard, JudgeError
 from dear.files import write_atomically
 
 BUNDLED = bundled("classifier")
-RANGE = 10.0  # natural-log units below a clip's loudest mel value at which the network stops listening (87 dB)
+RANGE = 10.0  # natural-log units below a clip's loudest mel value at which levels are clamped (87 dB)
 SPECTRUM = ("sample_rate", "n_fft", "hop_length", "n_mels", "f_min", "f_max", "floor")  # what makes a mel comparable
 
 
@@ -35,7 +35,7 @@ class ClassifierError(JudgeError):
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """What ``config.json`` beside the weights says."""
+    """The contents of ``config.json`` beside the weights."""
 
     labels: tuple[str, ...] = ()  # K classes, in the order of the logits
     mel: MelConfig = field(default_factory=MelConfig)  # the spectrogram that the network was trained on
@@ -54,7 +54,7 @@ class ClassifierConfig:
 
 
 class Block(nn.Module):
-    """Halve the picture, widen it, and look once more."""
+    """Downsample by two, widen the channels, and add a residual convolution."""
 
     def __init__(self, channels: int, wider: int):
         super().__init__()
@@ -72,8 +72,8 @@ class Block(nn.Module):
 class SoundClassifier(nn.Module):
     """Log-mel [B,F,M] of any number of frames -> features [B,W] and logits [B,K]; as a judge, from waveforms.
 
-    Loudness is taken out at the door: each clip is measured from its own loudest mel value. Group norms keep an item
-    independent of its batch and of whether the network is being trained.
+    Levels are relative to the loudest mel value of the clip. Group norms make an item independent of its batch and of
+    the training mode.
     """
 
     name = "SoundClassifier"

@@ -1,4 +1,4 @@
-"""Sounds on disk or in memory -> what a judge hears in them, a few at a time."""
+"""Sounds on disk or in memory -> a judge's features and probabilities, a few at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dear.audio import read_sound
 from dear.evaluation.judge.base import Judge
 
 SUFFIXES = (".wav", ".ogg", ".flac")
-MANIFESTS = ("clips.csv", "meta/esc50.csv", "manifest.csv", "manifest.json")  # looked for in this order
+MANIFESTS = ("clips.csv", "meta/esc50.csv", "manifest.csv", "manifest.json")  # in this order of preference
 
 
 class SoundsError(ValueError):
@@ -35,7 +35,7 @@ class Sound:
 
 @dataclass(frozen=True)
 class Embedding:
-    """What a judge hears in N labelled sounds."""
+    """A judge's output for N labelled sounds."""
 
     features: np.ndarray  # [N, K] float32
     probabilities: np.ndarray  # [N, names] float32
@@ -72,7 +72,7 @@ def find_sounds(folder: str | Path, manifest: str | Path | None = None) -> list[
 def fit(waveform: np.ndarray | Tensor, samples: int) -> Tensor:
     """waveform [S] -> float32 [samples]: cropped, or looped as a recording shorter than a scene is in training.
 
-    A real 5-second recording and a generated 10-second clip then differ in what is heard, not in how much silence.
+    A real 5-second recording and a generated 10-second clip then differ in content, not in the amount of silence.
     """
     waveform = torch.as_tensor(waveform, dtype=torch.float32, device="cpu").detach()
     if waveform.ndim != 1 or not len(waveform):
