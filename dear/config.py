@@ -73,6 +73,7 @@ class VAEConfig(KindSettings):
     """
 
     section: ClassVar[str] = "vae"
+    shared_fields: ClassVar[frozenset[str]] = frozenset({"patch_frames", "patch_mels", "token_dim", "width", "depth"})
 
     patch_frames: Annotated[int, Range(1, 256)] = 8  # mel frames under one token
     patch_mels: Annotated[int, Range(1, 512)] = 64  # mel bins under one token
@@ -93,6 +94,7 @@ class VocoderConfig(KindSettings):
     """Log-mel to waveform, by a vocoder of ``dear.codec.VOCODERS``."""
 
     section: ClassVar[str] = "vocoder"
+    shared_fields: ClassVar[frozenset[str]] = frozenset({"iterations", "momentum", "width", "depth"})
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class ConditioningConfig(KindSettings):
     """Prompts to the conditioning sequence: what every encoder of ``dear.conditioning.ENCODERS`` has."""
 
     section: ClassVar[str] = "conditioning"
+    shared_fields: ClassVar[frozenset[str]] = frozenset({"dim", "max_tokens", "text_embeddings", "t5", "clap"})
 
     dim: Annotated[int, Range(1, 8192)] = 384  # E, values per conditioning token
     max_tokens: Annotated[int, Range(2, 1024)] = 64  # T at most; longer prompts keep their first word pieces
@@ -139,6 +142,7 @@ class HeadConfig(KindSettings):
     """The continuous sampler over one token: what every head of ``dear.heads.HEADS`` has."""
 
     section: ClassVar[str] = "head"
+    shared_fields: ClassVar[frozenset[str]] = frozenset({"width", "depth", "samples", "levels", "timesteps", "eta"})
 
     width: Annotated[int, Range(1, 8192)] = 192  # hidden width of the residual MLP
     depth: Annotated[int, Range(1, 64)] = 3  # residual MLP blocks

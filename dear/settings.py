@@ -38,7 +38,7 @@ Kinds = Mapping[type, Mapping[str, Any]]
 class Settings:
     """Refuses fields outside the ranges and choices of their annotations, with :class:`ConfigError`."""
 
-    section: ClassVar[str] = ""  # under which a configuration holds these settings, for messages
+    section: ClassVar[str] = ""  # of a configuration, for messages
 
     def __post_init__(self) -> None:
         for name, hint in field_annotations(type(self)).items():  # type: ignore[arg-type]  # frozen: hashable
@@ -48,6 +48,9 @@ class Settings:
 @dataclass(frozen=True)
 class KindSettings(Settings):
     """Settings of one kind of a registry. Each kind has a subclass, which names it as the default of ``kind``."""
+
+    # Of a base class: fields that every configuration listed while all kinds shared one class. See :func:`from_dict`.
+    shared_fields: ClassVar[frozenset[str]] = frozenset()
 
     kind: str = ""
 
@@ -93,10 +96,13 @@ def as_kind(settings: KindSettings, cls: type[K]) -> K:
 def from_dict(cls: type[T], data: Any, path: str = "", kinds: Kinds | None = None) -> T:
     """Build dataclass ``cls`` from nested plain data; fields that are absent keep their defaults.
 
-    kinds: needed where ``cls`` holds settings of kinds. Configurations once listed the fields of all kinds, so fields
-        of the other kinds of a registry are accepted and left out.
+    kinds: needed where ``cls`` holds settings of kinds.
     Raises :class:`ConfigError` that names the dotted path of an unknown kind, an unknown or missing field, or a value
     of the wrong type.
+
+    A setting of another kind is an unknown field. Old configurations are the exception: all kinds once shared a class,
+    and files list all its fields, those of every kind. A section that has all of ``shared_fields``, the fields of the
+    first version of that class, is taken as old, and its settings of other kinds are dropped.
     """
     if not isinstance(data, Mapping):
         raise ConfigError(f"{path or cls.__name__} must be an object with fields, got {data!r}")
@@ -122,13 +128,15 @@ def _is_open(cls: Any) -> bool:
     return isinstance(cls, type) and issubclass(cls, KindSettings) and not cls.kind
 
 
-def _of_kind(cls: Any, data: Mapping[str, Any], path: str, kinds: Kinds) -> tuple[Any, dict[str, Any]]:
+def _of_kind(cls: Any, data: Mapping[str, Any], path: str, kinds: Kinds) -> tuple[Any, Mapping[str, Any]]:
     """The settings class that ``data`` names, and its part of ``data``."""
     registry = kinds[cls]
     kind = data.get("kind", next(iter(registry)))
     if not isinstance(kind, str) or kind not in registry:
         raise ConfigError(f"{path or cls.section}.kind must be one of {', '.join(registry)}, got {kind!r}")
     chosen = registry[kind].Config
+    if not cls.shared_fields or not cls.shared_fields <= data.keys():
+        return chosen, data
     own = {field.name for field in dataclasses.fields(chosen)}
     others = {field.name for each in registry.values() for field in dataclasses.fields(each.Config)}
     return chosen, {key: value for key, value in data.items() if key in own or key not in others}

@@ -120,6 +120,50 @@ def test_the_fields_of_other_kinds_are_left_out_and_typing_errors_are_not():
         Config.from_dict(data, KINDS)
 
 
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [("vocoder", "width", 192), ("vae", "source", "a/b"), ("conditioning", "t5", "a/b"), ("head", "timesteps", 1000)],
+)
+def test_a_setting_of_another_kind_is_refused_by_name(section, name, value):
+    data = json.loads(preset("mini").to_json())
+    part = data["variants"]["student"]["head"] if section == "head" else data[section]
+    part[name] = value
+    with pytest.raises(ConfigError, match=rf"unknown field (variants\.student\.)?{section}\.{name}; allowed are kind"):
+        Config.from_dict(data, KINDS)
+
+
+# Sections of config.json files of the bundled model, from its first version on.
+PUBLISHED_HEADS = [
+    {"kind": "energy", "width": 192, "depth": 3, "samples": 2, "levels": 4, "timesteps": 1000, "eta": 1.0},
+    {
+        "kind": "diffusion",
+        "width": 192,
+        "depth": 3,
+        "guidance_level": "default",
+        "noise_as": "input",
+        "samples": 2,
+        "groups": [],
+        "levels": 4,
+        "timesteps": 1000,
+        "eta": 1.0,
+        "prediction": "velocity",
+        "times": "logit-normal",
+        "flow_share": 0.75,
+        "adaptive_power": 1.0,
+        "max_steps": 128,
+    },
+]
+
+
+@pytest.mark.parametrize("head", PUBLISHED_HEADS)
+def test_published_heads_load_without_the_settings_of_other_kinds(head):
+    data = json.loads(preset("mini").to_json())
+    data["variants"]["student"]["head"] = head
+    loaded = Config.from_dict(data, KINDS).variants["student"].head
+    assert {name: head.get(name, value) for name, value in vars(loaded).items()} == vars(loaded)
+    assert loaded.kind == head["kind"] and loaded.width == 192
+
+
 @pytest.mark.parametrize("section", ["vae", "vocoder", "conditioning"])
 def test_an_unknown_kind_is_refused_by_name(section):
     data = json.loads(preset("mini").to_json())
