@@ -1,9 +1,11 @@
-"""From a folder of recordings to a checkpoint, every stage in order.
+"""Reproduce a checkpoint from folders of recordings, stage by stage.
 
     python -m training.reproduce --clips DIR [DIR ...] --out DIR
 
-Each stage writes into its own folder of ``--out`` and is skipped once it is done; a stage that was killed goes on
-from its last saved state. ``--stages`` runs some of them, so that independent ones can share a machine.
+Each stage writes into its own folder of ``--out`` and is skipped once it is done. A killed stage resumes from its last
+saved state. ``--stages`` runs some stages only, so that independent ones can share a machine.
+
+The file is long because it lists every stage of the run in order; the work is done in the modules that it imports.
 """
 
 from __future__ import annotations
@@ -16,12 +18,9 @@ from contextlib import closing
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import nn
 
 from dear.checkpoint import save_checkpoint
 from dear.codec import CODECS, VOCODERS, build_vocoder
@@ -36,7 +35,6 @@ from dear.evaluation.compositions import BEGINNING, END, score_compositions
 from dear.evaluation.generation import generate_each, generate_for_scoring
 from dear.evaluation.judge.classifier import SoundClassifier, load_classifier
 from dear.evaluation.score import Reference, score_waveforms
-from dear.files import write_atomically
 from dear.model import MaskedModel
 from dear.pipeline import AudioDEAR
 from training.cache import tokens as cache
@@ -48,6 +46,7 @@ from training.data.corpus import Corpus, load_corpus
 from training.data.scenes import SceneSource
 from training.distill import DistilledModelling
 from training.engine.codec import RefineCodec, TrainVocoder, fit_patch_vae, linear_codec
+from training.engine.modules import load_module, save_module
 from training.engine.recipe import RECIPES, DistillConfig, Recipe, ScenesConfig, load_recipe
 from training.engine.trainer import train
 from training.report.card import model_card
@@ -62,14 +61,14 @@ from training.report.measure import (
 )
 from training.runtime.commands import guarded
 from training.runtime.progress import Progress
-from training.runtime.stamps import StampError, once
+from training.runtime.stamps import once
 from training.teacher import MaskedModelling
 
-VALIDATION = 20  # held-out recordings that the codec's training is watched on
+VALIDATION = 20  # held-out recordings on which the training of the codec is validated
 
 
 class Reproduction:
-    """The stages of one run, each a method that returns what it made and does nothing twice."""
+    """The stages of one run. Each returns its result, which is computed once and kept on disk."""
 
     def __init__(self, recipe: Recipe, clips: Sequence[Path], out: Path, workers: int):
         self.recipe = recipe
@@ -84,8 +83,10 @@ class Reproduction:
         return load_corpus(self.folders, self.recipe.scenes.held_out, self.recipe.scenes.sounds)
 
     def scenes(self, held_out: bool, kinds: tuple[float, float, float] | None = None) -> SceneSource:
-        """Scenes of the training folds, or of the held-out ones with held-back wordings, in the recipe's mixture or
-        another one."""
+        """Scenes of the training folds, or of the held-out folds with held-back wordings.
+
+        kinds: shares of the forms of scenes; None for those of the recipe.
+        """
         settings = self.recipe.scenes
         return SceneSource(
             self.corpus.split(held_out),
@@ -100,8 +101,7 @@ class Reproduction:
 
     @cached_property
     def codec_scenes(self) -> SceneSource:
-        """What the codecs are trained on: scenes of the training folds in the usual mixture of kinds, whatever the
-        generator's, so that a change of the latter leaves them as they are."""
+        """Training scenes of the codecs, always in the default mixture of kinds."""
         return self.scenes(held_out=False, kinds=ScenesConfig().kinds)
 
     @torch.no_grad()
@@ -170,7 +170,7 @@ class Reproduction:
 
     @cached_property
     def plain(self) -> MaskedModel:
-        """A student that starts from the teacher and is then left alone, to compare with."""
+        """A student that starts from the teacher and trains without distillation, for comparison."""
         return self.distilled("student-plain", DistillConfig(weight=0.0))
 
     def distilled(self, name: str, distill: DistillConfig) -> MaskedModel:
@@ -258,7 +258,7 @@ class Reproduction:
 
     @cached_property
     def reference(self) -> Reference:
-        """The held-out recordings, as the classifier sees them."""
+        """The held-out recordings in the features of the classifier."""
         return embed_held_out(
             self.corpus.recordings(held_out=True), self.corpus.recordings(held_out=False), self.classifier
         )
@@ -270,7 +270,7 @@ class Reproduction:
 
     @cached_property
     def codecs(self) -> dict[str, Any]:
-        """Table of what can turn tokens into sound, measured on the held-out recordings."""
+        """Table of codecs and vocoders, measured on the held-out recordings."""
         kind = self.recipe.model.vocoder.kind
         vaes = {"patch": self.codec, "conv": self.conv} if self.refined else {self.recipe.model.vae.kind: self.codec}
         stamp = {name: weights_digest(part) for name, part in {**vaes, "istft": self.istft}.items()}
@@ -288,12 +288,12 @@ class Reproduction:
 
     @cached_property
     def sound(self) -> tuple[PatchVAE, Vocoder]:
-        """The codec and the vocoder that the table chooses."""
+        """The codec and the vocoder chosen by the table."""
         vae, vocoder = choose_codec(self.codecs, self.recipe.model.vocoder.kind)
         return self.conv if vae == "conv" else self.codec, self.istft if vocoder == "istft" else self.unlearned
 
     def sampling(self, variant: str) -> dict[str, Any]:
-        """The variant's best guidance scale and temperature, by wordings, recordings and seeds of the training side."""
+        """The variant's best guidance scale and temperature, by wordings, recordings and seeds of the training."""
         pipeline = self.pipeline(variant, self.recipe.model)
         wordings = {label: prompts(label)[0] for label in self.corpus.judged}
 
@@ -306,7 +306,7 @@ class Reproduction:
 
     @cached_property
     def config(self) -> Config:
-        """The configuration that ships: chosen codec, vocoder and sampling."""
+        """The published configuration, with the chosen codec, vocoder and sampling."""
         model, (vae, vocoder) = self.recipe.model, choose_codec(self.codecs, self.recipe.model.vocoder.kind)
         return replace(
             model,
@@ -335,7 +335,7 @@ class Reproduction:
         return self.side_by_side("scores", {"measure": self.recipe.measure, "asked": held_back}, measure)
 
     def composed(self) -> dict[str, Any]:
-        """How often "A, then B" is heard as such: of held-out recordings composed so, and of the three models."""
+        """How often "A, then B" is recognised in composed held-out recordings and in sounds of the three models."""
         asked, source = compositions(self.corpus.judged, self.recipe.measure.pairs), self.scenes(held_out=True)
         wordings, pairs = [text for text, *_ in asked], [(first, second) for _, first, second in asked]
         stamp = {"asked": asked, "beginning": BEGINNING, "end": END}
@@ -354,7 +354,7 @@ class Reproduction:
     def side_by_side(
         self, report: str, stamp: Mapping[str, Any], measure: Callable[[AudioDEAR], dict[str, Any]]
     ) -> dict[str, Any]:
-        """What ``measure`` finds of each model; one whose weights are as they were is not measured again."""
+        """{model: result of ``measure``}. Results are cached for unchanged weights."""
         table = {}
         for name in ("student", "teacher", "plain"):
             pipeline = self.pipeline(name, self.config)
@@ -365,7 +365,7 @@ class Reproduction:
 
     @cached_property
     def checkpoint(self) -> Path:
-        """The checkpoint as it ships, with its card."""
+        """The published checkpoint with its card."""
         reports = self.codecs, self.scores(), self.composed()
         card = model_card(
             self.config,
@@ -373,13 +373,13 @@ class Reproduction:
             *reports,
             self.classifier,
             self.corpus.split(held_out=False),
-            len(self.corpus.sounds(held_out=False)),
+            self.corpus.sounds(held_out=False),
         )
         models = {"teacher": self.teacher.cpu(), "student": self.student.cpu()}
         return save_checkpoint(self.out / self.config.name, self.config, models, *self.sound, card)
 
     def heard(self, pipeline: AudioDEAR) -> dict[str, Any]:
-        """What the sounds of a pipeline follow from, for the stamp of a report."""
+        """The stamp of a report about a pipeline's sounds: its weights and options."""
         return {
             "model": weights_digest(pipeline.model),
             "vae": weights_digest(pipeline.vae),
@@ -388,30 +388,9 @@ class Reproduction:
         }
 
     def report(self, name: str, stamp: Mapping[str, Any], measure: Callable[[], Any]) -> Any:
-        """What ``measure`` returns, measured once for the same weights, judge and settings."""
+        """The result of ``measure``, cached for the same weights, judge and settings."""
         judge = {"classifier": self.classifier.config.digest, "clips": clips_digest(self.corpus.clips)}
         return once(self.out / "reports" / f"{name}.json", {**stamp, **judge}, measure)
-
-
-M = TypeVar("M", bound=nn.Module)
-
-
-def save_module(module: nn.Module, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = save({name: value.contiguous() for name, value in module.state_dict().items()})
-    write_atomically(path, lambda file: file.write(data))
-
-
-def load_module(module: M, path: Path) -> M:
-    """Raises StampError where the file that :func:`save_module` wrote is lost or damaged."""
-    try:
-        module.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        what = str(error).partition("\n")[0]
-        raise StampError(
-            f"{path} is lost or damaged ({what}); remove {path.with_suffix('.json')} to make it anew"
-        ) from None
-    return module.eval().requires_grad_(False)
 
 
 STAGES = {
@@ -419,7 +398,7 @@ STAGES = {
     "cache": lambda run: run.caches,
     "teacher": lambda run: run.teacher,
     "student": lambda run: run.student,
-    "plain": lambda run: run.plain,  # without distillation, to compare with
+    "plain": lambda run: run.plain,  # without distillation, for comparison
     "conv": lambda run: run.conv if run.refined else None,
     "vocoder": lambda run: run.istft,
     "classifier": lambda run: run.classifier,

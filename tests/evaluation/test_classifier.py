@@ -12,9 +12,9 @@ from dear.evaluation.judge.classifier import (
     load_classifier,
     save_classifier,
 )
-from training.classifier import CROP, SoundTask, distort, mask_spectrogram
 from training.engine.recipe import RECIPES, Recipe, load_recipe
 from training.engine.schedule import TrainConfig
+from training.engine.sounds import CROP, SoundTask, distort, mask_spectrogram
 from training.engine.trainer import train
 
 LABELS = ("hum", "hiss", "click")

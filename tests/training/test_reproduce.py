@@ -25,9 +25,8 @@ from dear.model import MaskedModel
 from dear.pipeline import AudioDEAR
 from training import heads
 from training.cache.tokens import weights_digest
-from training.data.clips import Clip
 from training.engine.recipe import Recipe, load_recipe
-from training.report.card import attribution, last_phase
+from training.report.card import last_phase
 from training.reproduce import Reproduction, main
 
 ROOT = Path(__file__).parents[2]
@@ -145,16 +144,6 @@ def test_the_card_thanks_every_author_that_was_heard_and_tells_the_measured_figu
         assert f"| {row['first']:.3f} | {row['second']:.3f} | {row['both']:.3f} | {row['same']:.3f} |" in card
 
 
-def test_attribution_names_what_is_known_of_each_recording():
-    clip = Clip(Path("a.wav"), 1, "dog", "bark", "https://freesound.org/s/1/", "Ann", "CC-BY")
-    told = attribution([clip])
-    assert "from freesound.org, collected in ESC-10" in told and "under CC-BY:" in told
-    assert told.endswith('- "bark" by Ann, CC-BY, https://freesound.org/s/1/')
-    told = attribution([clip, dataclasses.replace(clip, author="", license="CC-BY-NC", source="my garden")])
-    assert "freesound.org, collected" not in told and "under CC-BY and CC-BY-NC:" in told
-    assert told.endswith('- "bark", CC-BY-NC, my garden')
-
-
 def test_heads_are_compared_on_one_cache_and_a_second_call_times_alone(
     finished, clips, recipe, tmp_path, capsys, monkeypatch
 ):
@@ -204,7 +193,7 @@ def test_a_damaged_codec_is_told(finished, clips, recipe, tmp_path, capsys):
     os.truncate(tmp_path / "codec" / "patch.safetensors", 100)
     assert main(arguments) == 2
     told = capsys.readouterr().err.splitlines()[-1]
-    assert "patch.safetensors is lost or damaged (" in told and told.endswith("patch.json to make it anew")
+    assert "patch.safetensors is lost or damaged (" in told and told.endswith("patch.json to make it again")
     (tmp_path / "codec" / "patch.json").unlink()
     assert main(arguments) == 0
     assert "mels: scene 8/8" in capsys.readouterr().err
@@ -243,7 +232,7 @@ def test_a_finished_run_does_nothing_again(finished, clips, recipe):
 def test_what_was_made_from_something_else_is_refused_not_reported(finished, clips, recipe, tmp_path, capsys):
     for old, new, words in (
         ("tuning_clips: 1", "tuning_clips: 2", "its measure.tuning_clips is 1, wanted is 2"),
-        ("    old: 4", "    old: 2", "was made from something else: its scenes.clips"),
+        ("    old: 4", "    old: 2", "was made from other settings: its scenes.clips"),
     ):
         changed = tmp_path / "changed.yaml"
         changed.write_text(recipe.read_text().replace(old, new))

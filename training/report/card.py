@@ -1,4 +1,4 @@
-"""The model card of a checkpoint: what it is, what it was trained on, what was measured, whom to thank."""
+"""The model card of a reproduction: the model, its training, the measured figures, and the credits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from dear.config import Config
 from dear.evaluation.judge.classifier import SoundClassifier
 from dear.heads.energy import EnergyConfig
 from training.data.clips import Clip
+from training.data.vocabulary import SOUNDS
 from training.engine.recipe import MaskingConfig, Recipe
+from training.report.attribution import attribution, families, vocabulary_table
 
 NAMES = {
     "student": "student: one step, distilled",
@@ -22,7 +24,7 @@ VARIANTS = {"student": "student", "teacher": "teacher", "plain": "student"}
 
 def hidden(masking: MaskingConfig) -> str:
     low, high = masking.ratio
-    spread = "uniformly" if masking.shares == "uniform" else "each share as often as decoding meets it"
+    spread = "uniformly" if masking.shares == "uniform" else "each share as often as in decoding"
     return f"{low:.0%} to {high:.0%} of a scene's tokens are hidden, {spread}"
 
 
@@ -32,16 +34,16 @@ def mixture(kinds: tuple[float, float, float]) -> str:
 
 
 def folds(recipe: Recipe) -> str:
-    """What no stage of training hears."""
+    """The folds that no stage of training uses."""
     return " and ".join(f"fold {fold} of {name}" for name, fold in recipe.scenes.held_out.items())
 
 
 def wordings(recipe: Recipe, sounds: int) -> str:
-    """How a recipe keeps its models from learning captions by heart, and which of its sounds it favours."""
+    """How a recipe keeps its models from memorising captions, and the sounds that it favours."""
     scenes, masking = recipe.scenes, recipe.masking
     often = ", ".join(f"{label} {times} times" for label, times in scenes.often.items())
-    told = (
-        (scenes.recaption, "each time that a scene is seen, it has the caption of any scene with the same sounds"),
+    measures = (
+        (scenes.recaption, "at each use, a scene has the caption of any scene with the same sounds"),
         (
             masking.blurred,
             f"{masking.blurred:.0%} of the captions lose a random share of their word tokens"
@@ -50,41 +52,35 @@ def wordings(recipe: Recipe, sounds: int) -> str:
         (often, f"of every {sounds + sum(scenes.often.values()) - len(scenes.often)} scenes {often}"),
         (scenes.in_time, "clocks tick at whole numbers of tokens"),
     )
-    text = "; ".join(sentence for applies, sentence in told if applies)
+    text = "; ".join(sentence for applies, sentence in measures if applies)
     return text and text[0].upper() + text[1:] + "."
 
 
 def last_phase(recipe: Recipe) -> str:
-    """How the student's second phase differs; empty where it has one only."""
+    """The student's second phase; empty where there is none."""
     if recipe.finish is None:
         return ""
     return f"In the student's last phase of {recipe.finish.steps:,} more steps {hidden(recipe.finish_masking)}."
 
 
 def scored(config: Config) -> str:
-    """What the student's energy score is taken over, where that is not the whole token alone."""
+    """The groups of channels in the student's energy score; empty where it takes whole tokens only."""
     head = config.variants["student"].head
     if not isinstance(head, EnergyConfig) or not head.groups:
         return ""
     return (
-        "Its energy score is the mean of that of the whole token and of those of consecutive groups of "
+        "Its energy score is the mean of the scores of the whole token and of consecutive groups of "
         f"{', '.join(map(str, head.groups))} channels, the codec's leading components first."
     )
 
 
-def attribution(heard: Sequence[Clip]) -> str:
-    """Where recordings came from, under which licences, and whom to thank for each."""
-    freesound = all("freesound.org" in clip.source for clip in heard)
-    origin = "recordings from freesound.org, collected in" if freesound else "recordings of the classes of"
-    credits = (
-        f'- "{clip.title}"{f" by {clip.author}" if clip.author else ""}, {clip.license}, {clip.source}'
-        for clip in heard
-    )
-    licences = " and ".join(sorted({clip.license for clip in heard}))
-    return f"""They were trained on {origin} ESC-10
-(K. J. Piczak, "ESC: Dataset for Environmental Sound Classification", 2015), under {licences}:
-
-""" + "\n".join(credits)
+def scenes(kinds: tuple[float, float, float]) -> str:
+    """The forms of scenes that the model was trained on."""
+    single, then, during = kinds
+    forms = [
+        text for share, text in ((single, "alone"), (then, "one after the other"), (during, "two at once")) if share
+    ]
+    return " or ".join(filter(None, (", ".join(forms[:-1]), forms[-1])))
 
 
 def model_card(
@@ -95,11 +91,11 @@ def model_card(
     composed: Mapping[str, Any],
     classifier: SoundClassifier,
     heard: Sequence[Clip],
-    sounds: int,
+    sounds: Sequence[str],
 ) -> str:
     """Markdown with the Hub's front matter; every figure comes from the reports of one reproduction.
 
-    heard: the recordings of the training; sounds: how many sounds its scenes are of.
+    heard: the recordings of the training; sounds: the names of the sounds in its scenes.
     """
     fold, real = folds(recipe), scores["student"]["reference"]
     quality = "\n".join(
@@ -120,38 +116,41 @@ def model_card(
         for name, row in codecs.items()
     )
     student = config.variants["student"].sampling
+    synthetic = [name for name in sounds if SOUNDS[name].synthesis]
+    computed = f" and on {len(synthetic)} computed sounds" if synthetic else ""
     licence = "CC-BY-NC 4.0" if any("NC" in clip.license.upper() for clip in heard) else "CC-BY 4.0"
     tags = "text-to-audio", "energy-scoring", "distillation"
     front = front_matter(tags, license=licence.lower().replace(" ", "-"))
     return f"""{front}
 # AudioDEAR mini
 
-Text to ten seconds of sound (16 kHz, mono) for ten classes of environmental sound, alone, one after the other, or two
-at once. It is the small, bundled model of AudioDEAR: a masked transformer fills {config.length} tokens of
+Text to {config.mel.samples / config.mel.sample_rate:g} seconds of sound ({config.mel.sample_rate / 1000:g} kHz, mono) for {len(sounds)} sounds, {scenes(recipe.scenes.kinds)}. A masked transformer fills {config.length} tokens of
 {config.vae.token_dim} values in {student.iterations} iterations; an energy-scoring head draws each token in one step.
 
 {anatomy(config)}
+
+## What it knows
+
+{vocabulary_table(sounds)}
 
 ## How it was made
 
     python -m training.reproduce --clips DIR --out DIR
 
-on the recordings listed below (without {fold}), composed into {recipe.scenes.count:,} scenes of ten seconds
-with captions. The teacher was trained for {recipe.teacher.steps:,} steps of {recipe.teacher.batch_size} scenes; the student
+on the recordings listed below (without {fold}){computed}, composed into {recipe.scenes.count:,} scenes with captions. The teacher was trained for {recipe.teacher.steps:,} steps of {recipe.teacher.batch_size} scenes; the student
 started from its backbone and was trained for {recipe.student.steps:,} steps with lambda =
 {recipe.distill.weight:g} ({recipe.distill.channels} over channels). In training {hidden(recipe.masking)}.
 {last_phase(recipe)} {scored(config)}
-{mixture(recipe.scenes.kinds)} {wordings(recipe, sounds)}
+{mixture(recipe.scenes.kinds)} {wordings(recipe, len(sounds))}
 
 ## Measured
 
-No stage of training heard {fold}; codec and vocoder alone were chosen by it (last table). {scores["student"]["clips"]} clips a row, from wordings that training
+No stage of training used {fold}; only codec and vocoder were chosen by it (last table). {scores["student"]["clips"]} clips a row, from wordings that training
 never showed; the same seeds for every row, one candidate each, weights rounded as in the files; default settings (the student's:
 guidance {student.cfg_scale:g}, temperature {student.temperature:g}, {student.iterations} iterations). Accuracy, Fréchet distance
 (FD), KL and inception score (IS) are those of the classifier in `assets/classifier`
 (digest {classifier.config.digest[:12]}), which names {real["accuracy"]:.1%} of the {real["clips"]} held-out recordings
-correctly. It hears log-mels only: what the vocoder does to phase and texture is lost on it. For a judge of waveforms,
-run `python -m dear.evaluation.losses --clips DIR --judge efficientat:FILE`.
+correctly. It hears log-mels only, and so neither phase nor fine texture of the vocoder. For a judge of waveforms, run `python -m dear.evaluation.losses --clips DIR --judge efficientat:FILE`.
 FD of real against real ({fold} against the others): {scores["student"]["floor_fd"]:.1f}.
 IS of real: {real["is"]:.2f}.
 
@@ -174,10 +173,10 @@ are judged alone (`python -m dear.evaluation.compositions`); the first row is of
 |---|---|---|---|---|
 {heard_both}
 
-How held-out recordings survive the way to sound (log-mel L1 in natural logarithms; FD against the same recordings
-untouched; seconds for one clip):
+Held-out recordings after codec and vocoder (log-mel L1 in natural logarithms; FD against the original recordings;
+seconds for one clip):
 
-| way | L1 | accuracy | FD | seconds |
+| codec and vocoder | L1 | accuracy | FD | seconds |
 |---|---|---|---|---|
 {ways}
 
@@ -185,8 +184,8 @@ untouched; seconds for one clip):
 
 ## What it can't do
 
-It knows ten sounds ({", ".join(classifier.labels)}) and no music, speech or anything else; other prompts
-give the nearest of what it knows. It was trained on {len(heard)} recordings, so its variety is theirs.
+It knows only the {len(sounds)} sounds of {len(families(sounds))} {"family" if len(families(sounds)) == 1 else "families"} above; other prompts give
+the nearest of them. It was trained on {len(heard):,} recordings, which limit its variety.
 
 ## Licences and attribution
 

@@ -1,0 +1,31 @@
+"""The parts of a card that describe recordings and sounds."""
+
+import dataclasses
+from pathlib import Path
+
+from training.data.clips import Clip
+from training.report.attribution import attribution, vocabulary_table
+
+
+def test_attribution_names_collections_origins_licences_and_authors():
+    clip = Clip(Path("esc10/audio/a.wav"), 1, "dog", "bark", "https://www.freesound.org/s/1/", "Ann", "CC-BY")
+    assert attribution([clip]) == (
+        "They were trained on 1 recordings:\n\n"
+        '`esc10` (K. J. Piczak, "ESC: Dataset for Environmental Sound Classification", 2015): freesound.org (1); '
+        "licences: CC-BY (1).\n\n"
+        '- "bark" by Ann, CC-BY, https://www.freesound.org/s/1/'
+    )
+    again = dataclasses.replace(clip, title="growl")
+    rendered = Clip(Path("sounds/audio/b.ogg"), 1, "piano", "scale", "a.sf2 (rendered)", "", "MIT")
+    told = attribution([clip, again, rendered, rendered])
+    assert "freesound.org (2); licences: CC-BY (2)." in told and "`sounds`: a.sf2 (2); licences: MIT (2)." in told
+    assert '- "bark", "growl" by Ann, CC-BY, https://www.freesound.org/s/1/\n' in told
+    assert told.endswith('- "scale", MIT, a.sf2 (rendered)')
+
+
+def test_a_card_lists_the_sounds_by_family():
+    assert vocabulary_table(["dog", "cat", "rain", "man_speaking"]).splitlines()[2:] == [
+        "| animals | dog, cat |",
+        "| weather and water | rain |",
+        "| speech | man speaking |",
+    ]
