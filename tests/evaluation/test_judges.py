@@ -74,8 +74,8 @@ def folder(tmp_path):
 
 @pytest.fixture(params=JUDGES)
 def judge(request, folder):
-    paths = {"efficientat": f":{folder / 'mn01_as_mAP_1.pt'}", "classifier": ""}
-    return load_judge(request.param + paths[request.param])
+    paths = {"efficientat": f":{folder / 'mn01_as_mAP_1.pt'}"}
+    return load_judge(request.param + paths.get(request.param, ""))
 
 
 def test_the_contract_of_every_judge(judge):

@@ -1,3 +1,5 @@
+"""Readers of the published datasets: one contract over all of them, and each on tables of its own format."""
+
 from __future__ import annotations
 
 import csv
@@ -7,7 +9,18 @@ from pathlib import Path
 import pytest
 
 from training.data.captions import prompts
-from training.data.datasets import DatasetError, Skipped, audiocaps, audioset, clips, esc10, esc50, find_sounds, wavcaps
+from training.data.datasets import (
+    READERS,
+    DatasetError,
+    Skipped,
+    audiocaps,
+    audioset,
+    clips,
+    esc10,
+    esc50,
+    find_sounds,
+    wavcaps,
+)
 from training.data.manifest import Entry
 
 
@@ -30,6 +43,29 @@ def sort(items) -> tuple[dict[str, Entry], dict[str, Skipped]]:
         {item.id: item for item in items if isinstance(item, Entry)},
         {item.id: item for item in items if isinstance(item, Skipped)},
     )
+
+
+@pytest.mark.parametrize("kind", READERS)
+class TestContract:
+    """What holds for each reader of the registry."""
+
+    def test_without_a_table_no_sound_is_used(self, tmp_path, kind):
+        touch(tmp_path / "a.wav")
+        entries, skipped = sort(READERS[kind](tmp_path, [], 0))
+        assert not entries and set(skipped) <= {"a"}
+
+    @pytest.mark.parametrize("content", [None, b"\xff\xfe\x00", b"a,b\n1\n", b"[]"])
+    def test_an_absent_or_foreign_table_is_named(self, tmp_path, kind, content):
+        path = tmp_path / "table.csv"
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(DatasetError, match="table.csv"):
+            list(READERS[kind](tmp_path, [path], 0))
+
+    def test_an_absent_folder_is_named(self, tmp_path, kind):
+        path = table(tmp_path / "table.csv", "")
+        with pytest.raises(DatasetError, match="nowhere|table.csv"):
+            list(READERS[kind](tmp_path / "nowhere", [path], 0))
 
 
 CAPTIONS = [f"Birds chirp, and {number} ducks quack" for number in range(5)]

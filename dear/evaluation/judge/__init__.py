@@ -14,21 +14,23 @@ from dear.evaluation.judge.base import Heard, Judge, JudgeError, describe
 from dear.evaluation.judge.classifier import load_classifier
 from dear.evaluation.judge.efficientat import load_efficientat
 
-JUDGES: dict[str, Callable[[Path], Judge]] = {"classifier": load_classifier, "efficientat": load_efficientat}
-DEFAULT = "classifier"  # the one kind that has bundled weights
+# Each loads a judge from a path, or its bundled weights for None where it has some.
+JUDGES: dict[str, Callable[[Path | None], Judge]] = {
+    "classifier": load_classifier,
+    "efficientat": load_efficientat,
+}
+DEFAULT = "classifier"
 JUDGE_HELP = "efficientat:FILE, which hears waveforms, or classifier[:DIR], which hears mels; default: %(default)s"
 
 __all__ = ["DEFAULT", "JUDGES", "JUDGE_HELP", "Heard", "Judge", "JudgeError", "describe", "load_judge"]
 
 
 def load_judge(text: str = DEFAULT) -> Judge:
-    """The judge that ``KIND:PATH`` names; ``classifier`` alone is the bundled one.
+    """The judge that ``KIND:PATH`` names, or ``KIND`` alone where it has bundled weights or needs none.
 
     Raises :class:`JudgeError` for an unknown kind or a missing path, and the kind's own error for a damaged file.
     """
     kind, _, path = text.partition(":")
     if kind not in JUDGES:
         raise JudgeError(f"judge must be KIND:PATH with KIND one of {', '.join(JUDGES)}, got {text!r}")
-    if not path and kind != DEFAULT:
-        raise JudgeError(f"judge must name the file of its weights as {kind}:PATH, got {text!r}")
-    return JUDGES[kind](Path(path)) if path else load_classifier()
+    return JUDGES[kind](Path(path) if path else None)

@@ -1,7 +1,7 @@
 """EfficientAT, a tagger of the 527 classes of AudioSet, read from its published weights.
 
 MobileNetV3 on a log-mel of 128 bands at 32 kHz, trained by distillation from transformers (Schmid, Koutini and Widmer
-2023). It hears waveforms, phase included, and nobody trained it on this project's sounds.
+2023). It hears waveforms, including phase, and was not trained on this project's sounds.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Weights = Mapping[str, Tensor]
 class EfficientAT(nn.Module):
     """Any width of MobileNetV3 that EfficientAT published with global pooling and one linear classifier (mnXX_as).
 
-    Recordings are judged at 16 kHz, so that they have no more bandwidth than what is generated.
+    Recordings are judged at 16 kHz, so that they have the bandwidth of generated sounds.
     """
 
     hears = "waveforms"
@@ -118,7 +118,7 @@ class Block(nn.Module):
 
 
 class _Reader:
-    """Layers from the published tensors, each of which is to be read once. ``left`` holds the names of the others."""
+    """Builds layers from the published tensors, each read once. ``left`` holds the names of unread tensors."""
 
     def __init__(self, weights: Weights):
         self.weights = weights
@@ -142,7 +142,7 @@ class _Reader:
         return layer
 
     def convolution(self, name: str, stride: int = 1, depthwise: bool = False) -> nn.Conv2d:
-        """Convolution and batch norm in one: inference needs the norm's mean and scale alone."""
+        """A convolution with the batch norm folded in."""
         weight, scale, bias, mean, variance = (
             self.take(f"{name}.{part}")
             for part in ("0.weight", "1.weight", "1.bias", "1.running_mean", "1.running_var")
@@ -155,11 +155,13 @@ class _Reader:
         return layer
 
 
-def load_efficientat(path: str | Path) -> EfficientAT:
+def load_efficientat(path: str | Path | None) -> EfficientAT:
     """The network in a published file such as ``mn04_as_mAP_432.pt``, with the names of AudioSet from beside it.
 
     Raises :class:`JudgeError` naming the file and what is wrong with it.
     """
+    if path is None:
+        raise JudgeError("judge must name the file of its weights as efficientat:PATH, got no path")
     path = Path(path)
     try:
         size = path.stat().st_size
