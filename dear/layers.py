@@ -70,7 +70,7 @@ class LocalMixing(nn.Module):
         return self.combine(x, [around[:, tap : tap + length] for tap in range(taps)])
 
     def combine(self, x: Tensor, neighbours: Sequence[Tensor]) -> Tensor:
-        """x [B, P, C], what each sees at each tap [B, P, C] (the middle one is x, whatever is there) -> [B, P, C]."""
+        """x [B, P, C], its neighbours [B, P, C] at each tap (the middle one is ignored: it is x) -> [B, P, C]."""
         middle = len(neighbours) // 2
         mixed = torch.addcmul(self.bias, x, self.weight[middle])
         for tap, seen in enumerate(neighbours):

@@ -190,7 +190,7 @@ class AudioDEAR:
 
         On CUDA a batch is rendered, on a stream of its own, while the next one is decoded; it is given once that is
         under way. Elsewhere the processor has no room for both, and a batch is given as soon as it is there.
-        seed: sound i uses ``seed + i``, whatever the batch; None: drawn. Input is checked at the call; the other
+        seed: sound i uses ``seed + i`` for any batch; None: drawn. Input is checked at the call; the other
         arguments, and the errors, are those of :meth:`generate`.
         """
         if not isinstance(prompts, list | tuple) or not prompts:

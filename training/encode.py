@@ -1,11 +1,11 @@
-"""From manifests to a cache in shards: tokens by the codec, conditioning by the text encoder.
+"""Encode manifests to a sharded cache: tokens by the codec, conditioning by the text encoder.
 
     python -m training.encode --manifest audiocaps.jsonl wavcaps.jsonl --config training/configs/mini.yaml \\
         --codec assets/mini --out cache
 
-Several machines can share one ``--out``: start as many workers as wanted with ``--worker 0/4``, ``--worker 1/4`` and so
-on. A worker that was killed goes on when it is started again; the one that ends last writes the stamp. The cache is
-the same however many workers there were and however often they were stopped (on devices that compute alike).
+Several machines can share one ``--out``: start any number of workers with ``--worker 0/4``, ``--worker 1/4`` and so on.
+A killed worker resumes when it is started again; the last worker writes the stamp. The cache does not depend on the
+number of workers or on interruptions (on devices that compute alike).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m training.encode", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--manifest", type=Path, nargs="+", required=True, help="one or several, mixed")
-    parser.add_argument("--config", type=Path, required=True, help="any recipe: its section model")
+    parser.add_argument("--config", type=Path, required=True, help="a recipe; only its section model is used")
     parser.add_argument("--codec", type=Path, help="checkpoint folder, for codecs that are trained here")
     parser.add_argument("--out", type=Path, required=True, help="folder of the cache")
     parser.add_argument("--worker", type=worker, default=(0, 1), help="i/n: every n-th shard, from shard i on")
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         device = check_device(options.device, "--device")
         precision = torch.bfloat16 if options.bf16 else torch.float32
         finished = encode_for(model, entries, options.out, options.codec, device, config, options.worker, precision)
-        print(f"{options.out}: {'finished' if finished else 'this part is done, others are not'}")
+        print(f"{options.out}: {'finished' if finished else 'this part is finished, others are not'}")
 
     return guarded(run)
 

@@ -58,7 +58,7 @@ class HeadsRecipe:
     """The rows of the comparison, beside the recipe of the reproduction."""
 
     train: TrainConfig  # of every row
-    measure: MeasureConfig  # its temperatures are those of the student's head, whatever the row's
+    measure: MeasureConfig  # its temperatures for "student" apply to every row
     rows: Mapping[str, Row]
 
     def __post_init__(self) -> None:

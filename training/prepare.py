@@ -1,10 +1,10 @@
-"""From a dataset's folder and tables to a manifest of the sounds that can be used.
+"""Prepare a dataset: from its folder and tables to a manifest of the usable sounds.
 
     python -m training.prepare audiocaps --audio wavs --metadata train.csv --out audiocaps.jsonl --exclude test.jsonl
 
-Every sound is decoded once. What is missing, empty, broken, silent, without a usable caption, or also in an excluded
-manifest, is listed with its reason in ``<name>.report.jsonl`` beside ``<name>.jsonl``. A run that was killed goes on
-where it was: until the manifest is written, what was measured is kept in ``<name>.probes.jsonl``.
+Every sound is decoded once. Sounds that are missing, empty, broken, silent, without a usable caption, or in an excluded
+manifest are listed with the reason in ``<name>.report.jsonl`` beside ``<name>.jsonl``. A killed run resumes from
+``<name>.probes.jsonl``, which holds the measurements until the manifest is written.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from training.runtime.workers import process_pool
 
 @dataclass(frozen=True)
 class Prepared:
-    """What became of a dataset. ``left``: sounds that were fine, but more than the wanted hours."""
+    """The result for a dataset. ``left``: usable sounds beyond the requested hours."""
 
     entries: list[Entry]
     skipped: list[Skipped]
@@ -43,9 +43,9 @@ class Prepared:
     def __str__(self) -> str:
         hours = sum(entry.duration for entry in self.entries) / 3600
         counts = collections.Counter(skip.reason for skip in self.skipped)
-        told = [f"{reason} {count}" for reason, count in sorted(counts.items())]
+        reasons = [f"{reason} {count}" for reason, count in sorted(counts.items())]
         text = f"{len(self.entries)} sounds, {hours:.2f} h; skipped {len(self.skipped)}"
-        return text + (f" ({', '.join(told)})" if told else "") + (f"; left out {self.left}" if self.left else "")
+        return text + (f" ({', '.join(reasons)})" if reasons else "") + (f"; left out {self.left}" if self.left else "")
 
 
 def prepare(
@@ -126,7 +126,7 @@ def _draw(entries: list[Entry], hours: float | None, seed: int) -> list[Entry]:
 
 
 def _probed(paths: list[Path], journal: Path, workers: int) -> Iterator[dict[str, Any]]:
-    """What :func:`training.data.probe.probe` says of each path, in order; new answers are written to the journal."""
+    """The result of :func:`training.data.probe.probe` for each path, in order. The journal receives new results."""
     known = _read_journal(journal)
     keys = [_key(path) for path in paths]
     missing = [key for key in dict.fromkeys(keys) if key not in known]
@@ -151,7 +151,7 @@ def _answers(paths: list[str], workers: int) -> Iterator[dict[str, Any]]:
 
 
 def _key(path: Path) -> tuple[str, int, int]:
-    """Path, size and time of change: another file of the same name is probed anew."""
+    """Path, size and time of change, so that a changed file is probed again."""
     try:
         status = os.stat(path)
     except OSError:
@@ -160,7 +160,7 @@ def _key(path: Path) -> tuple[str, int, int]:
 
 
 def _read_journal(journal: Path) -> dict[tuple[str, int, int], dict[str, Any]]:
-    """What an earlier run left; its last line may be cut, and is then removed, so that the next one stands alone."""
+    """The results of an earlier run. A last line that was cut off is removed from the file."""
     known: dict[tuple[str, int, int], dict[str, Any]] = {}
     if not journal.exists():
         return known

@@ -76,7 +76,7 @@ class Conditioning:
         return Conditioning(self.tokens[index], self.mask[index])
 
     def trim(self) -> Conditioning:
-        """Without the columns behind the last real token of any item, which nobody attends to."""
+        """Without the columns after the last real token of all items, which no token attends to."""
         used = int(self.mask.any(dim=0).nonzero().max()) + 1
         return Conditioning(self.tokens[:, :used], self.mask[:, :used])
 

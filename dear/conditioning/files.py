@@ -55,16 +55,16 @@ def download(repository: str, names: Sequence[str], field: str, instead: str) ->
 
 
 def load_tokenizer(folder: Path, max_pieces: int, field: str) -> Tokenizer:
-    """``tokenizer.json`` as it was published, cutting texts to ``max_pieces`` with their marks of begin and end.
+    """The published ``tokenizer.json``, which cuts texts to ``max_pieces`` including the marks of begin and end.
 
-    The tokenizer itself rather than transformers' wrapper, which sets padding and truncation anew in every call and so
-    fails when two threads encode at once.
+    transformers' wrapper is not used, since it sets padding and truncation in every call and so fails when two threads
+    encode at once.
     """
     from tokenizers import Tokenizer
 
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:  # tokenizers raises no narrower one
+    except Exception as error:  # tokenizers raises no narrower class
         raise EncoderError(f"{field}: {folder / 'tokenizer.json'} is damaged ({error}); fetch it again") from None
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_pieces)

@@ -60,9 +60,9 @@ if TYPE_CHECKING:
 CHECKPOINT = ("bundled", "bundled-fast", "bundled-many", "bundled-compiled", "bundled-teacher")
 ROWS = (*BASE, *CHECKPOINT, "start", *PEERS)
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
-CPU_TIMED = 4  # iterations, or steps of a diffusion model, that stand for all on a CPU
+CPU_TIMED = 4  # timed iterations, or steps of a diffusion model, that stand for all on a CPU
 
-# {field: (row above, row below the line)}: ratios of medians. "base-ours" and "base-fast" are of decoding alone.
+# {field: (numerator, denominator)}: ratios of medians. "base-ours" and "base-fast" measure decoding alone.
 RATIOS = {
     "naive_teacher_over_ours": ("base-naive-teacher", "base-ours"),
     "naive_teacher_over_fast": ("base-naive-teacher", "base-fast"),
@@ -82,15 +82,15 @@ RATIOS = {
 
 
 def figures(rows: Sequence[Mapping[str, Any]], usual: str = "float32") -> dict[str, float]:
-    """The named numbers that follow from the rows: ratios of medians, and what the bundled model takes.
+    """Named results: ratios of medians, and the times of the bundled model.
 
-    A name ends in the precision, for all but the ``usual`` one, and in ``_batch_N`` for batches above 1; what was not
-    measured is absent.
+    A name ends in the precision, except for the ``usual`` one, and in ``_batch_N`` for batches above 1. Results that
+    were not measured are absent.
     """
     found = {}
     groups: dict[tuple[int, str], dict[str, Mapping[str, Any]]] = {}
     for each in rows:
-        if each["name"] == "start" and "skipped" not in each:  # in a precision of its own
+        if each["name"] == "start" and "skipped" not in each:  # has a precision of its own
             found["start_to_first_sound_seconds"] = each["median"]
         elif "skipped" not in each:
             groups.setdefault((each["batch"], each["precision"]), {})[each["name"]] = each
@@ -168,7 +168,7 @@ def _parser() -> Parser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--rows", nargs="+", metavar="ROW", help="some of the rows; all where nothing else is asked for"
+        "--rows", nargs="+", metavar="ROW", help="some of the rows; default: all, unless --curves or --soak is given"
     )
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8], metavar="N", help="sounds at a time")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
@@ -176,17 +176,20 @@ def _parser() -> Parser:
         "--dtype",
         nargs="+",
         choices=DTYPES,
-        help="of all but our codec, which stays in float32; several are compared; if absent float32, on CUDA float16",
+        help="of all networks except the codec (float32); several are compared; default: float32, on CUDA float16",
     )
     parser.add_argument("--threads", type=int, metavar="N", help="of PyTorch on a CPU")
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="timed runs of each row, after one more")
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="timed runs of each row, after a warm-up")
     parser.add_argument(
-        "--timed", type=int, metavar="N", help=f"iterations or steps that stand for all; 0: all ({CPU_TIMED} on a CPU)"
+        "--timed",
+        type=int,
+        metavar="N",
+        help=f"iterations or steps to time; 0: all (on a CPU {CPU_TIMED})",
     )
     parser.add_argument("--model", metavar="PATH", help="a folder, or owner/name on the Hub; the bundled one if absent")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there, too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
     parser.add_argument("--curves", type=Path, metavar="FILE", help="draw scaling curves (.png or .svg)")
-    parser.add_argument("--soak", type=int, metavar="N", help="generate N times and tell the memory held")
+    parser.add_argument("--soak", type=int, metavar="N", help="generate N times and report the memory")
     return parser
 
 
@@ -220,7 +223,7 @@ def _check(args: argparse.Namespace) -> torch.device:
 
 
 def run(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """Everything that the command line asks for, as plain data; pictures are written."""
+    """Run what the command line requests and write the pictures. Returns plain data."""
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     peaks = {dtype: matmul_peak(device, DTYPES[dtype]) for dtype in args.dtype}
@@ -243,7 +246,7 @@ def run(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
 
 
 def report(result: Mapping[str, Any]) -> str:
-    """What is printed: the table, the named numbers, and the machine."""
+    """The printed report: the table, the named results, and the machine."""
     machine = result["machine"]
     parts = []
     if "rows" in result:
@@ -258,7 +261,7 @@ def report(result: Mapping[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit status: 0; 1 where a row failed; 2 after one sentence about what was wrong."""
+    """The command line. Returns the exit status: 0; 1 where a row failed; 2 after an error message."""
 
     def command() -> int:
         args = _parser().parse_args(argv)

@@ -1,4 +1,4 @@
-"""From a click on Generate to sound: ``python -m dear.evaluation.click``. A Markdown table goes to stdout.
+"""The time from a click on Generate to sound: ``python -m dear.evaluation.click``. Prints a Markdown table.
 
 The page with the bundled weights is started in a process of its own and driven in headless Chromium. Measured are the
 seconds from the click until the browser can play something (``canplay``): a draft where the run lasts long enough for
@@ -59,7 +59,7 @@ document.querySelector("#generate").click();
 
 
 class BrowserError(ValueError):
-    """A machine that lacks what drives the page."""
+    """Chromium or Selenium is missing, or the page cannot be served."""
 
 
 @contextmanager
@@ -96,14 +96,14 @@ def served_page() -> Iterator[str]:
         stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:
-        told = []
-        assert server.stdout is not None  # a pipe, as asked for
+        lines = []
+        assert server.stdout is not None  # a pipe
         for line in server.stdout:
-            told.append(line)
+            lines.append(line)
             if " is served at " in line:
                 yield line.split()[-1]
                 return
-        raise BrowserError(f"the page could not be served: {''.join(told)}")
+        raise BrowserError(f"the page could not be served: {''.join(lines)}")
     finally:
         server.terminate()
         server.wait()
@@ -138,11 +138,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit status: 0, or 2 after one sentence about what was wrong."""
+    """The command line. Returns the exit status: 0, or 2 after an error message."""
     parser = Parser(prog="python -m dear.evaluation.click", description=__doc__.split("\n\n")[0], allow_abbrev=False)
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="timed runs of each row, after one more")
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="timed runs of each row, after a warm-up")
     parser.add_argument("--iterations", type=int, default=128, metavar="N", help="of the long run")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there, too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
 
     def command() -> None:
         args = parser.parse_args(argv)

@@ -78,11 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_fits(judge, pipeline)
         waveforms = generate_each(pipeline, [text for text, *_ in rows], seed=args.seed)
         result = score_compositions(waveforms, [pair for _, *pair in rows], judge)
-        told = (
+        summary = (
             "{clips} clips of two sounds: the first is heard in {first:.1%}, the second in {second:.1%}, "
             "both in {both:.1%}; judge: {name} {digest}"
         )
-        print(told.format(**result, **describe(judge)), file=sys.stderr)
+        print(summary.format(**result, **describe(judge)), file=sys.stderr)
         made_by = {
             "name": pipeline.config.name,
             "variant": pipeline.variant,

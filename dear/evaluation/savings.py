@@ -1,4 +1,4 @@
-"""What approximate savings gain and cost: ``python -m dear.evaluation.savings --reference DIR``.
+"""Gain and cost of approximate savings: ``python -m dear.evaluation.savings --reference DIR``.
 
 Each row is one setting of ``dear.Savings``, or fewer iterations: what it trades, its decoding time beside that of the
 exact computation (one sound at a time, all rows in turn, medians), and accuracy and FD of the evaluation classifier on
@@ -37,14 +37,14 @@ EXACT = "exact"
 
 @dataclass(frozen=True)
 class Trial:
-    """One row: ``savings``, of how many iterations (a share of the model's own), and what that trades, for people."""
+    """One row: savings, the share of the model's default iterations, and a description of the trade."""
 
     savings: Savings
     trades: str
     share: float = 1.0
 
     def options(self, iterations: int) -> dict[str, Any]:
-        """For ``generate`` of a model with this many iterations by default."""
+        """Options of ``generate`` for a model with this default number of iterations."""
         return {"savings": self.savings, "iterations": max(1, round(self.share * iterations))}
 
 
@@ -80,19 +80,19 @@ TRIALS = {
     "refresh-8-guided-50": Trial(Savings(refresh_every=8, guided_share=0.5), "as both"),
     "refresh-8-null-2": Trial(Savings(refresh_every=8, null_every=2), "as both"),
     "refresh-8-iterations-75": Trial(Savings(refresh_every=8), "as both", 0.75),
-    "refresh-8-iterations-25": Trial(Savings(refresh_every=8), "as both: no token is computed anew", 0.25),
+    "refresh-8-iterations-25": Trial(Savings(refresh_every=8), "as both: no token is recomputed", 0.25),
     "spread-iterations-50": Trial(Savings(order="spread"), "as both", 0.5),
 }
 
 
 def time_trials(jobs: Mapping[str, Job], device: torch.device, repeats: int) -> dict[str, float]:
-    """Median seconds of decoding of each."""
+    """{name: median seconds of decoding}."""
     rows = measure(list(jobs.values()), device, repeats, peaks={})
     return {name: row.stages["decode"] for name, row in zip(jobs, rows, strict=True)}
 
 
 def base_jobs(names: Sequence[str], device: torch.device) -> dict[str, Job]:
-    """The trials at the paper's base size, batch 1."""
+    """The trials at the paper's base size with batch 1."""
     setting, config = Setting(1, device, torch.float32, None), preset("base")
     sampling = config.variants[config.default_variant].sampling
     return {
@@ -104,7 +104,7 @@ def base_jobs(names: Sequence[str], device: torch.device) -> dict[str, Job]:
 
 
 def run(args: argparse.Namespace, pipeline: AudioDEAR) -> dict[str, Any]:
-    """Every row, as plain data."""
+    """All rows as plain data."""
     judge = load_judge(args.judge)
     check_fits(judge, pipeline)
     reference, prompts = embed_reference(args.reference, judge, args.fold), load_prompts()
@@ -157,14 +157,14 @@ def _parser() -> Parser:
     parser.add_argument("--judge", default=DEFAULT, metavar="KIND[:PATH]", help=JUDGE_HELP)
     parser.add_argument("--clips-per-class", type=int, default=20, metavar="N")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help=f"some of {', '.join(TRIALS)}; all where absent")
-    parser.add_argument("--base", action="store_true", help="time the base size, too (minutes for each row on a CPU)")
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="timed runs of each row, after one more")
+    parser.add_argument("--base", action="store_true", help="also time the base size (minutes for each row on a CPU)")
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="timed runs of each row, after a warm-up")
     parser.add_argument("--batch", type=int, default=10, metavar="N", help="clips generated at a time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", metavar="PATH", help="a folder, or owner/name on the Hub; the bundled one if absent")
     parser.add_argument("--variant", help="student or teacher")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there, too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
     return parser
 
 
@@ -181,7 +181,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit status: 0, or 2 after one sentence about what was wrong."""
+    """The command line. Returns the exit status: 0, or 2 after an error message."""
     from dear.pipeline import AudioDEAR
 
     def command() -> None:

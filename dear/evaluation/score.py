@@ -1,7 +1,7 @@
 """Score sounds: ``python -m dear.evaluation.score --sounds DIR`` or ``--model PATH``, with ``--reference DIR``.
 
-JSON goes to stdout, a table to stderr. Accuracy is the share of clips in which the judge hears the label that was asked
-for before all others; top 5, that in which one of the label's names is among the judge's five most probable ones. FD is
+Prints JSON to stdout and a table to stderr. Accuracy is the share of clips in which the judge ranks the requested label
+first; top 5, that in which one of the label's names is among the judge's five most probable ones. FD is
 the Fréchet distance to held-out recordings in the judge's features, to be read beside its floor: those recordings
 against the others of the same folder. KL is KL(reference || generated), the mean over all pairs of one label. IS is the
 inception score. KL and IS need a judge whose classes exclude each other. Each clip is the only
@@ -37,7 +37,7 @@ from dear.evaluation.texture import Measured
 if TYPE_CHECKING:
     pass
 
-ROUNDED = 4  # digits behind the point in what is reported
+ROUNDED = 4  # decimal places of reported figures
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Reference:
     """Real recordings that generated sounds are measured against."""
 
     embedding: Embedding  # of the held-out recordings
-    floor: float | None  # FD of the held-out recordings against the others; None: there are no others
-    source: str  # where they come from, for people
+    floor: float | None  # FD of the held-out recordings against the others; None without others
+    source: str  # the name of the recordings in reports
 
 
 def embed_reference(
@@ -82,7 +82,7 @@ def score_waveforms(
     reference: Reference | None = None,
     choices: Choices | None = None,
 ) -> dict[str, Any]:
-    """Score sounds against the labels that they were made for.
+    """Score sounds against the labels they were made for.
 
     waveforms [N,S], or any iterable of N arrays [S], at the judge's sample rate; labels N names. choices: what the
     judge chooses from; None for :func:`dear.evaluation.judge.answers.all_choices` of the labels and the reference's.
@@ -98,7 +98,7 @@ def score_waveforms(
 def score_embedding(
     found: Embedding, judge: Judge, reference: Reference | None = None, choices: Choices | None = None
 ) -> dict[str, Any]:
-    """What :func:`score_waveforms` returns, from features that are already there."""
+    """The result of :func:`score_waveforms` from computed features."""
     choices = _choices(judge, found.labels, reference) if choices is None else choices
     verdicts = choices.judge(found.probabilities, found.labels)
     labels, heard = np.array(found.labels), np.array(verdicts.heard)
@@ -148,7 +148,7 @@ def _inception_score(judge: Judge, found: Embedding) -> float | None:
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """The result as text for people."""
+    """The result as a text table."""
     labels = list(result["per_class"])
     width = max(map(len, [*labels, "accuracy"]))
     lines = [f"{'accuracy':<{width}}  {result['accuracy']:6.1%}  of {result['clips']} clips, one candidate each"]
@@ -211,7 +211,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _generated(args: argparse.Namespace, judge: Judge) -> tuple[Tensor, list[str], dict[str, Any]]:
-    """Clips of the checkpoint that the command line names, their labels, and what made them."""
+    """Clips of the checkpoint on the command line, their labels, and a description of their making."""
     from dear.pipeline import AudioDEAR
 
     given = {name: getattr(args, name) for name in ("variant", "device") if getattr(args, name) is not None}
@@ -233,7 +233,7 @@ def _generated(args: argparse.Namespace, judge: Judge) -> tuple[Tensor, list[str
 
 
 def _check_use(args: argparse.Namespace) -> None:
-    """Refuse options that would be ignored."""
+    """Refuse options that would have no effect."""
     if args.sounds is None:
         if args.manifest is not None:
             raise SoundsError("--manifest names the sounds of --sounds, which is absent")
@@ -242,11 +242,11 @@ def _check_use(args: argparse.Namespace) -> None:
     names = ("model", "variant", "device", "prompts", "clips_per_class", "batch", "seed")
     for name in (*names, "cfg_scale", "iterations", "temperature", "steps"):
         if getattr(args, name) != getattr(usual, name):
-            raise SoundsError(f"--{name.replace('_', '-')} is of no use with --sounds, which generates nothing")
+            raise SoundsError(f"--{name.replace('_', '-')} has no effect with --sounds, which generates nothing")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit status: 0, or 2 after one sentence about what was wrong."""
+    """The command line. Returns the exit status: 0, or 2 after an error message."""
 
     def command() -> None:
         args = _parser().parse_args(argv)

@@ -66,7 +66,7 @@ class Head(nn.Module, ABC):
         """Draw one token per row: context [N, C] -> [N, D].
 
         null_context: [N, C], the context without the condition; None for no guidance.
-        cfg_scale: guidance scale; 1 is none, whatever ``null_context`` holds.
+        cfg_scale: guidance scale; 1: no guidance, and ``null_context`` is ignored.
         draw: each call gives the next standard-normal [N, D].
         Raises ValueError for ``steps`` that the head cannot honour.
         """

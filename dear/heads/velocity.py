@@ -85,7 +85,7 @@ class VelocityHead(Head):
     ) -> Tensor:
         """``steps`` steps ``z_r = z_t - (t - r) u(z_t, r, t)``; temperature scales the noise at the start.
 
-        Guidance mixes the velocities by default, whatever the size of the step: one rule for any number of steps, which
+        Guidance mixes the velocities by default for steps of any size: one rule for any number of steps, which
         is that of flow matching where they are many, and there mixed representations fail (Table 8).
         """
         self.check_steps(steps)

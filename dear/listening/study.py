@@ -125,20 +125,20 @@ def _prompt_inside(files: Sequence[Path]) -> str:
     """The prompt that the sounds of one clip carry in their metadata."""
     import soundfile
 
-    told: dict[str, Path] = {}
+    prompts: dict[str, Path] = {}
     for path in files:
         try:
             with soundfile.SoundFile(path) as sound:
                 if title := sound.title.strip():
-                    told.setdefault(title, path)
+                    prompts.setdefault(title, path)
         except (OSError, RuntimeError) as error:
             raise StudyError(f"{path} can't be read as a sound: {error}") from None
-    if not told:
+    if not prompts:
         raise StudyError(f"{files[0].name} has no prompt: add {PROMPTS} to {files[0].parent.parent}")
-    if len(told) > 1:
-        (one, first), (other, second), *_ = told.items()
+    if len(prompts) > 1:
+        (one, first), (other, second), *_ = prompts.items()
         raise StudyError(f"{first} and {second} must have the same prompt, got {one!r} and {other!r}")
-    return next(iter(told))
+    return next(iter(prompts))
 
 
 def _clip(system: str, prompt: str, path: Path) -> Clip:

@@ -152,7 +152,7 @@ def test_a_finished_cache_is_used_again_and_never_under_another_stamp(built):
         make(built, stamps={"seed": 1})
     with pytest.raises(CacheError, match="its count is 70, wanted is 71"):
         make(built, count=71)
-    with pytest.raises(CacheError, match=r"its vae is .*; remove that cache to build it anew"):
+    with pytest.raises(CacheError, match=r"its vae is .*; remove that cache to build it again"):
         make(built, vae=codec(scale=2.0))
     with pytest.raises(CacheError, match="its scenes is "):  # the same stamps, but other sound
         make(built, Tones(gain=0.4))

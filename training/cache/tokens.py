@@ -325,7 +325,7 @@ def _check_stamp(path: Path, wanted: dict[str, Any]) -> None:
     clause = difference(saved, wanted)
     if clause:
         raise CacheError(
-            f"{path} belongs to another cache: {clause}; remove that cache to build it anew, or choose another folder"
+            f"{path} belongs to another cache: {clause}; remove that cache to build it again, or choose another folder"
         )
 
 

@@ -8,7 +8,7 @@ barks", "a bell rings twice").
 
 With ``held_back=True`` every caption is of a wording that training never shows: for a single sound one of its held-back
 wordings, for a composition, a number of events and a distant sound a held-back template around phrases that are known.
-The two sets never meet, whatever the capitals and full stops. Captions are never the bare name of a sound. Some of the
+The two sets are disjoint, ignoring capitals and full stops. Captions are never the bare name of a sound. Some of the
 training's end in an aside that says little or nothing of the sound ("..., recorded on a phone").
 """
 

@@ -1,4 +1,4 @@
-"""The published audio datasets, as they lie on disk -> entries of a manifest.
+"""Readers of published audio datasets on disk, which yield entries of a manifest.
 
 Each reader takes the folder of the sounds (searched with its subfolders) and the dataset's own tables, and yields an
 :class:`~training.data.manifest.Entry` for each sound that is there, and a :class:`Skipped` for each that is not, in the
@@ -68,7 +68,7 @@ def audiocaps(audio: Path, metadata: Sequence[Path], seed: int) -> Iterator[Entr
     """AudioCaps: ``train.csv``, ``val.csv``, ``test.csv``; sounds named by caption id, YouTube id or ``Y`` + that.
 
     Rows of one clip become one entry with all its captions; of ``test.csv`` one of them is drawn, by ``seed`` and the
-    clip alone, whatever other clips are there.
+    clip alone.
     """
     sounds = find_sounds(audio)
     for table in metadata:
@@ -142,7 +142,7 @@ def wavcaps(
 def audioset(audio: Path, metadata: Sequence[Path], seed: int) -> Iterator[Entry | Skipped]:
     """AudioSet, without captions: ``*_segments.csv``; sounds named by YouTube id or ``Y`` + that, cut to the segment.
 
-    Here the folder leads: rows without a sound are passed over, as nobody has all two million; a sound without a row
+    The folder decides: rows without a sound are ignored, since few people have all two million; a sound without a row
     is skipped. Labels are the ontology's ids.
     """
     segments: dict[str, tuple[str, tuple[str, ...]]] = {}
@@ -237,7 +237,7 @@ def _captioned(entry: Entry) -> Entry | Skipped:
 
 
 def _generator(seed: int, name: str) -> np.random.Generator:
-    """Random numbers of one sound, the same whatever other sounds there are."""
+    """A generator for one sound, independent of other sounds."""
     return np.random.default_rng([seed, *hashlib.sha256(name.encode()).digest()[:8]])
 
 

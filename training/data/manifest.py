@@ -1,4 +1,4 @@
-"""The one list of sounds that every dataset becomes: JSON lines, one sound per line.
+"""Manifests, the common list of sounds of all datasets: JSON lines, one sound per line.
 
 Each line is an object with exactly these fields:
 

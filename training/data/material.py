@@ -1,4 +1,4 @@
-"""Recordings made ready for scenes: cut to what is worth playing, and measured."""
+"""Preparation of recordings for scenes: they are cut to their audible part and measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHORTEST_TICK = 0.15  # seconds between two ticks of a clock, at least
 
 @dataclass(frozen=True)
 class Material:
-    """What is worth playing of one clip, with a peak of 1."""
+    """The audible part of one clip, with a peak of 1."""
 
     audio: np.ndarray  # [S] float32, silent head and tail removed
     presence: np.ndarray  # [frames of 10 ms] float32: 1 where something was recorded, 0 in digital silence
@@ -27,9 +27,9 @@ class Material:
 
 
 class Materials:
-    """Clip -> material, prepared when it is first asked for and then kept: 0.35 MB for 5 seconds at 16 kHz.
+    """Clip -> material, prepared on first use and cached: 0.35 MB for 5 seconds at 16 kHz.
 
-    Copies for other processes begin empty.
+    Copies for other processes start empty.
     """
 
     def __init__(self, rate: int):
@@ -87,7 +87,7 @@ def prepare(audio: np.ndarray, rate: int, clip: Clip) -> Material:
 
 
 def _ambience(audio: np.ndarray, levels: np.ndarray, recorded: np.ndarray, frame: int) -> np.ndarray:
-    """Magnitudes [257] of the noise between events: what is there in the quietest stretches, or at each frequency's."""
+    """Magnitudes [257] of the noise between events, from the quietest stretches overall or at each frequency."""
     window = np.hanning(512).astype(np.float32)
     stretch = -(-512 // frame)  # frames under one window
     starts = np.flatnonzero(np.convolve(recorded, np.ones(stretch), mode="valid") == stretch)
@@ -96,13 +96,13 @@ def _ambience(audio: np.ndarray, levels: np.ndarray, recorded: np.ndarray, frame
         return np.zeros(257, np.float32)
     pieces = np.stack([audio[start * frame : start * frame + 512] for start in starts]) * window
     power = np.square(np.abs(np.fft.rfft(pieces, axis=1))) / np.square(window).sum()
-    # The very quietest may be an editor's fade, so the lowest tenth is passed over.
+    # The quietest tenth is skipped, since it may be an editor's fade.
     order = np.argsort(power.mean(axis=1))[len(starts) // 10 : max(len(starts) // 4, len(starts) // 10 + 2)]
     # Of exponentially distributed powers the 15th percentile is 0.163 of the mean; it sees noise between harmonics.
     power = np.minimum(power[order].mean(axis=0), np.quantile(power, 0.15, axis=0) / 0.163)
     smoothing = np.hanning(19) / np.hanning(19).sum()
     power = np.exp(np.convolve(np.pad(np.log(power + 1e-20), 9, mode="edge"), smoothing, mode="valid"))
-    # A clip cut tightly around its event holds no ambience: what is quietest there is still the event.
+    # A clip cut tightly around its event has no ambience: its quietest part still belongs to the event.
     relative = power.mean() / np.square(levels).max()
     trusted = 1e-2 if np.count_nonzero(recorded) > 250 else 1e-3
     return np.sqrt(power * (1.0 if relative < trusted else 3e-5 / relative)).astype(np.float32)

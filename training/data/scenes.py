@@ -152,7 +152,7 @@ class SceneSource:
         return Take(sound, (clip,), count=int(rng.integers(1, most + 1)))
 
     def _take(self, sound: Sound, rng: np.random.Generator, attributed: bool = False) -> Take:
-        """A clip, and those that may follow it; with ``attributed`` now and then one with an attribute that is told."""
+        """A clip and those that may follow it; with ``attributed``, sometimes one whose caption names an attribute."""
         attribute = ""
         if sound.synthesis is not None:
             if attributed and sound.attributes and rng.random() < ATTRIBUTED:

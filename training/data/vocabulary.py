@@ -245,12 +245,12 @@ def select(names: Sequence[str]) -> tuple[str, ...]:
 
 def habits_digest(names: Iterable[str]) -> str:
     """First 12 hex digits of a sha256 over what decides how sounds are composed: all but their wordings."""
-    told = []
+    habits = []
     for name in names:
         data = dataclasses.asdict(find(name))
         for key in ("wordings", "synonyms", "audioset"):
             del data[key]
         for attribute in data["attributes"].values():
             del attribute["wordings"]
-        told.append(data)
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
+        habits.append(data)
+    return hashlib.sha256(json.dumps(habits).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""A recipe: everything that a run needs beyond its data, as one YAML file in ``training/configs``.
+"""Recipes: the settings of a run in one YAML file of ``training/configs``.
 
 :class:`Recipe` describes a whole reproduction, :class:`ModelRecipe` the training of one model.
 """
@@ -28,16 +28,18 @@ SHARES = ("uniform", "cosine")
 
 @dataclass(frozen=True)
 class ScenesConfig:
-    """What the generator is trained on: scenes composed from recordings."""
+    """The training data of the generator: scenes composed from recordings."""
 
     count: int = 8000  # training scenes in the cache
     sounds: tuple[str, ...] = ()  # sounds or families of the vocabulary; empty: all that have clips, or are computed
     validation: int = 256  # scenes from the held-out folds, with held-back wordings
     kinds: tuple[float, float, float] = (0.7, 0.15, 0.15)  # shares of single, "A, then B", "A while B"
-    often: Mapping[str, int] = field(default_factory=dict)  # labels that come more than once in a turn of all
-    in_time: bool = False  # clocks run so fast that ticks are a whole number of tokens apart
-    recaption: bool = False  # each time that a scene is seen, it has the caption of any scene of the same sounds
-    # By the name of a folder of recordings: the fold that no training stage hears. Other folders are refused.
+    often: Mapping[str, int] = field(
+        default_factory=dict
+    )  # how often a label comes in each turn of all labels, where more than once
+    in_time: bool = False  # the speed of clocks is set so that ticks are a whole number of tokens apart
+    recaption: bool = False  # at each use, a scene has the caption of any scene of the same sounds
+    # {name of a folder of recordings: fold that no training stage uses}. Other folders are refused.
     held_out: Mapping[str, int] = field(default_factory=lambda: {"esc10": 4})
     fit: int = 512  # scenes that the linear codec is fitted to
     classifier: int = 1200  # scenes that the evaluation classifier is trained on, beside the recordings
@@ -58,15 +60,15 @@ class ScenesConfig:
 
 @dataclass(frozen=True)
 class MaskingConfig:
-    """How the generator's training hides tokens and conditions."""
+    """Masking of tokens and dropping of conditions in training."""
 
     ratio: tuple[float, float] = (0.7, 1.0)  # range of the share of hidden tokens (the paper's by default)
-    shares: str = "uniform"  # how they are distributed in it: uniform (the paper's), or cosine: as decoding meets them
+    shares: str = "uniform"  # distribution of the share: uniform (the paper's), or cosine, as in decoding
     drop: float = 0.1  # probability that an item's condition is dropped, for guidance
-    # Probability that an item's prompt is blurred: it loses a share of its conditioning tokens, and noise moves the
-    # others. Of two sounds a blurred prompt hardly says which comes first: leave some prompts as they are.
+    # Probability that an item's prompt is blurred: it loses some conditioning tokens, and noise is added to the others.
+    # A blurred prompt hardly tells the order of two sounds, so some prompts should stay as they are.
     blurred: float = 0.0
-    jitter: float = 0.0  # most noise on a blurred item's tokens, relative to their size; uniform up to it
+    jitter: float = 0.0  # largest noise on a blurred item's tokens relative to their size; uniform from 0
 
     def __post_init__(self) -> None:
         low, high = self.ratio
@@ -85,7 +87,7 @@ class MaskingConfig:
 
     @property
     def mean_share(self) -> float:
-        """Of hidden tokens."""
+        """The mean share of hidden tokens."""
         low, high = self.ratio
         if self.shares == "uniform" or low == high:
             return (low + high) / 2
@@ -98,7 +100,7 @@ class DistillConfig:
 
     weight: float = 1000.0  # lambda
     channels: str = "mean"  # or sum: how equation (4) reduces over channels
-    freeze: bool = False  # train the head alone, on the teacher's backbone as it is ("freeze" of Table 2)
+    freeze: bool = False  # train only the head, on the unchanged backbone of the teacher ("freeze" of Table 2)
 
     def __post_init__(self) -> None:
         if not self.weight >= 0:
@@ -106,22 +108,24 @@ class DistillConfig:
         if self.channels not in REDUCTIONS:
             raise ConfigError(f"distill.channels must be one of {', '.join(REDUCTIONS)}, got {self.channels!r}")
         if self.freeze and self.weight:
-            raise ConfigError(f"distill.weight must be 0 with freeze: nothing is left to pull, got {self.weight!r}")
+            raise ConfigError(
+                f"distill.weight must be 0 with freeze, since the backbone does not train, got {self.weight!r}"
+            )
 
 
 @dataclass(frozen=True)
 class MeasureConfig:
-    """How sampling settings are chosen, and how the result is scored."""
+    """Choice of sampling settings, and scoring of the result."""
 
     cfg_scales: tuple[float, ...] = (1.5, 2.0, 3.0)
-    # By variant; every guidance scale is tried with every temperature.
+    # {variant: temperatures}; every guidance scale is tried with every temperature.
     temperatures: Mapping[str, tuple[float, ...]] = field(
         default_factory=lambda: {"student": (0.7, 0.85, 1.0), "teacher": (1.0,)}
     )
-    tuning_clips: int = 8  # per class and setting, on wordings of the training
-    tuning_seed: int = 10_000  # of the first of them: other noise than that of the scores
+    tuning_clips: int = 8  # per class and setting, on wordings used in training
+    tuning_seed: int = 10_000  # of the first clip; different from the seeds of the scores
     scored_clips: int = 20  # per class and variant, on held-back wordings
-    pairs: int = 90  # most ordered pairs of sounds of which "A, then B" is asked
+    pairs: int = 90  # ordered pairs of sounds in "A, then B" prompts, at most
 
     def __post_init__(self) -> None:
         for name in ("tuning_clips", "scored_clips", "pairs"):
@@ -141,7 +145,7 @@ class Recipe:
     conv: TrainConfig  # refinement of the linear codec
     vocoder: TrainConfig  # the ISTFT vocoder
     classifier: TrainConfig  # the evaluation classifier
-    finish: TrainConfig | None = None  # the student's second phase, from its averaged weights; None: it has one only
+    finish: TrainConfig | None = None  # the student's second phase, from its averaged weights; None: one phase only
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     finish_masking: MaskingConfig = field(default_factory=MaskingConfig)
@@ -155,11 +159,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class SamplesConfig:
-    """Sounds of the averaged weights, made while a model trains."""
+    """Sounds of the averaged weights, generated while a model trains."""
 
     prompts: tuple[str, ...] = ()
-    every: int = 0  # steps between them, and after the last step; 0: never
-    seed: int = 0  # of the first prompt; the others follow it one by one
+    every: int = 0  # steps between samples, which are also made after the last step; 0: never
+    seed: int = 0  # of the first prompt, plus 1 for each later one
 
     def __post_init__(self) -> None:
         for name in ("every", "seed"):

@@ -1,4 +1,4 @@
-"""What the commands that train one model on a cache share: arguments, data, codec, watching, and the checkpoint."""
+"""The shared parts of the commands that train one model: arguments, data, codec, monitoring, and the checkpoint."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def open_cache(source: str, rank: int = 0, world: int = 1, parts: int = 0) -> To
 
 
 def command(name: str, description: str) -> argparse.ArgumentParser:
-    """The arguments that the commands share."""
+    """A parser with the arguments that the commands share."""
     parser = argparse.ArgumentParser(
         prog=f"python -m training.{name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -79,7 +79,7 @@ def command(name: str, description: str) -> argparse.ArgumentParser:
 
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options, and what was typed as ``prog`` and ``arguments``. arguments: None for those of the process."""
+    """The options, and the command line as ``prog`` and ``arguments``. arguments: None for those of the process."""
     arguments = sys.argv[1:] if arguments is None else arguments
     return parser.parse_args(arguments, argparse.Namespace(prog=parser.prog, arguments=arguments))
 
@@ -95,13 +95,13 @@ class Stage:
         self.recipe = recipe
         self.options = options
         self.process = Accelerator(mixed_precision="no")  # as in training.engine.trainer
-        self.commit = git_commit()  # of the code that is loaded, whatever is checked out until the end
+        self.commit = git_commit()  # of the loaded code, even if another commit is checked out during the run
         self.conditioning = 0  # T of the training data, once it is open
         self.data: tuple[dict[str, Any], int] = ({}, 0)  # its stamp and number of items, likewise
         self.codec = self._codec()
 
     def _codec(self) -> tuple[Codec, Vocoder] | None:
-        """(vae, vocoder) that the checkpoint holds or the samples need, in the first process; None for neither."""
+        """(vae, vocoder) in the first process, if the checkpoint or the samples need them; otherwise None."""
         config, folder = self.recipe.model, self.options.codec
         vae, vocoder = CODECS[config.vae.kind], VOCODERS[config.vocoder.kind]
         own = not vae.files or not (vocoder.files or vocoder.weightless)  # weights that no source is named for
@@ -117,7 +117,7 @@ class Stage:
         except (ValueError, OSError) as error:
             if own:
                 raise
-            print(f"no samples: {error}", file=sys.stderr)  # a run need not wait for what it can do without
+            print(f"no samples: {error}", file=sys.stderr)  # samples are optional
             return None
 
     def new_model(self) -> MaskedModel:
@@ -127,7 +127,7 @@ class Stage:
             return MaskedModel(self.recipe.model)
 
     def caches(self) -> tuple[TokenCache, TokenCache | None]:
-        """What is trained on and what is measured on, both found to fit the model."""
+        """The training data and the held-out data, after checks that their shapes fit the model."""
         rank, world = self.process.process_index, self.process.num_processes
         held_out = open_cache(self.options.held_out) if self.options.held_out else None
         cache = open_cache(self._data(), rank, world, self.recipe.train.parts(world))
@@ -138,13 +138,13 @@ class Stage:
         return cache, held_out
 
     def _data(self) -> str:
-        """The cache that ``--data`` names. A manifest is encoded first, each process doing its part."""
+        """The cache that ``--data`` names. A manifest is encoded first, by all processes together."""
         data, cache, config = self.options.data, self.options.cache, self.recipe.model
         if not data.endswith(".jsonl"):
             return data
         if cache is None:
             raise ConfigError(
-                f"--cache must name a folder for what the manifest {data} is encoded to, got none; or encode it first: "
+                f"--cache must name a folder for the encoded manifest {data}, got none; or encode it first: "
                 f"python -m training.encode --manifest {data} --config {self.options.config} --out CACHE"
             )
         entries, device, codec = read_manifest(data), self.process.device, self.options.codec
@@ -154,13 +154,13 @@ class Stage:
         return cache
 
     def _check(self, name: str, cache: TokenCache) -> int:
-        """T of a cache, after its shapes were found to fit the model."""
+        """T of a cache. Raises CacheError where its shapes do not fit the model."""
         batch, config = cache.batch([0]), self.recipe.model
         found = (*batch["tokens"].shape[1:], batch["conditioning"].shape[2])
         wanted = (config.length, config.vae.token_dim, config.conditioning.dim)
         if found != wanted:
-            told = "{} tokens of {} values behind conditioning of {} values"
-            raise CacheError(f"{name} must hold {told.format(*wanted)}, as the model takes, got {told.format(*found)}")
+            shapes = "{} tokens of {} values behind conditioning of {} values"
+            raise CacheError(f"{name} must hold {shapes.format(*wanted)}, got {shapes.format(*found)}")
         return batch["conditioning"].shape[1]
 
     def train(self, task: Task[MaskedModel], name: str) -> None:
@@ -193,7 +193,7 @@ class Stage:
             )
 
     def _work(self, task: Task[MaskedModel]) -> dict[str, Any]:
-        """What a step is, and what the device could do."""
+        """The work of a step, and the peak rate of the device."""
         recipe, options, config = self.recipe, self.options, self.recipe.train
         distill = recipe.distill
         flops = step_flops(
@@ -218,7 +218,7 @@ class Stage:
         }
 
     def _pipeline(self, task: Task[MaskedModel]) -> AudioDEAR | None:
-        """The model that is trained, as it makes sound; None where no samples are wanted, or none can be made."""
+        """The model in training as a pipeline; None where no samples are wanted or possible."""
         recipe = self.recipe
         if self.codec is None or not recipe.samples.every:
             return None
@@ -237,7 +237,7 @@ class Stage:
         )
         command = command_line(options.prog, options.arguments, work["processes"])
         card = model_card(config, facts(config, *self.data, about, command, self.commit))
-        # A codec that the configuration names the source of is not part of the checkpoint.
+        # A codec whose source the configuration names is not part of the checkpoint.
         parts: tuple[nn.Module, nn.Module] = self.codec or (nn.Module(), nn.Module())
         vae, vocoder = parts
         save_checkpoint(self.options.out / "checkpoint", config, {recipe.variant: model}, vae, vocoder, card)

@@ -1,4 +1,4 @@
-"""What something was made from, as plain data: how settings are written down, and how older ones are read."""
+"""Stamps: the settings that a file was made from, as plain data, and how they are compared with other settings."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from dear.settings import KindSettings
 
 
 class StampError(ValueError):
-    """Something on disk was made from other things than those at hand."""
+    """A file on disk was made from other settings."""
 
 
 def plain(data: Any) -> Any:
-    """Data as it comes back from JSON: dataclasses become objects, tuples become lists."""
+    """Data after a round trip through JSON: dataclasses become objects, tuples become lists."""
     return json.loads(json.dumps(data, default=dataclasses.asdict))
 
 
 def completed(saved: Any, wanted: Any) -> Any:
-    """``saved`` (plain data) with the fields that dataclasses in ``wanted`` have gained since, at their defaults.
+    """``saved`` (plain data) with the defaults of fields that were added to the dataclasses in ``wanted`` since.
 
-    So what was saved before a field existed stays equal to what leaves the field alone. Settings of a kind were once
-    saved with the fields of all kinds, of which its own are taken.
+    Settings that were saved before a field existed therefore equal settings that leave the field at its default.
+    Settings of a kind were once saved with the fields of all kinds; only its own are compared.
     """
     if dataclasses.is_dataclass(wanted) and isinstance(saved, dict):
         if isinstance(wanted, KindSettings):
@@ -43,15 +43,15 @@ def completed(saved: Any, wanted: Any) -> Any:
 
 
 def once(path: Path, stamp: Mapping[str, Any], make: Callable[[], Any]) -> Any:
-    """What ``make`` returns (plain data), made once and kept in ``path`` with the ``stamp`` of what it was made from.
+    """The result of ``make`` (plain data), cached in ``path`` together with its ``stamp``.
 
-    stamp: plain data, or dataclasses of it; a kept one may lack fields that these have gained since.
-    Raises :class:`StampError` where ``path`` was made from something else.
+    stamp: plain data, or dataclasses of it. A saved stamp may lack fields that the dataclasses gained later.
+    Raises :class:`StampError` where ``path`` was made from other settings.
     """
     if path.exists():
         kept = read_json(path)
         if clause := difference(completed(kept["stamp"], stamp), plain(stamp)):
-            raise StampError(f"{path} was made from something else: {clause}; remove it to make it anew")
+            raise StampError(f"{path} was made from other settings: {clause}; remove it to make it again")
         return kept["result"]
     path.parent.mkdir(parents=True, exist_ok=True)
     result = plain(make())

@@ -1,11 +1,11 @@
-"""A cache in shards: what is encoded once, on any number of machines, and read from anywhere while a model trains.
+"""Sharded caches, encoded once on any number of machines and read locally or remotely while a model trains.
 
 ``python -m training.encode`` writes such a folder, :class:`ShardedCache` reads it, locally or through fsspec:
 
 - ``shard-000000.tar`` and so on, in WebDataset's format: per item ``<key>.conditioning.npy`` float16 [T, E] without
   padding, ``<key>.json`` (caption, dataset, id, source, labels, variant) and ``<key>.tokens.npy`` float16 [L, D]
 - ``index.json``: items, bytes and sha256 of each shard
-- ``stamp.json``, written last: what the cache was made from, counts, shapes, the longest T and the sha256 of the index
+- ``stamp.json``, written last: settings, counts, shapes, the longest T and the sha256 of the index
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from torch import Tensor
 
 from training.cache.tokens import CacheError
 
-ATTEMPTS = 4  # at reading a file
+ATTEMPTS = 4  # at reading a file, at most
 PAUSE = 0.5  # seconds before the second attempt; doubled before each further one
 READERS = 4  # threads that read shards
 
@@ -49,7 +49,7 @@ class Item:
 
 
 def write_shard(file: BinaryIO, items: Iterable[Item]) -> None:
-    """Write items as a tar whose bytes depend on nothing else: no times, no users."""
+    """Write items as a tar without times and users, so that its bytes depend on the items alone."""
     with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for item in items:
             members = {
@@ -89,23 +89,23 @@ def _parse(data: bytes) -> _Shard:
 
 
 class ShardedCache:
-    """A finished cache in shards, with the contract of :class:`training.cache.tokens.Cache`. Safe between threads.
+    """A finished sharded cache, with the contract of :class:`training.cache.tokens.Cache`. Safe between threads.
 
-    source: a folder, or the address of one that fsspec knows (s3://, gs://, hf://, https://, memory://).
+    source: a folder, or an address that fsspec supports (s3://, gs://, hf://, https://, memory://).
 
-    The order is made for shards that are far away. In every epoch the shards are shuffled, laid end to end and cut into
-    ``lanes`` stretches of equal length. Item j of a batch comes from lane j % lanes, at random from a window of a few
-    shards, one window after another; as the encoder dealt the items to the shards at random, a window is a fair sample
-    of the whole. At most two windows of a lane are in memory: that which is drawn from, and the next, which threads
-    read ahead. (512 items of the paper's shapes take 115 MB: 32 lanes in one process take up to 7.4 GB.)
+    The order of items suits remote shards. In every epoch the shards are shuffled, concatenated and cut into ``lanes``
+    stretches of equal length. Item j of a batch comes from lane j % lanes, at random from a window of a few shards, one
+    window after another. The encoder distributed the items to the shards at random, so a window is a fair sample of the
+    whole. At most two windows of a lane are in memory: the current one, and the next one, which threads read ahead.
+    (512 items of the paper's shapes take 115 MB: 32 lanes in one process take up to 7.4 GB.)
 
-    window: shards that are drawn from at once, by all lanes together, but each lane has one at least.
-    rank, world: of this process among those that share each batch, item j of which belongs to process j % world, as in
-    ``training.engine.trainer``: it reads the shards of its own lanes only, and rows of other processes are zeros in
-    :meth:`batch`.
-    lanes: a multiple of ``world``; 0: ``world``. The order of the items depends on it and on nothing of ``rank`` and
-    ``world``: with the micro-batches of a step as lanes, as ``training.engine.stage`` has it, a run is the same on
-    any number of processes.
+    window: shards of the current windows of all lanes together; each lane has at least one.
+    rank, world: of this process among those that share each batch. Item j of a batch belongs to process j % world, as
+    in ``training.engine.trainer``. A process reads the shards of its own lanes only, and rows of other processes are
+    zeros in :meth:`batch`.
+    lanes: a multiple of ``world``; 0: ``world``. The order of items depends on ``lanes``, but not on ``rank`` and
+    ``world``. ``training.engine.stage`` sets ``lanes`` to the micro-batches of a step, so that a run is the same on any
+    number of processes.
 
     Raises :class:`CacheError` where ``source`` holds no finished cache, or a damaged one.
     """
@@ -129,17 +129,17 @@ class ShardedCache:
             index = json.loads(self._read("index.json", self.stamp["index"]))
         except FileNotFoundError:
             raise CacheError(
-                f"{self.source} is not a finished cache in shards; make it with python -m training.encode"
+                f"{self.source} is not a finished cache of shards; make it with python -m training.encode"
             ) from None
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise CacheError(f"{self.source}/stamp.json is damaged ({error})") from None
         self._digests = [shard["sha256"] for shard in index["shards"]]
         self._sizes = np.array([shard["items"] for shard in index["shards"]])
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)])
-        self._shards: OrderedDict[int, Future[_Shard]] = OrderedDict()  # the longest unused first
+        self._shards: OrderedDict[int, Future[_Shard]] = OrderedDict()  # least recently used first
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(READERS, "shards")
-        self._soon: list[int] = []  # what the latest order goes on with; a hint, no result depends on it
+        self._soon: list[int] = []  # shards to read ahead; no result depends on it
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -147,7 +147,7 @@ class ShardedCache:
     def indices(self, step: int, batch_size: int, seed: int) -> np.ndarray:
         """Items of step ``step``, from 0: [batch_size] int64, a pure function of the arguments and of ``lanes``.
 
-        All steps in a row visit every item once per epoch. ``batch_size`` is a multiple of ``lanes``.
+        Consecutive steps visit every item once per epoch. ``batch_size`` is a multiple of ``lanes``.
         """
         if batch_size % self.lanes:
             raise ValueError(f"batch_size must be a multiple of the {self.lanes} lanes, got {batch_size!r}")
@@ -155,7 +155,7 @@ class ShardedCache:
         result = np.empty(batch_size, dtype=np.int64)
         for epoch in np.unique(positions // len(self)).tolist():
             soon: list[int] = []
-            # Of an epoch's positions a lane has every lanes-th, from its first on, as it has of all positions.
+            # A lane has every lanes-th position of the whole run, and so of each epoch.
             firsts = [(lane - epoch * len(self)) % self.lanes for lane in range(self.lanes)]
             counts = [len(range(first, len(self), self.lanes)) for first in firsts]
             begins = np.concatenate([[0], np.cumsum(counts)])
@@ -173,8 +173,8 @@ class ShardedCache:
     def _draw(
         self, places: np.ndarray, order: np.ndarray, stretch: tuple[int, int], seed: list[int]
     ) -> tuple[np.ndarray, list[int]]:
-        """Items at ``places`` [n] of a lane's epoch, which is a stretch of the shards laid in ``order``; and the shards
-        of the window that the last of them lies in and of the next."""
+        """Items at ``places`` [n] of a lane's epoch, a stretch of the shards in ``order``, and the shards of the last
+        item's window and of the next window."""
         begin, end = stretch
         ends = np.cumsum(self._sizes[order])
         inner = ends[(ends > begin) & (ends < end)]
@@ -197,7 +197,7 @@ class ShardedCache:
     def batch(self, indices: Sequence[int] | np.ndarray) -> dict[str, Tensor]:
         """B items -> ``tokens`` [B, L, D] float32, ``conditioning`` [B, T, E] float32, ``mask`` [B, T] bool.
 
-        T is the same in every batch, the longest of the cache. Of several processes each fills its own rows only.
+        T is the same in every batch, the longest of the cache. Each of several processes fills its own rows only.
         Raises :class:`CacheError` naming a shard that cannot be read or is damaged, IndexError for a number that is
         not below ``len``.
         """
@@ -225,7 +225,7 @@ class ShardedCache:
         return {"tokens": tokens, "conditioning": conditioning, "mask": mask}
 
     def _shard(self, number: int) -> Future[_Shard]:
-        """A shard in memory or on its way; the longest unused one that is not used soon makes room."""
+        """A shard in memory, or a future of it. The least recently used shards that are not needed soon are dropped."""
         with self._lock:
             future = self._shards.get(number)
             if future is None or (future.done() and future.exception()):
@@ -245,7 +245,7 @@ class ShardedCache:
             raise CacheError(f"{self.source}/{shard_name(number)} is missing; encode the cache again") from None
 
     def _read(self, name: str, digest: str | None = None) -> bytes:
-        """The bytes of a file, read anew where the connection fails or other bytes come than those of ``digest``."""
+        """The bytes of a file. The read is repeated if the connection fails or the bytes do not match ``digest``."""
         for attempt in range(ATTEMPTS):
             if attempt:
                 time.sleep(PAUSE * 2 ** (attempt - 1))

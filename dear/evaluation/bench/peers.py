@@ -1,8 +1,8 @@
-"""What people would use instead, at the published sizes and steps, with random weights: AudioLDM, AudioLDM 2 and Stable
-Audio Open, in diffusers' own classes. Time does not depend on weights, so nothing is downloaded.
+"""Other models for comparison: AudioLDM, AudioLDM 2 and Stable Audio Open at their published sizes and steps.
 
-Per generation: the denoiser with guidance in one doubled batch and the scheduler's step, as in diffusers' pipelines,
-then the decoder and, where there is one, the vocoder. The text encoders are left out: they run once.
+They use diffusers' classes with random weights, since time does not depend on weights, so nothing is downloaded. A
+generation runs the denoiser with guidance in one doubled batch and the scheduler's step, as in diffusers' pipelines,
+then the decoder and, if the model has one, the vocoder. The text encoders, which run once, are left out.
 """
 
 from __future__ import annotations
@@ -80,11 +80,11 @@ OOBLECK = {
 }
 STABLE_AUDIO_TEXT = 130
 STABLE_AUDIO_SECONDS = 1024 * 2048 / 44100
-DECODED = 64  # latents that a sampled clock decodes: the decoder is convolutional, its time proportional to them
+DECODED = 64  # latents that are decoded where steps are sampled; the time of the convolutional decoder is proportional
 
 
 class MissingError(ValueError):
-    """A row needs what is not there, such as an optional package."""
+    """A row lacks a requirement, such as an optional package."""
 
 
 def require(package: str) -> None:
@@ -218,7 +218,7 @@ def diffusion_job(
 ) -> Job:
     """A latent diffusion model: ``denoise(x, t)`` at each of ``steps`` on latents of ``shape``, then ``finish``.
 
-    The steps cost the same, so the first few stand for all where the setting says so.
+    All steps cost the same, so the first ``setting.timed`` of them stand for all.
     """
     timed = steps if setting.timed is None else min(setting.timed, steps)
 
@@ -236,9 +236,9 @@ def diffusion_job(
                 latents = scheduler.step(null + scale * (conditional - null), t, latents, **extra).prev_sample
         finish(meter, latents.to(setting.dtype))
 
-    told = f"all {steps} steps" if timed == steps else f"timed {timed} of {steps} steps, multiplied"
+    described = f"all {steps} steps" if timed == steps else f"timed {timed} of {steps} steps, multiplied"
     precision = str(setting.dtype).removeprefix("torch.")
-    return Job(name, run, setting.batch, seconds, network, others, precision, None, steps, told, notes)
+    return Job(name, run, setting.batch, seconds, network, others, precision, None, steps, described, notes)
 
 
 def _randn(shape: tuple[int, ...], setting: Setting) -> Tensor:

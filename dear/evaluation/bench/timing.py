@@ -1,4 +1,4 @@
-"""Timing that can be believed on a shared machine: synchronised clocks, rows in turn, medians with their spread."""
+"""Timing on a shared machine: synchronised clocks, rows measured in turn, medians and quartiles."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _attention(queries: Sequence[int], keys: Sequence[int], values: Sequence[int
     return sdpa_flop_count(queries, keys, values)
 
 
-# torch counts the attention of GPUs only.
+# torch has no count for attention on a CPU.
 ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
 
 
@@ -33,17 +33,17 @@ class Meter:
     """Seconds of one generation by stage, and its floating-point operations (multiply-adds count two)."""
 
     def __init__(self, device: torch.device, count: bool = False, clock: Callable[[], float] = time.perf_counter):
-        """count: count operations as well, which slows the run; matrix products, convolutions and attention count."""
+        """count: also count the operations of matrix products, convolutions and attention, which slows the run."""
         self.device = device
         self.count = count
         self.clock = clock
         self.seconds: dict[str, float] = {}
-        self.cpu = 0.0  # seconds that this process had a processor for, all threads added
+        self.cpu = 0.0  # processor seconds of this process, over all threads
         self.flops = 0.0
 
     @contextmanager
     def stage(self, name: str, weight: float = 1.0) -> Iterator[None]:
-        """Add the block's time to stage ``name``, ``weight`` times: for work that stands for more of its kind."""
+        """Add the time of the block to stage ``name``, times ``weight`` where it stands for more work of its kind."""
         counter = FlopCounterMode(display=False, custom_mapping=ATTENTION) if self.count else None
         synchronise(self.device)
         begin, cpu = self.clock(), time.process_time()
@@ -58,7 +58,7 @@ class Meter:
         self.cpu += weight * (time.process_time() - cpu)
 
     def split(self, name: str, parts: Mapping[str, float]) -> None:
-        """Give ``parts`` {stage: seconds} of stage ``name`` to stages of their own."""
+        """Move ``parts`` {stage: seconds} from stage ``name`` to stages of their own."""
         for part, seconds in parts.items():
             self.seconds[part] = self.seconds.get(part, 0.0) + seconds
             self.seconds[name] -= seconds
@@ -66,19 +66,19 @@ class Meter:
 
 @dataclass(frozen=True)
 class Setting:
-    """How rows are timed: ``batch`` sounds at a time, on ``device``, in ``dtype``.
+    """Settings of all rows: ``batch`` sounds at a time, on ``device``, in ``dtype``.
 
-    timed: how many iterations, or steps, stand for all where they cost the same; None: all of them.
+    timed: how many iterations or steps of equal cost stand for all; None: all of them.
     """
 
     batch: int
     device: torch.device
     dtype: torch.dtype
     timed: int | None
-    built: dict[Any, Any] = field(default_factory=dict)  # shared by the rows: gigabytes otherwise
+    built: dict[Any, Any] = field(default_factory=dict)  # modules that rows share, to save memory
 
     def place(self, key: Any, build: Callable[[], M], dtype: torch.dtype | None = None) -> M:
-        """What ``build`` makes, ready for inference on the device, in ``dtype`` or the setting's; once per ``key``."""
+        """The module of ``build``, frozen, on the device, in ``dtype`` or the setting's; built once per ``key``."""
         if key not in self.built:
             module: nn.Module = build().to(self.device, dtype or self.dtype)
             self.built[key] = module.eval().requires_grad_(False)
@@ -87,20 +87,20 @@ class Setting:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Something to time. ``run(meter)`` is one generation of ``batch`` sounds, whole or multiplied out by the meter."""
+    """A benchmark job. ``run(meter)`` generates ``batch`` sounds, in whole or in part with weights of the meter."""
 
     name: str
     run: Callable[[Meter], None]
     batch: int
-    seconds_of_sound: float  # of each of the batch
-    network: nn.Module | None  # the one whose parameters count, as the paper counts them: without codec and encoders
-    others: tuple[nn.Module, ...]  # further modules that it needs in memory
+    seconds_of_sound: float  # of each sound of the batch
+    network: nn.Module | None  # whose parameters are reported, as in the paper: without codec and encoders
+    others: tuple[nn.Module, ...]  # further modules in memory
     precision: str
     iterations: int | None  # decoding iterations of a masked model
     steps: int | None  # of the head in each iteration, or of a diffusion model
-    timed: str  # what was timed, and what follows from it
+    timed: str  # what was timed, as text
     notes: str = ""
-    compile: Callable[[], object] | None = None  # makes ``run`` faster, once it has been counted
+    compile: Callable[[], object] | None = None  # compiles the model, after its operations were counted
 
 
 @dataclass(frozen=True)
@@ -119,12 +119,12 @@ class Row:
     low: float
     high: float
     seconds: list[float]  # each repeat
-    cpu_seconds: float  # median; far below the time times the threads, the machine was busy with other things
+    cpu_seconds: float  # median; far below time x threads on a busy machine
     stages: dict[str, float]  # medians
     flops: float
-    utilisation: float | None  # flops / median / the peak of a matrix product; None where nothing is counted
+    utilisation: float | None  # flops / median / peak of a matrix product; None where not counted
     weights_bytes: int
-    peak_bytes: int | None  # weights and the most that a run held on top; None where the system does not tell
+    peak_bytes: int | None  # weights plus the peak of a run; None where unknown
     timed: str
     notes: str
 
@@ -139,10 +139,10 @@ def measure(
 ) -> list[Row]:
     """Run every job once to warm up, counting operations and memory, then all in turn ``repeats`` times.
 
-    Compiled code hides its operations, so all are counted before any is compiled, and then warms up once more.
-    In turn, so that a machine that gets slower or faster meanwhile does so for all alike. Returns one row per job.
-    peaks: operations per second that the device reaches in each precision. failed: gets a row with its reason for each
-    job that fails, say for want of memory; the others go on. None: what fails is raised.
+    Operations of compiled code cannot be counted, so all jobs are counted before any is compiled and warmed up again.
+    Jobs run in turn so that changes of the machine's speed affect all alike. Returns one row per job.
+    peaks: operations per second of the device in each precision. failed: receives a row with the reason of each job
+    that fails, for example for lack of memory, and the others continue. None: the error is raised.
     """
     left = list(jobs)
 
@@ -154,8 +154,8 @@ def measure(
                 raise
             left.remove(job)
             reason = (str(error) or type(error).__name__).strip().partition("\n")[0]
-            told = {"name": job.name, "batch": job.batch, "precision": job.precision}
-            failed.append(told | {"skipped": f"it failed: {reason}", "failed": True})
+            identity = {"name": job.name, "batch": job.batch, "precision": job.precision}
+            failed.append(identity | {"skipped": f"it failed: {reason}", "failed": True})
 
     counted: dict[Job, tuple[float, int | None]] = {}
     meters: dict[Job, list[Meter]] = {job: [] for job in jobs}
@@ -168,7 +168,7 @@ def measure(
 
     def compile_(job: Job) -> None:
         with PeakMemory(device) as memory:
-            assert job.compile is not None  # of these jobs alone
+            assert job.compile is not None  # only such jobs are compiled
             job.compile()
             job.run(Meter(device, clock=clock))
         counted[job] = counted[job][0], memory.bytes
@@ -220,7 +220,7 @@ def row(job: Job, meters: Sequence[Meter], flops: float, working: int | None, pe
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows, as plain data, as a Markdown table; one that was skipped says why."""
+    """Rows (plain data) as a Markdown table; a skipped row states the reason."""
     stages = list(dict.fromkeys(stage for each in rows for stage in each.get("stages", {})))
     titles = ["row", "batch", "iterations x steps", "parameters", "precision", "threads", "seconds (quartiles)"]
     titles += [*stages, "TFLOP", "of peak", "memory", "timed"]
