@@ -1,3 +1,8 @@
+"""Download and upload against a Hub on this machine.
+
+The file is long because all its tests share one server and its published checkpoint.
+"""
+
 from __future__ import annotations
 
 import dataclasses

@@ -1,81 +1,49 @@
-"""AudioDEAR.generate_many: batches, their order, and their overlap on CUDA."""
+"""AudioDEAR.generate_many: batches, their order, and their overlap."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from dear.rendering import Clock
+from dear import AudioDEAR
+
+PROMPTS = ["a dog", "rain", "a rooster"]
 
 
-@pytest.mark.parametrize("ahead", [0, 1])
-def test_many_sounds_come_in_order_and_a_batch_is_handed_on_before_the_one_before_is_waited_for(
-    student, monkeypatch, ahead
-):
-    """As on CUDA, with stand-ins for its streams: what is rendered and what is waited for happens on a second one."""
-    events = []
-
-    class Lane:
-        def wait_stream(self, other):
-            events.append(f"wait for {other}")
-
-        def __enter__(self):
-            events.append("(")
-
-        def __exit__(self, *_):
-            events.append(")")
-
-    begin, render = student.synthesizer.begin, student.vocoder.forward
-    monkeypatch.setattr(student.synthesizer, "begin", lambda *call: (events.append("begin"), begin(*call))[1])
-    monkeypatch.setattr(student.vocoder, "forward", lambda mel: (events.append(f"render {len(mel)}"), render(mel))[1])
-    monkeypatch.setattr("dear.rendering._lane", lambda device: Lane())
-    monkeypatch.setattr(torch.cuda, "stream", lambda lane: lane)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "decoding")
-    prompts = ["a dog", "rain", "a rooster"]
-    overlapped = student.synthesizer.overlapped
-    monkeypatch.setattr(student.synthesizer, "overlapped", lambda requests, **_: overlapped(requests, ahead))
-    sounds = []
-    for each in student.generate_many(prompts, batch=2, seed=3):
-        events.append("given")
-        sounds.append(each)
-    first = ["begin", "wait for decoding", "(", "render 2", ")"]
-    second = ["begin", "wait for decoding", "(", "render 1", ")"]
-    given = ["(", ")", "given"]
-    if ahead:
-        assert events == [*first, *second, *given, "given", *given]
-    else:
-        assert events == [*first, *given, "given", *second, *given]
+def check(model, sounds):
+    """``sounds`` are those of ``PROMPTS`` with seeds from 3 on, each as it is alone."""
     assert [(each.seed, each.prompts) for each in sounds] == [(3, ["a dog"]), (4, ["rain"]), (5, ["a rooster"])]
-    for seed, prompt, each in zip((3, 4, 5), prompts, sounds, strict=True):
-        alone = student.generate(prompt, seed=seed)
+    for seed, prompt, each in zip((3, 4, 5), PROMPTS, sounds, strict=True):
+        alone = model.generate(prompt, seed=seed)
         torch.testing.assert_close(each.waveform, alone.waveform, atol=1e-3, rtol=1e-3)
         assert torch.equal(each.order, alone.order) and each.settings == alone.settings
         assert set(each.timings) == set(alone.timings)
 
 
-def test_on_cuda_the_device_takes_the_time(monkeypatch):
-    now = iter(range(100))
+@pytest.mark.parametrize(
+    ("ahead", "expected"),
+    [(0, ["render 2", "give", "give", "render 1", "give"]), (1, ["render 2", "render 1", "give", "give", "give"])],
+)
+def test_so_many_batches_are_rendered_before_the_first_is_given(student, ahead, expected):
+    synthesizer, events, sounds = student.synthesizer, [], []
+    requests = [synthesizer.request(PROMPTS[:2], {}, seed=3), synthesizer.request(PROMPTS[2:], {}, seed=5)]
+    hook = student.vocoder.register_forward_hook(lambda _, mel, waveform: events.append(f"render {len(waveform)}"))
+    for each in synthesizer.overlapped(requests, ahead):
+        events.append("give")
+        sounds.append(each)
+    hook.remove()
+    assert events == expected
+    check(student, sounds)
 
-    class Event:
-        """Milliseconds pass between marks only."""
 
-        def __init__(self, enable_timing):
-            assert enable_timing
+def test_batches_come_in_order(student):
+    check(student, list(student.generate_many(PROMPTS, batch=2, seed=3)))
 
-        def record(self, stream):
-            self.at = (next(now), stream)
 
-        def elapsed_time(self, later):
-            return later.at[0] - self.at[0]
-
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: device)
-    clock = Clock(torch.device("cuda", 1))
-    for name in ("text", "decode", "decode", "codec"):
-        with clock.stage(name):
-            pass
-    assert clock.begin.at == (0, torch.device("cuda", 1))
-    assert clock.timings() == {"text": 0.001, "decode": 0.002, "codec": 0.001, "vocoder": 0.0, "total": 0.008}
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_batches_that_overlap_on_a_gpu_are_the_same_sounds(tiny_folder):
+    model = AudioDEAR.from_pretrained(tiny_folder, device="cuda", dtype=torch.float32)
+    check(model, list(model.generate_many(PROMPTS, batch=2, seed=3)))
 
 
 def test_many_sounds_are_checked_at_the_call(student):

@@ -1,5 +1,6 @@
 """What describes the package agrees with itself: ranges, exact versions, the Space's front matter."""
 
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -102,3 +103,11 @@ def test_the_wheel_holds_every_bundled_file_that_is_read():
     assert used == {"mini", "classifier", "eval_prompts.json", "eval_compositions.json", "audioset.json"}
     assert settings["force-include"] == {f"assets/{name}": f"dear/assets/{name}" for name in used}
     assert all(bundled(name).exists() for name in used)
+
+
+def test_a_file_of_more_than_350_lines_states_why_in_its_docstring():
+    for folder in ("dear", "training", "tests", "docs"):
+        for path in (ROOT / folder).rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            if text.count("\n") > 350:
+                assert "file is long because" in " ".join((ast.get_docstring(ast.parse(text)) or "").split()), path

@@ -9,43 +9,16 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from factory import tiny_config
+from small_models import CASES, T, build, condition, run
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dear.conditioning import Conditioning
 from dear.config import BackboneConfig, SamplingConfig, Savings
 from dear.decoding import default_decoding
 from dear.heads import HEADS
 from dear.masking import token_schedule
-from dear.model import MaskedModel
 from dear.request import check_options
 from dear.sampling import generate, guidance_scale
 from dear.static import StaticDecoding
-
-T = 5
-
-
-def build(variant="student", dtype=torch.float64, **backbone):
-    config = tiny_config()
-    config = dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, **backbone))
-    torch.manual_seed(0)
-    model = MaskedModel(config, variant).to(dtype).eval()
-    # Weights at initialisation hardly listen to the condition; larger ones make every mistake visible.
-    for parameter in model.parameters():
-        parameter.data.mul_(1.5)
-    return model
-
-
-def condition(model, batch, seed=0, length=T):
-    generator = torch.Generator().manual_seed(seed)
-    dtype = next(model.parameters()).dtype
-    tokens = torch.randn(batch, length, model.config.conditioning.dim, generator=generator, dtype=torch.float64)
-    mask = torch.arange(length) < torch.tensor([length, length - 2] * batch)[:batch, None]
-    return Conditioning(tokens.to(dtype) * mask[..., None], mask)
-
-
-def run(model, conditioning, seeds, sampling, **options):
-    return list(generate(model, conditioning, seeds, sampling, **options))
 
 
 @torch.no_grad()
@@ -81,15 +54,6 @@ def naive(model, conditioning, seeds, sampling):
             known[0, new] = True
         results.append(tokens)
     return torch.cat(results)
-
-
-CASES = [
-    {"masked_attention": "visible", "positions": "rotary", "conv_width": 5},
-    {"masked_attention": "visible", "positions": "both", "conv_width": 5},
-    {"masked_attention": "visible", "positions": "learned", "conv_width": 0},
-    {"masked_attention": "full", "positions": "learned", "conv_width": 0},
-    {"masked_attention": "full", "positions": "rotary", "conv_width": 3},
-]
 
 
 @pytest.mark.parametrize("backbone", CASES)

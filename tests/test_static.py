@@ -9,8 +9,7 @@ import weakref
 import pytest
 import torch
 from factory import tiny_checkpoint
-from test_sampling import build, condition, run
-from test_savings import BOTH, LEARNED, longer
+from small_models import BOTH, LEARNED, build, condition, longer, run
 
 from dear import AudioDEAR
 from dear.config import SamplingConfig, Savings
@@ -57,16 +56,16 @@ def tokens_of(model, sampling=SAMPLING, seeds=(7, 8), **given):
         dataclasses.replace(SAMPLING, iterations=9, savings=Savings(guided_share=0.5, null_every=2, refresh_every=3)),
     ],
 )
-def test_the_tokens_are_those_of_exact_shapes(monkeypatch, backbone, sampling, record):
-    model = longer(monkeypatch, **backbone)
+def test_the_tokens_are_those_of_exact_shapes(backbone, sampling, record):
+    model = longer(**backbone)
     wanted = tokens_of(model, sampling)
     model.decoding = StaticDecoding(model.backbone, record)
     for _ in range(2):  # the second works in the memory of the first
         torch.testing.assert_close(tokens_of(model, sampling), wanted, rtol=0, atol=1e-9)
 
 
-def test_given_tokens_are_filled_up_around(monkeypatch):
-    model = longer(monkeypatch)
+def test_given_tokens_are_filled_up_around():
+    model = longer()
     mask = torch.rand(2, 16, generator=torch.Generator().manual_seed(0)).argsort(dim=1) < 11
     given = {"given": torch.randn(2, 16, 16, dtype=torch.float64), "given_mask": mask}
     sampling = dataclasses.replace(SAMPLING, iterations=2)
@@ -77,8 +76,8 @@ def test_given_tokens_are_filled_up_around(monkeypatch):
         torch.testing.assert_close(tokens_of(model, sampling, **given, **more), wanted, rtol=0, atol=1e-9)
 
 
-def test_shapes_are_few_whatever_the_iterations(monkeypatch):
-    model = longer(monkeypatch)
+def test_shapes_are_few_whatever_the_iterations():
+    model = longer()
     tape = Tape()
     model.decoding = StaticDecoding(model.backbone, lambda: tape)
     fitted = [fit(count, 16) for count in range(1, 17)]
@@ -128,7 +127,7 @@ def test_a_stopped_generation_gives_its_memory_back():
     assert len(model.decoding.idle) == 1
 
 
-def test_only_so_many_batch_sizes_wait(monkeypatch):
+def test_only_so_many_batch_sizes_wait():
     model = build()
     model.decoding = StaticDecoding(model.backbone)
     for batch in range(1, IDLE + 3):

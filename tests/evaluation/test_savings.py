@@ -4,34 +4,18 @@ import dataclasses
 import json
 import re
 
-import numpy as np
 import pytest
 import torch
 from factory import tiny_config
-from test_sampling import T, build, condition, run
+from small_models import BOTH, LEARNED, ROTARY, L, T, build, condition, longer, run
 
 from dear.cli import main
-from dear.config import FAST, Config, ConfigError, MelConfig, SamplingConfig, Savings, from_dict
-from dear.evaluation.generation import load_prompts
-from dear.evaluation.savings import base_jobs, time_trials
-from dear.evaluation.savings import main as evaluate
+from dear.config import FAST, Config, ConfigError, SamplingConfig, Savings, from_dict
 from dear.kinds import KINDS
 from dear.layers import rotary_angles, rotate
 from dear.masking import random_order, spread_order, token_schedule
 from dear.request import check_options
 from dear.sampling import generate, guidance_scale
-
-ROTARY = {"masked_attention": "visible", "positions": "rotary", "conv_width": 5}
-BOTH = ROTARY | {"positions": "both"}
-LEARNED = {"masked_attention": "visible", "positions": "learned", "conv_width": 0}
-L = 16
-
-
-def longer(monkeypatch, variant="student", **backbone):
-    """A model of 16 tokens in float64."""
-    config = dataclasses.replace(tiny_config(), mel=MelConfig(frames=8 * L, samples=10_000))
-    monkeypatch.setattr("test_sampling.tiny_config", lambda: config)
-    return build(variant, **backbone)
 
 
 class Slow:
@@ -138,8 +122,8 @@ WAYS = [
 @pytest.mark.parametrize(
     ("backbone", "variant", "steps"), [(BOTH, "student", 1), (ROTARY, "student", 1), (LEARNED, "teacher", 4)]
 )
-def test_each_is_its_literal_reading(savings, backbone, variant, steps, monkeypatch):
-    model = longer(monkeypatch, variant, **backbone)
+def test_each_is_its_literal_reading(savings, backbone, variant, steps):
+    model = longer(variant, **backbone)
     conditioning = condition(model, 2)
     sampling = SamplingConfig(cfg_scale=2.5, iterations=7, temperature=0.9, steps=steps, savings=savings)
     got = run(model, conditioning, [7, 8], sampling)[-1].tokens
@@ -156,8 +140,8 @@ def test_each_is_its_literal_reading(savings, backbone, variant, steps, monkeypa
     )
 
 
-def test_given_tokens_are_kept_in_the_caches_too(monkeypatch):
-    model = longer(monkeypatch, **BOTH)
+def test_given_tokens_are_kept_in_the_caches_too():
+    model = longer(**BOTH)
     given = torch.randn(2, L, model.token_dim, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     keep = torch.arange(L).expand(2, -1) % 3 == 0
     savings = Savings(refresh_every=3, null_every=2, guided_share=0.7)
@@ -169,8 +153,8 @@ def test_given_tokens_are_kept_in_the_caches_too(monkeypatch):
         torch.testing.assert_close(got[item], wanted, rtol=0, atol=1e-9)
 
 
-def test_a_recomputation_in_every_iteration_is_the_exact_path_bit_for_bit(monkeypatch):
-    model = longer(monkeypatch, **BOTH)
+def test_a_recomputation_in_every_iteration_is_the_exact_path_bit_for_bit():
+    model = longer(**BOTH)
     sampling, conditioning = SamplingConfig(cfg_scale=2.5, iterations=7), condition(model, 2)
     wanted = run(model, conditioning, [0, 1], sampling)[-1].tokens
     spelled = Savings(refresh_every=1, guided_share=1.0, null_every=1, order="random")
@@ -364,58 +348,3 @@ def test_the_command_line_takes_them_and_the_file_tells(tiny_folder, tmp_path, c
     capsys.readouterr()
     assert main([*command, "refresh_every=0"]) == 2
     assert capsys.readouterr().err == "savings.refresh_every must be a whole number from 1 to 1024, got 0\n"
-
-
-@pytest.fixture
-def recordings(tmp_path):
-    """Noise in the format of clips.csv: two clips of each label that is prompted for, half of them held out."""
-    import soundfile
-
-    rows = ["file,label,fold"]
-    for i, label in enumerate(label for label in load_prompts() for _ in range(2)):
-        noise = np.random.default_rng(i).uniform(-1, 1, 16_000)
-        soundfile.write(tmp_path / f"{i}.wav", noise, 16_000)
-        rows.append(f"{i}.wav,{label},{4 if i % 2 else 1}")
-    (tmp_path / "clips.csv").write_text("\n".join(rows) + "\n")
-    return tmp_path
-
-
-def test_the_table_tells_what_each_saving_gains_and_costs(recordings, tiny_folder, capsys):
-    file = recordings / "savings.json"
-    options = ["--rows", "refresh-2", "iterations-50", "--clips-per-class", "1", "--repeats", "1", "--json", str(file)]
-    assert evaluate(["--reference", str(recordings), "--model", str(tiny_folder), *options]) == 0
-    printed = capsys.readouterr().out.splitlines()
-    result = json.loads(file.read_text())
-    assert [row["name"] for row in result["rows"]] == ["exact", "refresh-2", "iterations-50"]
-    exact, refresh, fewer = result["rows"]
-    assert exact["speed_up"] == 1 and exact["iterations"] == refresh["iterations"] == 2 * fewer["iterations"] == 4
-    assert refresh["savings"]["refresh_every"] == 2
-    assert refresh["speed_up"] == pytest.approx(exact["decode_seconds"] / refresh["decode_seconds"])
-    for row in result["rows"]:
-        assert row["clips"] == 10 and 0 <= row["accuracy"] <= 1 and row["fd"] > 0
-    assert result["floor_fd"] > 0
-    assert printed[0] == "| row | iterations | trades | decoding | accuracy | FD |"
-    assert printed[3].startswith("| refresh-2 | 4 | known tokens are up to 1 iteration behind | ")
-
-
-def test_the_base_size_can_be_timed_beside_it(monkeypatch):
-    monkeypatch.setattr("dear.evaluation.savings.preset", lambda name: tiny_config())
-    monkeypatch.setattr("dear.evaluation.bench.jobs.preset", lambda name: tiny_config())
-    seconds = time_trials(base_jobs(["exact", "refresh-4", "null-2"], torch.device("cpu")), torch.device("cpu"), 1)
-    assert list(seconds) == ["exact", "refresh-4", "null-2"] and min(seconds.values()) > 0
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--rows", "quick"], "--rows must be some of exact, .*, got 'quick'"),
-        (["--clips-per-class", "0"], "--clips-per-class must be a whole number from 1 to 1000, got 0"),
-        (["--json", "/nowhere/at/all.json"], "--json must lie in an existing directory"),
-        (["--model", "/nowhere"], "/nowhere"),
-    ],
-)
-def test_bad_options_of_the_table_end_with_one_sentence(options, message, tmp_path, capsys):
-    assert evaluate(["--reference", str(tmp_path), *options]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == "" and captured.err.startswith("error: ") and captured.err.count("\n") == 1
-    assert re.search(message, captured.err)

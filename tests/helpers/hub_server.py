@@ -1,7 +1,8 @@
-"""A Hub on this machine: as much of the Hugging Face Hub's HTTP interface as downloads and commits use.
+"""A Hub on this machine, with the part of the Hugging Face Hub's HTTP interface that downloads and commits use.
 
-Small files are served by the Hub itself, large ones (LFS) by redirection to storage on another origin, which refuses
-a token, as signed addresses do. Xet is not announced. :meth:`HubServer.fail` makes chosen requests go wrong.
+The Hub itself serves small files and redirects to another origin for large ones (LFS), which refuses a token, as signed
+addresses do. Xet is not announced. :meth:`HubServer.fail` makes chosen requests fail. The file is long because it
+implements one protocol, whose requests depend on each other.
 """
 
 from __future__ import annotations
