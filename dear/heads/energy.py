@@ -22,6 +22,16 @@ class EnergyConfig(HeadConfig):
     # Sizes of consecutive groups of a token's channels, together D, each of which is scored on its own beside the whole
     # token; (): the whole alone, as in the paper.
     groups: tuple[Annotated[int, Range(1, 2048)], ...] = ()
+    # Divide each score by the distance of the samples: quiet and steady tokens weigh as much as loud and varied ones.
+    relative: bool = False
+    # Weight of the scores of single channels, beside those of the token and its groups.
+    channels: Annotated[float, Range(0, 100)] = 0.0
+    # Add the noise itself to the output, scaled for each channel by the context.
+    direct_noise: bool = False
+
+
+# Smallest distance per channel**0.5 that a relative score is divided by.
+SPREAD_FLOOR = 0.05
 
 
 def energy_loss(samples: Tensor, target: Tensor) -> Tensor:
@@ -38,10 +48,15 @@ def energy_loss(samples: Tensor, target: Tensor) -> Tensor:
     precision = torch.promote_types(torch.promote_types(samples.dtype, target.dtype), torch.float32)
     samples, target = samples.to(precision), target.to(precision)
     attraction = torch.linalg.vector_norm(samples - target, dim=-1).sum(0)
+    return 2 / m * attraction - spread(samples)
+
+
+def spread(samples: Tensor) -> Tensor:
+    """Mean Euclidean distance of two of the samples [m, ..., D] -> [...]."""
+    m = samples.shape[0]
     i, j = torch.triu_indices(m, m, offset=1, device=samples.device)
     # Each unordered pair stands for (i, j) and (j, i).
-    repulsion = 2 * torch.linalg.vector_norm(samples[i] - samples[j], dim=-1).sum(0)
-    return 2 / m * attraction - repulsion / (m * (m - 1))
+    return 2 * torch.linalg.vector_norm(samples[i] - samples[j], dim=-1).sum(0) / (m * (m - 1))
 
 
 class EnergyHead(Head):
@@ -67,28 +82,47 @@ class EnergyHead(Head):
             self.net = AdaLNMLP(context_dim, token_dim, config.width, config.depth)
         # The last layer is not zeroed: samples that coincide have no direction to move apart in.
         init_weights(self)
+        if config.direct_noise:
+            self.direct = nn.Linear(context_dim, token_dim)
+            nn.init.zeros_(self.direct.weight)
+            nn.init.constant_(self.direct.bias, 0.1)
 
     def forward(self, noise: Tensor, context: Tensor) -> Tensor:
         """noise [..., D], context [N, C] -> tokens [..., D]."""
         if self.config.noise_as == "input":
-            return self.net(noise, self.context_in(context))
-        return self.net(context, self.noise_in(noise))
+            tokens = self.net(noise, self.context_in(context))
+        else:
+            tokens = self.net(context, self.noise_in(noise))
+        return tokens + self.direct(context) * noise if self.config.direct_noise else tokens
 
     def loss(self, target: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
-        """Equation (8), or with ``groups`` the mean of that of the whole token and those of its groups of channels.
+        """Equation (8), or with ``groups`` the mean of that of the whole token and those of its groups of channels,
+        plus ``channels`` times the mean of those of single channels.
 
-        A norm over all channels hardly sees how far samples scatter in a few of them. Where those few carry the
-        level and the timbre of eight frames, as the first ones of a linear codec do, what should be steady flickers
-        from token to token. A mean of proper scores with that of the whole among them has the same minimum.
+        A norm over many channels depends on their total variance and hardly on how it is distributed. A mean of
+        proper scores with that of the whole among them has the same minimum and sees both. It keeps its minimum where
+        the weight of a token depends on the context alone, as the expected distance of its samples does (``relative``).
         """
         shape = (self.config.samples, *target.shape)
         noise = torch.randn(shape, generator=generator, device=generator.device).to(target)
         samples = self(noise, context)
-        scores = [energy_loss(samples, target)]
-        if sizes := self.config.groups:
-            parts = zip(samples.split(sizes, dim=-1), target.split(sizes, dim=-1), strict=True)
-            scores += [energy_loss(*part) for part in parts]
-        return torch.stack(scores).mean(0)
+        sizes = self.config.groups or (target.shape[-1],)
+        groups = list(zip(samples.split(sizes, dim=-1), target.split(sizes, dim=-1), strict=True))
+        parts = [(samples, target), *groups] if self.config.groups else groups
+        loss = torch.stack([self._score(*part) for part in parts]).mean(0)
+        if self.config.channels:
+            scores = [self._score(part[..., None], wanted[..., None]) for part, wanted in groups]
+            loss = loss + self.config.channels * torch.stack(scores).mean(0)
+        return loss
+
+    def _score(self, samples: Tensor, target: Tensor) -> Tensor:
+        """samples [m, N, D] or those of K channels [m, N, K, 1], target without m -> [N]."""
+        score = energy_loss(samples, target)
+        distance = spread(samples.detach().to(score)) if self.config.relative else None
+        if score.ndim > 1:  # the channels of a group share one distance, which is less noisy than one of each
+            score = score.mean(-1)
+            distance = None if distance is None else distance.mean(-1)
+        return score if distance is None else score / (distance + SPREAD_FLOOR * target.shape[-1] ** 0.5)
 
     def sample(
         self,
@@ -111,4 +145,6 @@ class EnergyHead(Head):
             shared = matrix_flops(self.context_in) + modulations
         else:
             shared = matrix_flops(self.net.input)
+        if self.config.direct_noise:
+            shared += matrix_flops(self.direct)
         return shared + self.config.samples * (matrix_flops(self) - shared)

@@ -224,6 +224,43 @@ class TestEnergy:
             excess.append((far / fair - 1).item())
         assert 0 < excess[0] < 0.02 < 0.1 < excess[1]
 
+    def test_relative_scores_do_not_depend_on_the_scale_of_a_token(self, context, target):
+        head = build("energy", relative=True, samples=4, groups=(2, 4))
+        score = head._score
+        samples = torch.randn(4, N, D, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        near, far = (score(size * samples, size * target) for size in (1e3, 1e6))
+        torch.testing.assert_close(near, far, rtol=1e-3, atol=0)
+        assert (score(1e-3 * samples, 1e-3 * target) < near).all()  # the floor: nothing is divided by 0
+
+    def test_channels_see_variance_in_the_wrong_channels(self):
+        """Samples with the total variance of the target, half of that of some channels moved to others."""
+        generator = torch.Generator().manual_seed(0)
+        target, *samples = torch.randn(5, 4000, 64, generator=generator)
+        samples, size = torch.stack(samples), torch.tensor([0.5, 1.5]).sqrt().repeat(32)
+        excess = []
+        for weight in (0.0, 100.0):
+            head = HEADS["energy"](HEADS["energy"].Config(samples=4, channels=weight), 64, C)
+            losses = []
+            for given in (samples, size * samples):
+                head.forward = lambda noise, context, given=given: given
+                losses.append(head.loss(target, target, generator).mean())
+            excess.append((losses[1] / losses[0] - 1).item())
+        assert 0 < excess[0] < 0.001 < 0.01 < excess[1]
+
+    def test_channels_are_scored_beside_the_whole(self, context, target):
+        head = build("energy", channels=2.0, samples=3)
+        loss = head.loss(target, context, torch.Generator().manual_seed(0))
+        samples = head(torch.randn(3, N, D, generator=torch.Generator().manual_seed(0)).double(), context).detach()
+        single = [literal_energy(samples[..., i : i + 1], target[:, i : i + 1]) for i in range(D)]
+        wanted = literal_energy(samples, target) + 2.0 * torch.stack(single).mean(0)
+        torch.testing.assert_close(loss, wanted, rtol=0, atol=1e-12)
+
+    def test_direct_noise_reaches_each_channel_alone(self, context):
+        plain, direct = build("energy"), build("energy", direct_noise=True)
+        direct.load_state_dict(plain.state_dict(), strict=False)
+        noise = torch.randn(N, D, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        torch.testing.assert_close(direct(noise, context) - plain(noise, context), 0.1 * noise)
+
     def test_groups_must_be_all_channels(self):
         with pytest.raises(ConfigError, match="head.groups must sum to the token's 6 channels"):
             build("energy", groups=(2, 3))
