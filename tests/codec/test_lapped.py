@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from dear.codec.lapped import LappedConfig, LappedVAE, border_filter
+from dear.codec.mel import MelSpectrogram
 from dear.codec.patch import PatchConfig, PatchVAE
 from dear.config import MelConfig
-from training.engine.codec import fit_patch_vae
+from training.engine.codec import fit_patch_vae, noise_covariance
 
 MEL = MelConfig(frames=64, samples=10_000)
 WHOLE = {"patch_frames": 8, "patch_mels": 64, "token_dim": 512}
@@ -49,6 +50,30 @@ def test_fewer_components_lose_less_than_those_of_plain_patches(mels):
         assert type(codec).Config is type(config)
         errors[config.kind] = (codec.project(codec.encode(mels)) - mels).square().mean().item()
     assert errors["lapped"] < errors["patch"]
+
+
+def test_noise_and_data_are_uncorrelated_in_the_channels(mels):
+    codec = fit_patch_vae(mels, LappedConfig(token_dim=32), MEL, exponent=0.0).double()
+    analysis, synthesis = codec.components * codec.scale, codec.synthesis / codec.scale[:, None]
+    torch.testing.assert_close(synthesis @ analysis, torch.eye(32).double(), rtol=0, atol=1e-4)
+    tokens = codec.encode(mels.double()).flatten(0, 1)
+    noise = analysis.T @ noise_covariance(codec, MEL) @ analysis
+    for covariance in (tokens.T.cov(correction=0), noise):
+        size = covariance.diag().sqrt()
+        torch.testing.assert_close(covariance / torch.outer(size, size), torch.eye(32).double(), rtol=0, atol=1e-3)
+    assert noise.diag().std() / noise.diag().mean() < 1e-3  # in units of the noise but for one factor
+    assert tokens.std(0).diff().max() < 0
+
+
+def test_noise_of_any_colour_has_one_covariance():
+    """What the fit relies on: filtered noise fluctuates as white noise does."""
+    codec, generator = LappedVAE(LappedConfig(**WHOLE), MEL), torch.Generator().manual_seed(1)
+    noise = torch.randn(64, MEL.frames * MEL.hop_length + 7, generator=generator)
+    coloured = 0.1 * (noise[:, 7:] + 0.9 * noise[:, :-7])  # a comb that is wider than the bands
+    patches = codec.patches(MelSpectrogram(MEL)(coloured))[:, 1:-1].double()
+    found = (patches - patches.mean(dim=(0, 1))).flatten(0, 1).T.cov().diag()
+    ratio = found / noise_covariance(codec, MEL).diag()
+    assert ratio.min() > 0.7 and ratio.max() < 1.5
 
 
 def test_an_odd_patch_is_refused():

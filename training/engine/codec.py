@@ -21,6 +21,7 @@ EDGE_WEIGHT = 0.3  # of the differences in the refinement's loss
 MEL_WEIGHT = 1.0  # of the mel in the vocoder's loss
 MAGNITUDE_WEIGHT = 20.0  # of linear magnitudes beside logarithms in the vocoder's loss
 WINDOWS = (2048, 1024, 512, 256, 128)  # samples, of the spectral energy distance
+NOISES = 64  # sounds of white noise that a lapped codec is fitted to
 CROPS = 4  # crops of each composed scene for the vocoder
 
 
@@ -36,6 +37,9 @@ def fit_patch_vae(mels: Tensor, vae: VAEConfig, mel: MelConfig, exponent: float 
     Component i with standard deviation s_i is scaled by ``s_i ** -exponent`` (0: the raw coefficients, 1: whitened),
     then all by one factor that gives the tokens of these mels unit mean square. Each component's sign makes its
     largest entry positive. ``batch`` mels are held in float64 at a time.
+
+    The components of a lapped codec span the same patches; within this span, they are those of the data after noise
+    is whitened, so that both data and noise are uncorrelated in them, and s_i is in units of the noise.
 
     Raises ValueError where there are fewer patches than token dimensions.
     """
@@ -54,15 +58,38 @@ def fit_patch_vae(mels: Tensor, vae: VAEConfig, mel: MelConfig, exponent: float 
     offset = total / count
     variance, vectors = torch.linalg.eigh(square / count - torch.outer(offset, offset))
     variance, vectors = variance.flip(0)[: vae.token_dim], vectors.flip(1)[:, : vae.token_dim]
-    peak = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
+    synthesis = vectors.T
+    if isinstance(codec, LappedVAE):
+        lower = torch.linalg.cholesky(synthesis @ noise_covariance(codec, mel) @ vectors)
+        whitened = torch.linalg.solve_triangular(lower, variance.sqrt().diag(), upper=False)
+        variance, turn = torch.linalg.eigh(whitened @ whitened.T)
+        variance, turn = variance.flip(0), turn.flip(1)
+        vectors = vectors @ torch.linalg.solve_triangular(lower, torch.eye(len(lower)).to(lower), upper=False).T @ turn
+        synthesis = turn.T @ lower.T @ synthesis
+    sign = vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
     # Directions without variance would get an unbounded scale under a positive exponent.
     deviation = variance.clamp_min(1e-8 * variance[0].item()).sqrt()
     scale = deviation**-exponent
     scale = scale / (deviation * scale).square().mean().sqrt()
     codec.mean.copy_(origin + offset)
-    codec.components.copy_(vectors * peak.sign())
+    codec.components.copy_(vectors * sign)
     codec.scale.copy_(scale)
+    if isinstance(codec, LappedVAE):
+        codec.synthesis.copy_(synthesis * sign.T)
     return codec
+
+
+@torch.no_grad()
+def noise_covariance(codec: PatchVAE, mel: MelConfig) -> Tensor:
+    """Covariance [P, P] of the codec's patches of white noise about their mean, float64.
+
+    In log-mels, the fluctuation of noise depends neither on its level nor, within a band, on its colour.
+    """
+    noise = torch.randn(NOISES, mel.frames * mel.hop_length, generator=torch.Generator().manual_seed(0))
+    # The first and last frames see the padding.
+    patches = codec.patches(MelSpectrogram(mel)(0.1 * noise))[:, 1:-1].double()
+    patches = (patches - patches.mean(dim=(0, 1))).flatten(0, 1)
+    return patches.T @ patches / len(patches)
 
 
 @torch.no_grad()
