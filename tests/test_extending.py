@@ -1,4 +1,6 @@
-"""The examples of how to add a kind, in a copy of the package: each is one new file and its entry in the registry."""
+"""The examples of docs/contributing.md, in a copy of the repository: how many files a further kind touches."""
+
+from __future__ import annotations
 
 import filecmp
 import os
@@ -6,53 +8,128 @@ import re
 import shutil
 import subprocess
 import sys
-import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-import dear.conditioning
-import dear.heads
-
-ROOT = Path(dear.__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
+GUIDE = ROOT / "docs" / "contributing.md"
 
 
-def example(text: str) -> str:
-    """The code of a docstring: the first indented block, which ends before a line without an indent."""
-    lines = text.partition("::\n")[2].splitlines()
-    end = next(at for at, line in enumerate(lines) if line and not line.startswith(" "))
-    return textwrap.dedent("\n".join(lines[:end])).strip() + "\n"
+@dataclass(frozen=True)
+class Kind:
+    """A section of the guide, and what a reader of it does beside copying the example."""
+
+    contract: tuple[str, ...]  # of the registry
+    name: str  # of the example, by which the contract's tests are selected
+    passes: int  # at least so many tests of the contract run on it
+    changed: tuple[str, ...] = ()  # files that are edited
+    imported: str = ""
+    entry: str = ""
+    registry: str = ""
 
 
-@pytest.mark.parametrize(
-    ("module", "name", "cls", "registry", "contract"),
-    [
-        (dear.heads, "gaussian", "GaussianHead", "HEADS", "heads/test_head_contract.py"),
-        (dear.conditioning, "hashed", "HashEncoder", "ENCODERS", "conditioning/test_encoder_contract.py"),
-    ],
-    ids=["head", "encoder"],
-)
-def test_a_further_kind_is_one_file_and_its_entry(tmp_path, module, name, cls, registry, contract):
-    room = Path(module.__file__).parent.relative_to(ROOT)
-    shutil.copytree(ROOT / "dear", tmp_path / "dear", ignore=shutil.ignore_patterns("__pycache__", "assets"))
-    for linked in ("tests", "training", "assets", "pyproject.toml"):
-        (tmp_path / linked).symlink_to(ROOT / linked)
+KINDS = {
+    "head": Kind(
+        ("tests/heads/test_head_contract.py",),
+        "gaussian",
+        6,
+        ("dear/heads/__init__.py",),
+        "from dear.heads.gaussian import GaussianHead",
+        '"gaussian": GaussianHead',
+        "HEADS",
+    ),
+    "text encoder": Kind(
+        ("tests/conditioning/test_encoder_contract.py",),
+        "hashed",
+        6,
+        ("dear/conditioning/__init__.py",),
+        "from dear.conditioning.hashed import HashEncoder",
+        '"hashed": HashEncoder',
+        "ENCODERS",
+    ),
+    "dataset": Kind(
+        ("tests/training/test_datasets.py",),
+        "field_notes",
+        6,
+        ("training/data/datasets.py",),
+        "",
+        '"field_notes": field_notes',
+        "READERS",
+    ),
+    "judge": Kind(
+        ("tests/evaluation/test_judges.py",),
+        "levels",
+        1,
+        ("dear/evaluation/judge/__init__.py",),
+        "from dear.evaluation.judge.levels import load_levels",
+        '"levels": load_levels',
+        "JUDGES",
+    ),
+}
 
-    (tmp_path / room / f"{name}.py").write_text(example(module.__doc__))
-    entry = tmp_path / room / "__init__.py"
-    imports, mark, registries = entry.read_text().partition(f"\n{registry}: ")
-    kinds, end, rest = registries.partition("}\n")
-    imports += f"\nfrom {module.__name__}.{name} import {cls}\n"
-    entry.write_text(f'{imports}{mark}{kinds}    "{name}": {cls},\n{end}{rest}')
 
-    changed = filecmp.dircmp(ROOT / room, tmp_path / room, ignore=["__pycache__"])
-    assert changed.right_only == [f"{name}.py"] and not changed.left_only and changed.diff_files == ["__init__.py"]
+def example(kind: str) -> tuple[str, str]:
+    """The path and the text of the example in the section that explains how to add a ``kind``."""
+    section = GUIDE.read_text(encoding="utf-8").partition(f"\n## Add a {kind}\n")[2].partition("\n## ")[0]
+    found = re.search(r'^```\w+ title="(.+?)"\n(.*?)^```$', section, re.DOTALL | re.MULTILINE)
+    assert found, f"the guide has no example of a {kind}"
+    return found[1], found[2]
+
+
+def insert(text: str, kind: Kind, function: str = "") -> str:
+    """A registry's module with the import and the entry of the example, and its function where it has no own file."""
+    registry = re.search(rf"^{kind.registry}: .*?\n(?=\}}|    \)\n\}})", text, re.DOTALL | re.MULTILINE)
+    assert registry, f"{kind.registry} must have an entry on each line"
+    before, after = text[: registry.start()], text[registry.end() :]
+    return f"{before}{kind.imported}\n{function}\n\n{registry[0]}        {kind.entry},\n{after}"
+
+
+def copied(folder: Path) -> Path:
+    for package in ("dear", "training"):
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for linked in ("tests", "assets", "pyproject.toml"):
+        (folder / linked).symlink_to(ROOT / linked)
+    return folder
+
+
+def differences(compared: filecmp.dircmp, folder: str) -> Iterator[tuple[str, str]]:
+    """("new", "edited" or "lost", path) of each file that differs below a folder."""
+    for state, names in (("new", compared.right_only), ("edited", compared.diff_files), ("lost", compared.left_only)):
+        yield from ((state, f"{folder}/{name}") for name in names)
+    for name, below in compared.subdirs.items():
+        yield from differences(below, f"{folder}/{name}")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_further_kind_touches_few_files_and_keeps_the_contract(tmp_path, name):
+    kind, (path, code) = KINDS[name], example(name)
+    folder = copied(tmp_path)
+    own = path not in kind.changed
+    if own:
+        assert not (folder / path).exists()
+        (folder / path).write_text(code)
+    for changed in kind.changed:
+        file = folder / changed
+        file.write_text(insert(file.read_text(), kind, "" if own else f"\n\n{code}\n"))
+
+    found = {
+        each
+        for package in ("dear", "training")
+        for each in differences(
+            filecmp.dircmp(ROOT / package, folder / package, ignore=["__pycache__", "assets"]), package
+        )
+    }
+    assert found == {("edited", each) for each in kind.changed} | ({("new", path)} if own else set())
+
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", f"tests/{contract}", "-k", name],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *kind.contract, "-k", kind.name],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(folder)},
         capture_output=True,
         text=True,
     )
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-1000:]
-    assert int(re.search(r"(\d+) passed", run.stdout)[1]) > 5
+    assert int(re.search(r"(\d+) passed", run.stdout)[1]) >= kind.passes

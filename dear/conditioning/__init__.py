@@ -1,59 +1,11 @@
-'''Prompts to conditioning sequences: the frozen encoders, and the learned null condition of guidance.
+"""Prompts to conditioning sequences: the frozen encoders, and the learned null condition of guidance.
 
 A condition is always a pair (tokens [B, T, E], mask [B, T]). The paper joins the token states of Flan-T5 with the
-pooled vectors of CLAP (Section 4.2); the small model keeps that form with one sentence encoder: its token states, then
-its pooled vector as one more token.
+pooled vectors of CLAP (Section 4.2). The small model has the same form with one sentence encoder: its token states,
+then its pooled vector as one more token.
 
-A further text encoder is one new file with a subclass of ``TextEncoder``, here ``dear/conditioning/hashed.py``, ::
-
-    import hashlib
-    from dataclasses import dataclass
-
-    import torch
-
-    from dear.conditioning.base import Conditioning, TextEncoder, check_prompts
-    from dear.config import ConditioningConfig
-
-
-    @dataclass(frozen=True)
-    class HashConfig(ConditioningConfig):
-        kind: str = "hashed"
-
-
-    class HashEncoder(TextEncoder):
-        """Each word is a fixed random vector; their mean follows as the pooled one."""
-
-        Config = HashConfig
-        title = "hashed words"
-
-        def __init__(self, config, device):
-            self.config = config
-            self.dim = config.dim
-            self.device = torch.device(device)
-            self.digest = f"hashed-{config.dim}-{config.max_tokens}"
-
-        @classmethod
-        def build(cls, config, device, dtype, audio):
-            return cls(config, device)
-
-        def encode(self, prompts):
-            words = [prompt.split()[: self.config.max_tokens - 1] for prompt in check_prompts(prompts)]
-            tokens = torch.zeros(len(words), max(map(len, words)) + 1, self.dim)
-            mask = torch.zeros(tokens.shape[:2], dtype=torch.bool)
-            for item, each in enumerate(words):
-                vectors = torch.stack([self.vector(word) for word in each])
-                tokens[item, : len(each)] = vectors
-                tokens[item, len(each)] = vectors.mean(dim=0)
-                mask[item, : len(each) + 1] = True
-            return Conditioning(tokens, mask).to(self.device)
-
-        def vector(self, word):
-            seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8]) >> 1
-            return torch.randn(self.dim, generator=torch.Generator().manual_seed(seed))
-
-and one entry in ``ENCODERS`` with its import, ``"hashed": HashEncoder``. The contract in
-``tests/conditioning/test_encoder_contract.py`` covers it, and ``tests/test_extending.py`` runs this example.
-'''
+``docs/contributing.md`` explains how to add a text encoder, with an example that the tests run.
+"""
 
 from __future__ import annotations
 
