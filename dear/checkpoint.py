@@ -30,6 +30,8 @@ from dear.hub import REPOSITORY, CheckpointError, fetch, upload
 from dear.kinds import KINDS
 from dear.layers import shapes_alone
 from dear.model import MaskedModel
+from dear.vocabulary import EMBEDDINGS, SOUNDS, Vocabulary, save_vocabulary
+from dear.vocabulary import FOLDER as VOCABULARY
 
 BUNDLED = bundled("mini")
 CARD = "README.md"
@@ -72,7 +74,7 @@ def resolve(
     if not names:
         return downloaded
     # The commit that the configuration came from, wherever a branch has moved since.
-    return fetch(source, ["config.json", *names, "codec/*", CARD], downloaded.name, token)
+    return fetch(source, ["config.json", *names, "codec/*", f"{VOCABULARY}/*", CARD], downloaded.name, token)
 
 
 def load_config(folder: str | Path) -> Config:
@@ -182,10 +184,12 @@ def save_checkpoint(
     vae: nn.Module,
     vocoder: nn.Module,
     card: str | None = None,
+    vocabulary: Vocabulary | None = None,
 ) -> Path:
     """Write a whole checkpoint; an earlier one in ``folder`` is replaced, and kept where anything fails.
 
-    models: one per variant of the configuration. card: the text of README.md. A codec that comes from AudioLDM is not
+    models: one per variant of the configuration. card: the text of README.md. vocabulary: what the models were trained
+    on. A codec that comes from AudioLDM is not
     written: the configuration names its source.
     Raises CheckpointError where variants and models differ, where ``folder`` holds something else, or where a weight
     does not fit half precision.
@@ -203,6 +207,8 @@ def save_checkpoint(
         (new / "config.json").write_text(config.to_json(), encoding="utf-8")
         if card is not None:
             (new / CARD).write_text(card, encoding="utf-8")
+        if vocabulary is not None:
+            save_vocabulary(new, vocabulary)
         for variant, model in models.items():
             _write(new / _weights(variant, config), model)
         for name, part in (("vae", vae), ("vocoder", vocoder)):
@@ -242,6 +248,7 @@ def push(
     load_codec(folder, config)
     names = ["config.json", CARD, *(_weights(variant, config) for variant in config.variants)]
     names += [f"codec/{name}.safetensors" for name in ("vae", "vocoder") if name not in _named(config)]
+    names += [f"{VOCABULARY}/{name}" for name in (SOUNDS, EMBEDDINGS)]
     return upload(
         {name: folder / name for name in names if (folder / name).is_file()},
         repository,

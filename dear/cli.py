@@ -120,6 +120,8 @@ def generate(options: argparse.Namespace) -> None:
     seconds = out.sound.shape[1] / out.sample_rate
     for file, seed in zip(out.save(path), out.seeds, strict=True):
         print(f"{file}: seed {seed}, {seconds:g} s of sound, all done in {out.timings['total']:.2f} s")
+    if out.nearest and not out.nearest[0].known:
+        print(out.nearest[0].sentence(), file=sys.stderr)
 
 
 def _check_before_loading(options: argparse.Namespace) -> None:

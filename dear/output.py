@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
+from dear.vocabulary import Nearest
+
 FORMATS = {".wav": "WAV", ".flac": "FLAC"}
 
 
@@ -51,6 +53,8 @@ class Output:
     prompts: list[str]
     settings: dict[str, Any]  # what determines the sound, besides prompts and seeds
     timings: dict[str, float] = field(default_factory=dict)  # seconds: text, decode, codec, vocoder, total
+    # What training knew of each prompt. Empty in a partial output, and where the checkpoint has no vocabulary.
+    nearest: list[Nearest] = field(default_factory=list)
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -72,6 +76,7 @@ class Output:
             seed=seed,
             seeds=[seed],
             prompts=[self.prompts[index]],
+            nearest=self.nearest[item],
         )
 
     @property

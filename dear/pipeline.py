@@ -41,6 +41,7 @@ from dear.options import SamplingOptions
 from dear.output import Output
 from dear.rendering import Synthesizer
 from dear.request import MAX_SAMPLES, MAX_SEED, Progress, Request, check_whole
+from dear.vocabulary import Nearest, Vocabulary, load_vocabulary
 
 DRAFT_STEPS = 10  # of the head, at most, for a draft
 WIDE = 512  # of a backbone: from here on its matrix products take most of the time
@@ -63,10 +64,11 @@ class AudioDEAR:
         digest: str = "",
         card: str | None = None,
         commit: str | None = None,
+        vocabulary: Vocabulary | None = None,
     ):
         """digest: identifies the weights in the settings of their outputs. card: saved with the weights. commit: of the
-        Hub repository that the weights came from."""
-        self.synthesizer = Synthesizer(config, variant, model, vae, vocoder, text_encoder, digest)
+        Hub repository that the weights came from. vocabulary: what the weights were trained on, where it is known."""
+        self.synthesizer = Synthesizer(config, variant, model, vae, vocoder, text_encoder, digest, vocabulary)
         self.card = card
         self.commit = commit
 
@@ -101,6 +103,10 @@ class AudioDEAR:
     @property
     def digest(self) -> str:
         return self.synthesizer.digest
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        return self.synthesizer.vocabulary
 
     @property
     def sample_rate(self) -> int:
@@ -154,6 +160,7 @@ class AudioDEAR:
             weights_digest(folder, variant),
             load_card(folder),
             None if source is None or folder == Path(source) else folder.name,
+            load_vocabulary(folder),
         )
 
     def generate(
@@ -315,6 +322,15 @@ class AudioDEAR:
             self.synthesizer, audio, sample_rate, seconds, prompt, seed=seed, progress=progress, **options,
         )  # fmt: skip
 
+    def nearest(self, prompt: str, count: int = 3) -> Nearest:
+        """The wordings of training that are nearest to ``prompt``, and whether the model knows it.
+
+        A composition is cut at "then", "while", "and", "followed by" and the like, and each part is looked at alone.
+        Results of :meth:`generate` carry the same. count: of sounds for each part.
+        Raises ValueError for bad input, and for a checkpoint without a vocabulary.
+        """
+        return self.synthesizer.nearest(prompt, count)
+
     def log_mel(self, audio: np.ndarray | Tensor, sample_rate: int) -> Tensor:
         """What the model sees of a sound of any length: [S] or [C, S] -> natural-log mel [F, M]."""
         return self.synthesizer.log_mel(audio, sample_rate)
@@ -353,7 +369,9 @@ class AudioDEAR:
         card = model_card(config) if self.card is None else self.card
         if self.card is not None and len(self.config.variants) > 1:
             card = f"{card.rstrip()}\n\nThis copy holds the variant `{self.variant}` alone.\n"
-        return save_checkpoint(folder, config, {self.variant: self.model}, self.vae, self.vocoder, card)
+        return save_checkpoint(
+            folder, config, {self.variant: self.model}, self.vae, self.vocoder, card, self.vocabulary
+        )
 
     def push_to_hub(
         self,

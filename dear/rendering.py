@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,16 @@ from torch import Tensor
 from dear.audio import check_audio, fit_clip
 from dear.codec.base import Codec, Vocoder
 from dear.codec.mel import MelSpectrogram
-from dear.conditioning import Conditioning, TextEncoder
+from dear.conditioning import Conditioning, TextEncoder, check_prompt
 from dear.config import Config, SamplingConfig
 from dear.model import MaskedModel
 from dear.options import SamplingOptions
 from dear.output import Output
 from dear.request import Progress, Request, check_whole, make_request
 from dear.sampling import State, generate
+from dear.vocabulary import Nearest, Vocabulary
+
+NEAREST = 3  # wordings of each prompt that an output names
 
 
 class Synthesizer:
@@ -38,6 +41,7 @@ class Synthesizer:
         vocoder: Vocoder,
         text_encoder: TextEncoder,
         digest: str = "",
+        vocabulary: Vocabulary | None = None,
     ):
         self.config = config
         self.variant = variant
@@ -47,6 +51,7 @@ class Synthesizer:
         self.vocoder = vocoder
         self.text_encoder = text_encoder
         self.digest = digest
+        self.vocabulary = vocabulary
         # A sound in [-1, 1] has STFT magnitudes up to the sum of the window, so no band can be louder than this.
         # Strong guidance, or an untrained model, would otherwise reach values whose exponential overflows.
         self.loudest = math.log(config.mel.n_fft / 2 * float(MelSpectrogram(config.mel).filters.sum(0).max()))
@@ -98,7 +103,10 @@ class Synthesizer:
         """As :meth:`run`; what is given waits for the device, and for nothing that is handed to it later."""
         clock = Clock(self.device)
         with clock.stage("text"):
-            conditioning = self._condition(request)
+            encoded = self.text_encoder.encode(request.prompts)
+            index = torch.arange(len(request.prompts)).repeat_interleave(request.num_samples)
+            conditioning = encoded.to(self.device).select(index)
+            familiar = None if self.vocabulary is None else self._familiar(self.vocabulary, request.prompts, encoded)
         states = generate(
             self.model,
             conditioning,
@@ -116,13 +124,51 @@ class Synthesizer:
             if request.progress is not None:
                 request.progress(state.iteration, state.iterations)
             if shown:
-                yield self._render(state, request, clock, done)
+                yield self._render(state, request, clock, done, familiar)
 
-    def _condition(self, request: Request) -> Conditioning:
-        index = torch.arange(len(request.prompts)).repeat_interleave(request.num_samples)
-        return self.text_encoder.encode(request.prompts).to(self.device).select(index)
+    def nearest(self, prompt: str, count: int) -> Nearest:
+        """See :meth:`dear.AudioDEAR.nearest`."""
+        if self.vocabulary is None:
+            raise ValueError(
+                f"nearest needs a checkpoint with a vocabulary, got {self.config.name!r}, which has none: add it with "
+                "python -m training.vocabulary"
+            )
+        prompt, count = check_prompt(prompt), check_whole("count", count, 1, len(self.vocabulary.sounds))
+        (found,) = self._familiar(self.vocabulary, [prompt], self.text_encoder.encode([prompt]), count)()
+        return found
 
-    def _render(self, state: State, request: Request, clock: Clock, done: bool) -> Callable[[], Output]:
+    def _familiar(
+        self, vocabulary: Vocabulary, prompts: Sequence[str], encoded: Conditioning, count: int = NEAREST
+    ) -> Callable[[], list[Nearest]]:
+        """What training knew of each prompt. The encoder's device starts now and is waited for at the call."""
+        parts = [vocabulary.parts(prompt) for prompt in prompts]
+        texts = [text for each in parts if len(each) > 1 for text in each]
+        whole = encoded.pooled
+        rest = self.text_encoder.encode(texts).pooled if texts else whole[:0]
+
+        def look() -> list[Nearest]:
+            vectors, others = whole.cpu(), iter(rest.cpu())
+            found = []
+            for prompt, vector, each in zip(prompts, vectors, parts, strict=True):
+                asked = [prompt, *(each if len(each) > 1 else [])]
+                rows = torch.stack([vector, *(next(others) for _ in asked[1:])])
+                found.append(vocabulary.nearest(asked, rows, self.wordings, min(count, len(vocabulary.sounds))))
+            return found
+
+        return look
+
+    @cached_property
+    def wordings(self) -> Tensor:
+        """[N, E] unit embeddings of the vocabulary's wordings: the checkpoint's where its encoder is this one."""
+        assert self.vocabulary is not None
+        stored = self.vocabulary.embeddings
+        if stored is not None and stored.encoder == self.text_encoder.digest:
+            return stored.vectors
+        return self.text_encoder.embed([text for text, _ in self.vocabulary.entries])
+
+    def _render(
+        self, state: State, request: Request, clock: Clock, done: bool, familiar: Callable[[], list[Nearest]] | None
+    ) -> Callable[[], Output]:
         """Hand codec and vocoder to the device, on CUDA to a stream of their own -> what waits for the output."""
         lane = _lane(self.device)
         if lane is not None:
@@ -166,6 +212,9 @@ class Synthesizer:
                     prompts=[prompt for prompt in request.prompts for _ in range(request.num_samples)],
                     settings=dict(request.settings),
                     timings=clock.timings(),
+                    nearest=[one for one in familiar() for _ in range(request.num_samples)]
+                    if done and familiar
+                    else [],
                 )
 
         return finish

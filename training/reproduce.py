@@ -44,6 +44,7 @@ from training.data.captions import compositions, prompts, wordings_digest
 from training.data.clips import clips_digest
 from training.data.corpus import Corpus, load_corpus
 from training.data.scenes import SceneSource
+from training.data.vocabulary import embedded, known_sounds
 from training.distill import DistilledModelling
 from training.engine.codec import RefineCodec, TrainVocoder, fit_patch_vae, linear_codec
 from training.engine.modules import load_module, save_module
@@ -376,7 +377,8 @@ class Reproduction:
             self.corpus.sounds(held_out=False),
         )
         models = {"teacher": self.teacher.cpu(), "student": self.student.cpu()}
-        return save_checkpoint(self.out / self.config.name, self.config, models, *self.sound, card)
+        vocabulary = embedded(known_sounds(self.corpus.sounds(held_out=False)), self.text_encoder)
+        return save_checkpoint(self.out / self.config.name, self.config, models, *self.sound, card, vocabulary)
 
     def heard(self, pipeline: AudioDEAR) -> dict[str, Any]:
         """The stamp of a report about a pipeline's sounds: its weights and options."""

@@ -75,6 +75,12 @@ class Conditioning:
         index = torch.as_tensor(index, dtype=torch.long, device=self.tokens.device)
         return Conditioning(self.tokens[index], self.mask[index])
 
+    @property
+    def pooled(self) -> Tensor:
+        """[B, E] the last real token of each item, which an encoder's pooled vector is, scaled to unit norm."""
+        last = self.mask.sum(dim=1) - 1
+        return nn.functional.normalize(self.tokens[torch.arange(len(last), device=last.device), last].float(), dim=-1)
+
     def trim(self) -> Conditioning:
         """Without the columns after the last real token of all items, which no token attends to."""
         used = int(self.mask.any(dim=0).nonzero().max()) + 1
@@ -128,6 +134,15 @@ class TextEncoder(ABC):
         Real tokens come first, the pooled vector of the whole prompt last among them; padding is zero. An item does
         not depend on its neighbours in the batch, up to rounding.
         """
+
+    def embed(self, texts: Sequence[str], batch: int = 64) -> Tensor:
+        """The pooled vectors of ``texts`` (N of them), of unit norm: [N, E] float32 on the CPU."""
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # so that little of a batch is padding
+        vectors = torch.zeros(len(texts), self.dim)
+        for at in range(0, len(texts), batch):
+            chosen = order[at : at + batch]
+            vectors[chosen] = self.encode([texts[i] for i in chosen]).pooled.cpu()
+        return vectors
 
     def encode_audio(self, waveforms: Iterable[np.ndarray | Tensor], sample_rate: int) -> Conditioning:
         """Sounds without captions -> a sequence of the same space. Raises EncoderError where this kind has no such."""

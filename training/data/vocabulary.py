@@ -17,7 +17,9 @@ from typing import Any
 
 import yaml
 
+from dear.conditioning import TextEncoder
 from dear.config import ConfigError, from_dict
+from dear.vocabulary import Embeddings, KnownSound, Vocabulary
 from training.data.synthesis import SYNTHESES, Range
 
 FOLDER = Path(__file__).with_name("vocabulary")
@@ -241,6 +243,27 @@ def select(names: Sequence[str]) -> tuple[str, ...]:
             )
         chosen += [name] if name in SOUNDS else [one.name for one in SOUNDS.values() if one.family == name]
     return tuple(dict.fromkeys(chosen))
+
+
+# Least cosine similarity of a known prompt to a wording of training, for all-MiniLM-L6-v2: see docs/evaluation.md.
+THRESHOLD = 0.6
+
+
+def known_sounds(names: Sequence[str], threshold: float = THRESHOLD) -> Vocabulary:
+    """What a model that was trained on the sounds ``names`` was shown, for its checkpoint; without embeddings."""
+    families: dict[str, dict[str, KnownSound]] = {}
+    for sound in map(find, names):
+        wordings = sound.wordings
+        attributes = tuple(text for attribute in sound.attributes.values() for text in attribute.wordings)
+        known = KnownSound(wordings.nouns, wordings.clauses, tuple(dict.fromkeys((*wordings.free, *attributes))))
+        families.setdefault(sound.family, {})[sound.name] = known
+    return Vocabulary(threshold, families)
+
+
+def embedded(vocabulary: Vocabulary, encoder: TextEncoder) -> Vocabulary:
+    """``vocabulary`` with the embeddings of its wordings."""
+    vectors = encoder.embed([text for text, _ in vocabulary.entries])
+    return dataclasses.replace(vocabulary, embeddings=Embeddings(vectors, encoder.digest))
 
 
 def habits_digest(names: Iterable[str]) -> str:
