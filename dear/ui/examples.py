@@ -1,4 +1,4 @@
-"""Example prompts, and a cache of their results."""
+"""A cache of the results of examples."""
 
 from __future__ import annotations
 
@@ -9,17 +9,6 @@ from typing import Any
 from dear.config import Config
 from dear.output import Output
 
-EXAMPLES = [
-    "a dog barking",
-    "a rooster crowing at dawn",
-    "heavy rain falling",
-    "waves breaking on a beach",
-    "a chainsaw cutting wood",
-    "a dog barks, then rain falls",
-    "a sneeze, then a baby cries",
-    "a dog barks while a fire crackles",
-    "rain falls while a clock ticks",
-]
 SEED = 0  # of an example, unless the visitor keeps another seed
 MAX_RESULTS = 64  # of about one megabyte each
 

@@ -15,13 +15,17 @@ from webpage import served
 from dear.config import MelConfig
 from dear.evaluation.click import BrowserError, chromium
 from dear.pipeline import AudioDEAR
+from dear.vocabulary import save_vocabulary
+from training.data.vocabulary import known_sounds
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny networks, but clips of the full ten seconds."""
     config = dataclasses.replace(tiny_config(), mel=MelConfig())
-    return tiny_checkpoint(tmp_path_factory.mktemp("page") / "tiny", config)
+    folder = tiny_checkpoint(tmp_path_factory.mktemp("page") / "tiny", config)
+    save_vocabulary(folder, known_sounds(["dog", "cat", "rain", "thunder", "piano", "sneezing"]))
+    return folder
 
 
 @pytest.fixture(scope="session")

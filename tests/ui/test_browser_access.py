@@ -47,7 +47,7 @@ def test_the_keyboard_alone_is_enough(browser, page):
               .filter((e) => e.closest('.tabitem, .tab-container') && e.checkVisibility({ visibilityProperty: true })
                 && !e.disabled && e.type !== 'file' && e.offsetParent && !e.closest('[aria-hidden=true]'));
             return [all.length, all.filter((e) => {
-              if (e.tabIndex < 0) return !e.matches('[role=tab], .gallery-item');  // arrows reach these
+              if (e.tabIndex < 0) return !e.matches('[role=tab], .dear-chip');  // arrows reach these
               document.activeElement.blur();  // what was clicked shows no focus
               e.focus({ focusVisible: true, preventScroll: true });
               const seen = [e, e.closest('label'), e.parentElement].some((each) => {
@@ -104,7 +104,7 @@ def test_what_can_be_used_has_a_name_and_the_chosen_tab_can_be_read(browser, pag
     assert resets == ["Reset CFG scale", "Reset Iterations"]
     assert hand.find("#sound audio").get_attribute("aria-label") == "Sound"
     # The examples are one stop; arrows move among them.
-    items = hand.all(".dear-examples .gallery-item")
+    items = hand.all("#examples .dear-chip")
     assert [item.get_attribute("tabindex") for item in items] == ["0"] + ["-1"] * (len(items) - 1)
     hand.run("arguments[0].focus()", items[0])
     ActionChains(browser).send_keys(Keys.ARROW_RIGHT).perform()

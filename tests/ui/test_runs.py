@@ -58,7 +58,7 @@ def test_a_run_can_be_stopped_and_its_progress_goes_where_it_fails_and_what_an_e
 
     with gr.Blocks() as page:
         status, stop, go, count = gr.HTML(), gr.Button(), gr.Button(), gr.Number()
-        runs.runs([([go.click], run, [count])], [status], stop, status)
+        runs.runs([runs.Start([go.click], run, [count])], [status], stop, status)
     (served,) = (each.fn for each in page.fns.values() if inspect.isgeneratorfunction(each.fn))
 
     def told(steps):

@@ -159,7 +159,7 @@ def test_an_example_is_made_once_and_then_heard_at_once(student, tiny_folder, tm
         before = len(made)
         kept = [
             value
-            for step in run("", [text], variant, scale, 2, 1.0, 1, count, variant, seed, keep)
+            for step in run("", text, variant, scale, 2, 1.0, 1, count, variant, seed, keep)
             for value in step.values()
         ]
         (result,) = [value for value in kept if isinstance(value, tuple)]

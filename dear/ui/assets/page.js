@@ -23,19 +23,18 @@
     document.querySelectorAll("audio:not([aria-label])").forEach((audio) => {
       if (title(audio)) audio.setAttribute("aria-label", title(audio));
     });
-    document.querySelectorAll(".dear-examples .gallery").forEach((gallery) => {
-      const items = [...gallery.querySelectorAll("button.gallery-item")];
-      if (items.length && !items.some((item) => item.tabIndex === 0 && item.dataset.stop))
-        items.forEach((item, i) => { item.tabIndex = i ? -1 : 0; item.dataset.stop = "true"; });
+    document.querySelectorAll(".dear-chips:not([data-stop])").forEach((group) => {
+      group.dataset.stop = "";
+      [...group.children].forEach((item, i) => { item.tabIndex = i ? -1 : 0; });
     });
   };
   new MutationObserver(name).observe(document, { childList: true, subtree: true });
   document.addEventListener("keydown", (e) => {
-    const item = e.target.closest?.(".dear-examples .gallery-item");
+    const item = e.target.closest?.(".dear-chip");
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[e.key];
     if (!item || !step) return;
     e.preventDefault();
-    const items = [...item.closest(".gallery").querySelectorAll("button.gallery-item")];
+    const items = [...item.parentElement.children];
     const next = items[(items.indexOf(item) + step + items.length) % items.length];
     item.tabIndex = -1;
     next.tabIndex = 0;

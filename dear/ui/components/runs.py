@@ -7,9 +7,9 @@ import html
 import queue
 import re
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
@@ -23,7 +23,17 @@ SHOW_RESULTS_JS = load("show_results.js").rstrip()
 START_JS, FAIL_JS = load("start_run.js").rstrip(), load("fail_run.js").rstrip()
 STOPPED = '<p class="dear-headline" role="status">Stopped.</p>'
 
-Start = tuple[list[Any], Callable[..., Any], list[Any]]
+
+class Start(NamedTuple):
+    """One way to start a run: its triggers, the generator that runs, and its inputs.
+
+    js: turns the inputs into others in the browser.
+    """
+
+    triggers: list[Any]
+    run: Callable[..., Any]
+    inputs: list[Any]
+    js: str | None = None
 
 
 def run_buttons(label: str, name: str) -> tuple[gr.Button, gr.Button]:
@@ -35,23 +45,23 @@ def run_buttons(label: str, name: str) -> tuple[gr.Button, gr.Button]:
 
 
 def runs(
-    starts: list[Start], outputs: list[Any], stop: gr.Button, status: gr.HTML, queue: dict[str, Any] = QUEUE
+    starts: Sequence[Start], outputs: list[Any], stop: gr.Button, status: gr.HTML, queue: dict[str, Any] = QUEUE
 ) -> None:
     """Start a run on each of the triggers. ``stop`` cancels the visitor's own run, also while it waits in the queue.
 
-    starts: (triggers, run, inputs) of each. At the click the browser enables the stop button and shows that the run
+    At the click the browser enables the stop button and shows that the run
         waits. The first report of a run enables the button again, since another run may have ended meanwhile; its last
         report disables it. If a run fails before its first report, the status shows again what it showed before.
     queue: the keyword arguments that name the queue.
     """
     events = []
-    for triggers, each, inputs in starts:
+    for triggers, each, inputs, js in starts:
         run = _stoppable(each, stop, status)
         gr.on(triggers, None, status, [stop, status], js=START_JS, api_visibility="private")
         # "multiple": with "once", the browser may take a cancelled run for a pending one and ignore the next click.
         event = gr.on(
             triggers, run, inputs, outputs, show_progress="minimal", show_progress_on=[status],
-            trigger_mode="multiple", api_visibility="private", **queue,
+            trigger_mode="multiple", js=js, api_visibility="private", **queue,
         )  # fmt: skip
         event.failure(None, status, [stop, status], js=FAIL_JS, api_visibility="private")
         gr.on(triggers, None, js=SHOW_RESULTS_JS, api_visibility="private")

@@ -15,7 +15,7 @@ import gradio as gr
 from dear.options import OPTIONS
 from dear.ui.components import checks, controls, pictures
 from dear.ui.components.files import LIFETIME, player, store
-from dear.ui.components.runs import QUIET, expired, page_errors, progress_bar, refusal, run_buttons, runs, watch
+from dear.ui.components.runs import QUIET, Start, expired, page_errors, progress_bar, refusal, run_buttons, runs, watch
 from dear.ui.context import Context, Tab
 from dear.ui.gpu import on_gpu
 from dear.ui.tabs.generate import GenerateInterface
@@ -160,7 +160,7 @@ def build(context: Context) -> None:
 
     outputs = [*cells, stop, latest, status, best, send, scale_bar, seed]
     inputs = [context.chosen, prompt, cfg_scales, iterations, blind, seed, lock]
-    runs([([start.click, prompt.submit], run, inputs)], outputs, stop, status)
+    runs([Start([start.click, prompt.submit], run, inputs)], outputs, stop, status)
     best.input(reveal, [latest, best], [*cells, send, status, best], **QUIET)
     context.model_updates[iterations] = lambda model, _: str(model.sampling.iterations)
 

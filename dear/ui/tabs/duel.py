@@ -19,7 +19,7 @@ from dear.pipeline import AudioDEAR
 from dear.ui.components import checks, controls
 from dear.ui.components.files import LIFETIME, player, store
 from dear.ui.components.pictures import strip
-from dear.ui.components.runs import QUIET, expired, page_errors, progress_bar, refusal, run_buttons, runs
+from dear.ui.components.runs import QUIET, Start, expired, page_errors, progress_bar, refusal, run_buttons, runs
 from dear.ui.context import Context, Tab
 from dear.ui.gpu import on_gpu
 
@@ -193,7 +193,7 @@ def build(context: Context) -> None:
         }
 
     inputs = [context.chosen, prompt, mode, seed, lock]
-    runs([([start.click, prompt.submit], run, inputs)], [*sides, stop, status, votes, seed, latest], stop, status)
+    runs([Start([start.click, prompt.submit], run, inputs)], [*sides, stop, status, votes, seed, latest], stop, status)
     for i, each in enumerate(buttons):
         each.click(partial(vote, i), [latest, tally], [*sides, votes, latest, tally, score], **QUIET)
 

@@ -21,7 +21,7 @@ from dear.ui.assets import load
 from dear.ui.components import checks, controls
 from dear.ui.components.files import store
 from dear.ui.components.pictures import figure
-from dear.ui.components.runs import QUIET, expired, page_errors, progress_bar, refusal, run_buttons, runs, watch
+from dear.ui.components.runs import QUIET, Start, expired, page_errors, progress_bar, refusal, run_buttons, runs, watch
 from dear.ui.context import Context, Tab
 from dear.ui.gpu import on_gpu
 from dear.ui.model_registry import ModelChoice
@@ -180,7 +180,7 @@ def build(context: Context) -> None:
     mode.change(None, mode, None, js=SHOW_REGION_JS, api_visibility="private")
     inputs = [context.chosen, source, mode, prompt, start, end, surroundings, added, *settings.values(), seed, lock]
     outputs = [stop, status, sound, path, wav, flac, tools, seed, after]
-    runs([([button.click, prompt.submit], run, inputs)], outputs, stop, status)
+    runs([Start([button.click, prompt.submit], run, inputs)], outputs, stop, status)
     again.click(lambda file: _existing(file, "Redraw"), path, source, **QUIET)
     context.model_updates |= {
         settings[name]: partial(_control, make, f"edit-{name}") for name, make in CONTROLS.items()

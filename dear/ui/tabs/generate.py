@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
@@ -16,20 +15,16 @@ import gradio as gr
 from dear.config import Config
 from dear.output import Output
 from dear.pipeline import AudioDEAR
-from dear.ui.components import checks, controls, result
+from dear.ui.components import checks, chips, controls, result
 from dear.ui.components.files import LIFETIME, store
 from dear.ui.components.runs import QUIET, Start, expired, page_errors, progress_bar, run_buttons, runs
 from dear.ui.context import Context, OpenEvent, Tab
-from dear.ui.examples import EXAMPLES, SEED, ExampleCache
+from dear.ui.examples import SEED, ExampleCache
 from dear.ui.gpu import on_gpu
 from dear.ui.link import OPTIONS, read_link, read_variant
 from dear.ui.model_registry import ModelChoice
 from dear.ui.speed import SpeedEstimate
 
-KNOWN_SOUNDS = (
-    "The bundled model knows ten kinds of sound: dogs, roosters, rain, sea waves, crackling fires, crying babies, "
-    "sneezes, ticking clocks, helicopters and chainsaws."
-)
 EMPTY = (
     '<div class="dear-empty"><p>Nothing generated yet.</p><p>Type a prompt and press Generate, or choose an example. '
     "You will see the sound take shape, and hear it when it is done.</p></div>"
@@ -73,16 +68,15 @@ def build(context: Context) -> None:
         with gr.Column(scale=4, min_width=320, elem_classes="dear-controls"):
             prompt = controls.prompt_box("prompt", autofocus=True)
             start, stop = run_buttons("Generate", "generate")
-            examples = gr.Dataset(
-                components=["textbox"], samples=[[text] for text in EXAMPLES], label="Try one of these", type="values",
-                layout="gallery", elem_classes="dear-examples",
-            )  # fmt: skip
+            vocabulary = models.get(None).vocabulary
+            examples = chips.picker(chips.examples_html(vocabulary), "examples")
             with gr.Group(elem_classes="dear-settings dear-columns"):
                 settings = {name: make(models.get(None)) for name, make in CONTROLS.items()}
                 seed, lock = controls.seed_row()
-            note = gr.HTML(_note(models.own))
+            families = chips.picker(chips.families_html(vocabulary), "families")
         with gr.Column(scale=7, min_width=320, elem_classes="dear-results"):
             facts = gr.HTML(EMPTY, elem_id="facts", elem_classes="dear-status")
+            familiar = chips.picker("", "familiar")
             variation = gr.Radio([], label="Variations", visible=False, elem_id="variation", elem_classes="dear-pick")
             sound = gr.Audio(
                 label="Sound", type="filepath", format="wav", interactive=False, buttons=[],
@@ -125,6 +119,7 @@ def build(context: Context) -> None:
         options = {"cfg_scale": cfg_scale, "iterations": iterations, "temperature": temperature, "steps": steps}
         with page_errors():
             in_memory = models.in_memory(models.choice(chosen), variant)
+        yield {familiar: ""}
         if not in_memory:
             yield {facts: progress_bar(f"Loading the {html.escape(variant)}", 0)}
         if shown_variant != variant:  # it was chosen a moment ago, and the sliders hold the settings of another one
@@ -147,8 +142,8 @@ def build(context: Context) -> None:
                 cache.put(key, changes[latest])
             yield changes
 
-    def run_example(chosen: str, sample: list[str], *values: Any) -> Iterator[dict[Any, Any]]:
-        yield from run(chosen, sample[0], *values, example=True)  # type: ignore[misc]  # values end before example
+    def run_example(chosen: str, text: str, *values: Any) -> Iterator[dict[Any, Any]]:
+        yield from run(chosen, text, *values, example=True)  # type: ignore[misc]  # values end before example
 
     def generate(chosen: str, text: str, variant: str, count: int, options: dict[str, Any]) -> Iterator[dict[Any, Any]]:
         """Pictures as the generation goes on, perhaps a draft, and last the sound."""
@@ -211,6 +206,7 @@ def build(context: Context) -> None:
             flac: gr.DownloadButton(value=store(one, folder, ".flac"), interactive=True),
             use_as_start: gr.Button(interactive=True),
             facts: result.facts(one, out),
+            familiar: chips.nearest_html(one.nearest[0] if one.nearest else None),
         }
 
     def show_variation(shown: tuple[Config, Output] | None, index: int) -> Iterator[dict[Any, Any]]:
@@ -236,34 +232,29 @@ def build(context: Context) -> None:
             model = models.get(chosen, variant)
         return [CONTROLS[name](model) for name in FOLLOW_VARIANT]
 
-    outputs = [stop, variation, sound, wav, flac, use_as_start, facts, pictures, seed, latest, path]
+    outputs = [stop, variation, sound, wav, flac, use_as_start, facts, familiar, pictures, seed, latest, path]
     outputs += [settings[name] for name in FOLLOW_VARIANT]
-    inputs = [*settings.values(), seed, lock]
-    starts: list[Start] = [([start.click, prompt.submit], run, [context.chosen, prompt, *inputs])]
-    # In the browser, so that the prompt is there at once. The value of a Dataset is an index.
-    examples.click(None, examples, prompt, js=f"(index) => {json.dumps(EXAMPLES)}[index]", api_visibility="private")
-    starts.append(([examples.click], run_example, [context.chosen, examples, *inputs]))
+    given = [context.chosen, prompt, *settings.values(), seed, lock]
+    picked = [each.click for each in (examples, families, familiar)]
+    gr.on(picked, None, None, prompt, js="() => window.dearPicked", api_visibility="private")
+    starts = [Start([start.click, prompt.submit], run, given), Start(picked, run_example, given, chips.PICKED_JS)]
     runs(starts, outputs, stop, facts)
     variation.input(
-        show_variation, [latest, variation], [sound, path, wav, flac, use_as_start, facts, pictures], **QUIET
+        show_variation, [latest, variation], [sound, path, wav, flac, use_as_start, facts, familiar, pictures], **QUIET
     )
     settings["variant"].input(
         show_defaults, [context.chosen, settings["variant"]], [settings[name] for name in FOLLOW_VARIANT],
         show_progress="minimal", api_visibility="private",
     )  # fmt: skip
     context.model_updates |= {settings[name]: partial(_control, make) for name, make in CONTROLS.items()}
-    context.model_updates[note] = lambda _, choice: _note(choice)
+    context.model_updates[examples] = lambda model, _: chips.examples_html(model.vocabulary)
+    context.model_updates[families] = lambda model, _: chips.families_html(model.vocabulary)
     context.open_events.append(OpenEvent(restore, [context.chosen], [prompt, seed, lock, *settings.values()]))
     context.offer(GenerateInterface(prompt, settings, seed, lock, use_as_start, path))
 
 
 def _control(make: Callable[..., Any], model: AudioDEAR, _: ModelChoice) -> Any:
     return make(model)
-
-
-def _note(choice: ModelChoice) -> str:
-    text = KNOWN_SOUNDS if choice.source is None else f"You are using {html.escape(choice.origin)}."
-    return f'<p class="dear-note">{text}</p>'
 
 
 TAB = Tab("generate", "Generate", build, styles=("generate.css",))

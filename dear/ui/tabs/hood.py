@@ -22,7 +22,7 @@ from dear.ui.assets import load
 from dear.ui.components import checks, controls
 from dear.ui.components.files import LIFETIME
 from dear.ui.components.pictures import seconds_text, strip
-from dear.ui.components.runs import QUEUE, QUIET, page_errors, progress_bar, run_buttons, runs
+from dear.ui.components.runs import QUEUE, QUIET, Start, page_errors, progress_bar, run_buttons, runs
 from dear.ui.context import Context, Tab
 from dear.ui.gpu import on_gpu
 from dear.ui.model_registry import MAX_CHECKPOINTS, ModelChoice
@@ -135,7 +135,7 @@ def build(context: Context) -> None:
                 return articles[choice], choice
 
     outputs = [stop, status, panels, seed, latest]
-    runs([([start.click], run, [head, steps, toy, seed, lock])], outputs, stop, status, TOY_QUEUE)
+    runs([Start([start.click], run, [head, steps, toy, seed, lock])], outputs, stop, status, TOY_QUEUE)
     steps.change(redraw, [latest, steps], panels, trigger_mode="always_last", **QUIET)
     context.tab.select(illustrate, [context.chosen, illustrated], [article, illustrated], **QUIET, **QUEUE)
 
