@@ -66,11 +66,17 @@ def parser() -> Parser:
     one = commands.add_parser("generate", help="write the sound of a prompt to a file", allow_abbrev=False)
     one.add_argument("prompt", metavar="PROMPT", help="1 to 1,000 characters")
     one.add_argument(
-        "-o", "--output", metavar="FILE", required=True, help=".wav or .flac; several become FILE-1, -2, ..."
+        "-o",
+        "--output",
+        metavar="FILE",
+        required=True,
+        help=".wav, .flac, .mp3 or .ogg; several: FILE-1, -2, ...",
     )
     for name, option in OPTIONS.items():
         text = f"{option.low:g} to {option.high:g}. {option.help}"
         one.add_argument(f"--{name.replace('_', '-')}", type=whole if option.whole else number, help=text)
+    one.add_argument("--negative-prompt", metavar="TEXT", help="what should not be heard")
+    one.add_argument("--seconds", type=number, help="1 to 30: the sound is cropped, or continued past its ten seconds")
     one.add_argument("--savings", metavar="OPTIONS", help="speed for fidelity: fast, or such as refresh_every=4")
     one.add_argument("--seed", type=whole, help="the same seed gives the same sound; drawn where absent")
     one.add_argument("--num-samples", type=whole, default=1, help="sounds, 1 to 64, with seeds one after the other")
@@ -116,7 +122,12 @@ def generate(options: argparse.Namespace) -> None:
     options.savings = None if options.savings is None else Savings.parse(options.savings)
     _check_before_loading(options)
     model = AudioDEAR.from_pretrained(options.model, variant=options.variant, device=options.device)
-    out = model.generate(prompt, seed=options.seed, num_samples=options.num_samples, **chosen(options))
+    out = model.generate(
+        prompt, seed=options.seed, num_samples=options.num_samples, negative_prompt=options.negative_prompt,
+        **chosen(options),
+    )  # fmt: skip
+    if options.seconds is not None:
+        out = model.fit(out, options.seconds)
     seconds = out.sound.shape[1] / out.sample_rate
     for file, seed in zip(out.save(path), out.seeds, strict=True):
         print(f"{file}: seed {seed}, {seconds:g} s of sound, all done in {out.timings['total']:.2f} s")
@@ -129,7 +140,8 @@ def _check_before_loading(options: argparse.Namespace) -> None:
     from dear.checkpoint import load_config, resolve
     from dear.layers import shapes_alone
     from dear.model import MaskedModel
-    from dear.request import MAX_SAMPLES, MAX_SEED, check_options, check_whole
+    from dear.request import MAX_SAMPLES, MAX_SEED, check_number, check_options, check_whole
+    from dear.variations import LONGEST, SHORTEST
 
     config = load_config(resolve(options.model, variants=()))
     with shapes_alone():
@@ -137,6 +149,10 @@ def _check_before_loading(options: argparse.Namespace) -> None:
     sampling = check_options(config.variants[model.variant].sampling, model.length, model.head, **chosen(options))
     config.check_savings(sampling.savings)
     check_whole("num_samples", options.num_samples, 1, MAX_SAMPLES)
+    if options.seconds is not None:
+        check_number("seconds", options.seconds, SHORTEST, LONGEST)
+        if options.num_samples > 1:
+            raise ValueError(f"num_samples must be 1 where seconds is given, got {options.num_samples}")
     if options.seed is not None:
         check_whole("seed", options.seed, 0, MAX_SEED)
 

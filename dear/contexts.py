@@ -33,19 +33,24 @@ class Contexts:
         start: int,
         counts: Sequence[int],
         sampling: SamplingConfig,
+        negative: Conditioning | None = None,
     ):
         """conditioning: B items. order: [B, L] positions in decoding order, of which the first ``start`` are given.
-        counts: how many tokens each iteration draws."""
+        counts: how many tokens each iteration draws. negative: B items in place of the null condition."""
         self.order = order
         self.savings = sampling.savings
         self.bounds = list(accumulate(counts, initial=start))
         most = start + self.savings.guided_share * sum(counts)
         self.guided = sum(begin <= most for begin in self.bounds[:-1]) if sampling.cfg_scale != 1 else 0  # iterations
         conditioning = model.decoding.fit(conditioning, model.config.conditioning.max_tokens)
+        if negative is not None and self.guided:
+            negative = model.decoding.fit(negative, model.config.conditioning.max_tokens)
+            longest = max(conditioning.tokens.shape[1], negative.tokens.shape[1])
+            conditioning, negative = conditioning.pad(longest), negative.pad(longest)
         tokens, mask = conditioning.tokens, conditioning.mask
         if self.guided:
             dropped = torch.ones(len(order), dtype=torch.bool, device=order.device)
-            null = model.null(Conditioning(tokens, mask), dropped)
+            null = model.null(conditioning, dropped) if negative is None else negative
             tokens, mask = torch.cat((tokens, null.tokens)), torch.cat((mask, null.mask))
         self.passes = model.decoding.begin(model.backbone.prefix(tokens, mask))
         # Of each branch: how many known tokens its cache holds, and the iteration in which they are recomputed.

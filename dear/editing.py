@@ -63,16 +63,12 @@ def inpaint(
         progress=progress,
     )
     clip = fit_clip(samples, sample_rate, mel.sample_rate, mel.frames * mel.hop_length)
-    # Scale to the loudness of the training data; the drawn sound is scaled back to that of the surroundings.
-    peak, loudest = synthesizer.config.vae.peak, float(clip.abs().max())
-    gain = peak / loudest if peak and loudest > SILENCE else 1.0
-    with torch.inference_mode():
-        tokens = synthesizer.vae.encode(MelSpectrogram(mel)(gain * clip[None]).to(synthesizer.device)).cpu()
+    tokens, gain = encode(synthesizer, clip)
     count, reach = len(request.seeds), round(context * mel.sample_rate)
     far = _outside(synthesizer, first - reach, last + reach)
     request = dataclasses.replace(
         request,
-        given=tokens.clone().expand(count, -1, -1),
+        given=tokens.expand(count, -1, -1),
         given_mask=(keep & ~far).expand(count, -1),
         left_out=far.expand(count, -1),
         settings=request.settings | {"start": start, "end": end, "context": context},
@@ -83,6 +79,19 @@ def inpaint(
     mixed = (1 - weight.square()).sqrt() * original + weight * out.sound / gain
     waveform = torch.where(weight > 0, mixed, original).clamp(-1, 1)
     return dataclasses.replace(out, waveform=waveform, mel=out.mel - math.log(gain))
+
+
+def encode(synthesizer: Synthesizer, clip: Tensor) -> tuple[Tensor, float]:
+    """The tokens [L, D] of a clip, and the gain that scales it to the loudness of the training data.
+
+    Divided by the gain, what the model draws beside them is as loud as the clip.
+    """
+    config = synthesizer.config
+    peak, loudest = config.vae.peak, float(clip.abs().max())
+    gain = peak / loudest if peak and loudest > SILENCE else 1.0
+    with torch.inference_mode():
+        tokens = synthesizer.vae.encode(MelSpectrogram(config.mel)(gain * clip[None]).to(synthesizer.device)).cpu()
+    return tokens.clone(), gain
 
 
 def redraw(

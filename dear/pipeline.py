@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dear import editing
+from dear import editing, variations
 from dear.card import model_card
 from dear.checkpoint import (
     CARD,
@@ -170,6 +170,7 @@ class AudioDEAR:
         seed: int | None = None,
         num_samples: int = 1,
         progress: Progress | None = None,
+        negative_prompt: str | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Output:
         """Sounds for one prompt or several, ``num_samples`` of each, in the order of the prompts.
@@ -178,10 +179,13 @@ class AudioDEAR:
         seed: item i uses ``seed + i``, and is what that seed gives alone. None: drawn; ``Output.seed`` holds it.
         num_samples: 1 to 64; prompts times num_samples are at most 64.
         progress: called as ``progress(iteration, iterations)`` after each iteration.
+        negative_prompt: what should not be heard; takes the place of the null condition in guidance.
         Raises ValueError naming the argument, its value and what is allowed, before any work; FloatingPointError where
         the model diverges.
         """
-        request = self.synthesizer.request(prompt, options, seed=seed, num_samples=num_samples, progress=progress)
+        request = self.synthesizer.request(
+            prompt, options, seed=seed, num_samples=num_samples, progress=progress, negative_prompt=negative_prompt
+        )
         (out,) = self.synthesizer.run(request)
         return out
 
@@ -218,6 +222,7 @@ class AudioDEAR:
         num_samples: int = 1,
         progress: Progress | None = None,
         every: int = 1,
+        negative_prompt: str | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Iterator[Output]:
         """As :meth:`generate`, one result per iteration; only the last has a waveform. Input is checked at the call.
@@ -225,7 +230,9 @@ class AudioDEAR:
         every: give a result after each ``every``-th iteration only, and after the last.
         """
         every = check_whole("every", every, 1, self.model.length)
-        request = self.synthesizer.request(prompt, options, seed=seed, num_samples=num_samples, progress=progress)
+        request = self.synthesizer.request(
+            prompt, options, seed=seed, num_samples=num_samples, progress=progress, negative_prompt=negative_prompt
+        )
         return self.synthesizer.run(request, every)
 
     def draft(self, partial: Output) -> Output:
@@ -246,6 +253,7 @@ class AudioDEAR:
             given=partial.tokens,
             given_mask=partial.order >= 0,
             draft=True,
+            negative=partial.settings.get("negative_prompt"),
         )
         (out,) = self.synthesizer.run(request)
         return dataclasses.replace(out, order=partial.order, iteration=partial.iteration, iterations=partial.iterations)
@@ -321,6 +329,59 @@ class AudioDEAR:
         return editing.extend(
             self.synthesizer, audio, sample_rate, seconds, prompt, seed=seed, progress=progress, **options,
         )  # fmt: skip
+
+    def vary(
+        self,
+        audio: np.ndarray | Tensor,
+        sample_rate: int,
+        strength: float,
+        prompt: str | Sequence[str],
+        *,
+        seed: int | None = None,
+        num_samples: int = 1,
+        progress: Progress | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> Output:
+        """Draw a share of the tokens of a sound again, chosen at random, from ``prompt``.
+
+        audio: as for :meth:`inpaint`; cropped or padded with silence to one clip. All of the result comes
+            from the codec.
+        strength: the share, 0 to 1: small for a variation, large for a sound that only starts from ``audio``; at least
+            one token is drawn. iterations: lowered to the tokens that are drawn.
+        The other arguments, and the errors, are those of :meth:`generate`.
+        """
+        return variations.vary(
+            self.synthesizer, audio, sample_rate, strength, prompt, seed=seed, num_samples=num_samples,
+            progress=progress, **options,
+        )  # fmt: skip
+
+    def loop(
+        self,
+        audio: np.ndarray | Tensor,
+        sample_rate: int,
+        prompt: str,
+        *,
+        seed: int | None = None,
+        progress: Progress | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> Output:
+        """Make a sound that repeats without a seam: a second on either side of its wrap is drawn again.
+
+        audio: as for :meth:`redraw`, of any length from 0.14 seconds; what is redrawn is at most half of it.
+        The other arguments, and the errors, are those of :meth:`generate`.
+        """
+        return variations.loop(
+            self.synthesizer, audio, sample_rate, prompt, seed=seed, progress=progress, **options,
+        )  # fmt: skip
+
+    def fit(self, out: Output, seconds: float, *, progress: Progress | None = None) -> Output:
+        """Give one finished sound another length, 1 to 30 seconds.
+
+        A shorter one is cropped and fades out over 20 ms. A longer one is continued as by :meth:`extend`, under its own
+        prompt and settings, with the seed after its own. ``waveform`` and ``mel`` are those of the whole sound.
+        Raises ValueError for an output of several sounds, and for a length that isn't allowed.
+        """
+        return variations.fit(self.synthesizer, out, seconds, progress=progress)
 
     def nearest(self, prompt: str, count: int = 3) -> Nearest:
         """The wordings of training that are nearest to ``prompt``, and whether the model knows it.

@@ -70,6 +70,7 @@ class Synthesizer:
         seed: int | None = None,
         num_samples: int = 1,
         progress: Progress | None = None,
+        negative_prompt: str | None = None,
     ) -> Request:
         """:func:`dear.request.make_request` for this variant. None: its own defaults, and iterations up to L."""
         return make_request(
@@ -83,6 +84,7 @@ class Synthesizer:
             seed=seed,
             num_samples=num_samples,
             progress=progress,
+            negative_prompt=negative_prompt,
         )
 
     def run(self, request: Request, every: int | None = None) -> Iterator[Output]:
@@ -106,6 +108,9 @@ class Synthesizer:
             encoded = self.text_encoder.encode(request.prompts)
             index = torch.arange(len(request.prompts)).repeat_interleave(request.num_samples)
             conditioning = encoded.to(self.device).select(index)
+            negative = None
+            if request.negative is not None:
+                negative = self.text_encoder.encode([request.negative]).to(self.device).select([0] * len(index))
             familiar = None if self.vocabulary is None else self._familiar(self.vocabulary, request.prompts, encoded)
         states = generate(
             self.model,
@@ -115,6 +120,7 @@ class Synthesizer:
             given=request.given,
             given_mask=request.given_mask,
             left_out=request.left_out,
+            negative=negative,
         )
         for iteration in range(1, request.sampling.iterations + 1):
             done = iteration == request.sampling.iterations
@@ -133,7 +139,7 @@ class Synthesizer:
                 f"nearest needs a checkpoint with a vocabulary, got {self.config.name!r}, which has none: add it with "
                 "python -m training.vocabulary"
             )
-        prompt, count = check_prompt(prompt), check_whole("count", count, 1, len(self.vocabulary.sounds))
+        prompt, count = check_prompt(prompt), check_whole("count", count, 1, 1000)
         (found,) = self._familiar(self.vocabulary, [prompt], self.text_encoder.encode([prompt]), count)()
         return found
 

@@ -37,6 +37,7 @@ class Request:
     given: Tensor | None = None  # [B, L, D]
     given_mask: Tensor | None = None  # [B, L] bool, given tokens that the model is shown
     left_out: Tensor | None = None  # [B, L] bool, positions that the model is neither shown nor draws
+    negative: str | None = None  # takes the place of the null condition in guidance
     draft: bool = False  # whether the vocoder's draft is enough
 
 
@@ -102,6 +103,7 @@ def make_request(
     seed: int | None,
     num_samples: int = 1,
     progress: Progress | None = None,
+    negative_prompt: str | None = None,
 ) -> Request:
     """All inputs of a call, checked.
 
@@ -127,11 +129,21 @@ def make_request(
     seed = secrets.randbelow(2**32) if seed is None else check_whole("seed", seed, 0, MAX_SEED)
     if progress is not None and not callable(progress):
         raise ValueError(f"progress must be a function of (iteration, iterations) or None, got {progress!r}")
+    identity = dict(settings)
+    if negative_prompt is not None:
+        try:
+            negative_prompt = check_prompt(negative_prompt)
+        except ValueError as error:
+            raise ValueError(f"negative_{error}") from None
+        if sampling.cfg_scale == 1:
+            raise ValueError("negative_prompt needs guidance: cfg_scale must not be 1, got 1")
+        identity["negative_prompt"] = negative_prompt
     return Request(
         prompts=prompts,
         num_samples=num_samples,
         seeds=[seed + i for i in range(count)],
         sampling=sampling,
-        settings={**settings} | dataclasses.asdict(sampling),
+        settings=identity | dataclasses.asdict(sampling),
         progress=progress,
+        negative=negative_prompt,
     )

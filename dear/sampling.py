@@ -56,6 +56,7 @@ def generate(
     given: Tensor | None = None,
     given_mask: Tensor | None = None,
     left_out: Tensor | None = None,
+    negative: Conditioning | None = None,
 ) -> Iterator[State]:
     """Fill L tokens for each of B items and yield the state after each of ``sampling.iterations`` iterations.
 
@@ -64,6 +65,7 @@ def generate(
     given, given_mask: tokens [B, L, D] to keep where the mask [B, L] is True, equally many in each item; the loop
         draws the others.
     left_out: [B, L] bool, of the others those that are neither drawn nor shown, equally many in each item.
+    negative: B items that take the place of the null condition in guidance.
     Raises ValueError where ``iterations`` exceeds the number of tokens to draw, shapes do not match, or the backbone
     can't honour ``sampling.savings``.
     """
@@ -102,7 +104,9 @@ def generate(
     tokens = torch.where(given_mask[..., None], given.to(device, dtype), 0)
     known = given_mask.clone()
     drawn_at = torch.full((batch, length), -1, dtype=torch.long, device=device)
-    with closing(Contexts(model, conditioning.to(device, dtype), order, start, counts, sampling)) as contexts:
+    if negative is not None:
+        negative = negative.to(device, dtype)
+    with closing(Contexts(model, conditioning.to(device, dtype), order, start, counts, sampling, negative)) as contexts:
         for iteration, count in enumerate(counts):
             end = start + count
             new = order[:, start:end]
