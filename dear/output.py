@@ -15,7 +15,13 @@ from torch import Tensor
 
 from dear.vocabulary import Nearest
 
-FORMATS = {".wav": "WAV", ".flac": "FLAC"}
+# By suffix: libsndfile's names of a format and of its samples. MP3 and Ogg Vorbis are lossy.
+FORMATS = {
+    ".wav": ("WAV", "PCM_16"),
+    ".flac": ("FLAC", "PCM_16"),
+    ".mp3": ("MP3", "MPEG_LAYER_III"),
+    ".ogg": ("OGG", "VORBIS"),
+}
 
 
 def check_path(path: str | Path) -> Path:
@@ -24,7 +30,7 @@ def check_path(path: str | Path) -> Path:
         raise ValueError(f"path must be a file name, got {path!r}")
     checked = Path(path)
     if checked.suffix.lower() not in FORMATS:
-        raise ValueError(f"path must end in {' or '.join(FORMATS)}, got {str(path)!r}")
+        raise ValueError(f"path must end in {', '.join(FORMATS)}, got {str(path)!r}")
     if not checked.parent.is_dir():
         raise ValueError(f"path must lie in an existing directory, got {str(path)!r}: there is no {checked.parent}")
     if checked.is_dir():
@@ -86,11 +92,13 @@ class Output:
             raise ValueError(f"there is no sound yet after {self.iteration} of {self.iterations} iterations")
         return self.waveform
 
-    def save(self, path: str | Path) -> list[Path]:
-        """Write the sounds as 16-bit WAV or FLAC, by the suffix; several become ``stem-1``, ``stem-2``, ...
+    def save(self, path: str | Path, *, float_samples: bool = False) -> list[Path]:
+        """Write the sounds as 16-bit WAV or FLAC, MP3 or Ogg Vorbis, by the suffix.
 
+        Several become ``stem-1``, ``stem-2``, ... float_samples: 32-bit floating samples, of a WAV alone.
         Each file holds its settings: its title (INAM in a WAV's LIST chunk, TITLE of a FLAC's Vorbis comments)
-        is the prompt, its comment (ICMT, COMMENT) a JSON object of the seed and ``settings``.
+        is the prompt, its comment (ICMT, COMMENT) a JSON object of the seed and ``settings``. The same sound gives the
+        same bytes, but for Ogg files, which have a random serial number.
         Returns the paths. Each file is written beside its target and then moved, so none is ever half there.
         Raises ValueError for an unknown suffix, a missing directory, or a partial output.
         """
@@ -101,6 +109,9 @@ class Output:
             raise ValueError(
                 f"save needs a finished output, got one after {self.iteration} of {self.iterations} iterations"
             )
+        kind, samples = FORMATS[path.suffix.lower()]
+        if float_samples and kind != "WAV":
+            raise ValueError(f"path must end in .wav for floating samples, got {str(path)!r}")
         count = len(self)
         names = [path.name] if count == 1 else [f"{path.stem}-{i + 1}{path.suffix}" for i in range(count)]
         targets = [check_path(path.with_name(name)) for name in names]
@@ -108,17 +119,22 @@ class Output:
         try:
             for name, item in zip(work, self, strict=True):
                 file = io.BytesIO()  # of a full disk libsndfile says nothing that helps
-                with soundfile.SoundFile(
-                    file, "w", self.sample_rate, 1, "PCM_16", format=FORMATS[path.suffix.lower()]
-                ) as sound:
+                subtype = "FLOAT" if float_samples else samples
+                with soundfile.SoundFile(file, "w", self.sample_rate, 1, subtype, format=kind) as sound:
                     # The comment first: libsndfile reads nothing after a text of more than 2047 bytes.
                     sound.comment = json.dumps({"seed": item.seed} | self.settings)
                     sound.title = item.prompts[0]
                     sound.write(item.sound[0].numpy())
-                name.write_bytes(file.getvalue())
+                name.write_bytes(_without_time(file.getvalue()) if float_samples else file.getvalue())
             for name, target in zip(work, targets, strict=True):
                 os.replace(name, target)
         finally:
             for name in work:
                 name.unlink(missing_ok=True)
         return targets
+
+
+def _without_time(wav: bytes) -> bytes:
+    """A floating WAV whose PEAK chunk has no time stamp: libsndfile writes the current time there."""
+    at = wav.find(b"PEAK", 0, wav.find(b"data"))
+    return wav if at < 0 else wav[: at + 12] + bytes(4) + wav[at + 16 :]

@@ -48,7 +48,7 @@ def test_several_sounds_get_numbers(student, tmp_path):
 
 def test_bad_paths_are_named_and_nothing_is_left(out, tmp_path):
     for path, told in [
-        (tmp_path / "dog.mp3", r"path must end in \.wav or \.flac, got '.*dog\.mp3'"),
+        (tmp_path / "dog.aac", r"path must end in \.wav, \.flac, \.mp3, \.ogg, got '.*dog\.aac'"),
         (tmp_path / "dog", r"path must end in"),
         (tmp_path / "none" / "dog.wav", r"path must lie in an existing directory, got .*there is no .*none"),
         (7, "path must be a file name, got 7"),
