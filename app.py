@@ -3,8 +3,9 @@
 Environment variables: ``AUDIODEAR_MODEL`` names another checkpoint, as a folder or as owner/name on the Hub, and
 ``AUDIODEAR_REVISION`` its branch, tag or commit. ``PORT`` and ``GRADIO_SERVER_NAME`` set the port and the address. In a
 Hugging Face Space, the page listens on all addresses, and visitors can't load other models; ``AUDIODEAR_FIXED_MODEL``
-changes that (1: they can't, 0: they can). ``GRADIO_MCP_SERVER=true`` offers the endpoints as tools of the Model Context
-Protocol; it needs the extra ``gradio[mcp]``.
+changes that (1: they can't, 0: they can). ``AUDIODEAR_METRICS=1`` counts runs at ``/metrics``.
+``GRADIO_MCP_SERVER=true`` offers the endpoints as tools of the Model Context Protocol; it needs the extra
+``gradio[mcp]``.
 """
 
 from __future__ import annotations

@@ -110,3 +110,17 @@ def region(length: int, first: int, last: int, fade: int) -> Tensor:
     if last < length:
         weight[last - fade : last] = ramp.flip(0)
     return weight
+
+
+def at_loudness(samples: np.ndarray, sample_rate: int, decibels: float = -26.0) -> np.ndarray:
+    """[S] -> [S] whose loudest 400 ms have a root mean square of ``decibels`` below full scale, for comparisons.
+
+    It is quieter where its peaks would not fit, and unchanged where it is silent.
+    """
+    block = min(round(0.4 * sample_rate), len(samples))
+    energy = np.concatenate(([0.0], np.cumsum(np.square(samples, dtype=np.float64))))
+    loudest = math.sqrt(max(0.0, float((energy[block:] - energy[:-block]).max()) / block)) if block else 0.0
+    peak = float(np.abs(samples).max(initial=0.0))
+    if loudest < 1e-6:
+        return samples
+    return (samples * min(10 ** (decibels / 20) / loudest, 1 / peak)).astype(np.float32)

@@ -91,7 +91,7 @@ def test_bad_prompts_and_paths_are_refused(generate):
     refused(generate(prompt=""), "prompt must have 1 to 1000 characters after stripping, got 0")
     refused(generate(prompt="   "), "prompt must have 1 to 1000 characters after stripping, got 0")
     refused(generate(prompt="x" * 10_000), "prompt must have 1 to 1000 characters", "10000")
-    refused(generate(output="dog.mp3"), "path must end in .wav or .flac", "dog.mp3")
+    refused(generate(output="dog.aac"), "path must end in .wav, .flac, .mp3, .ogg", "dog.aac")
     refused(generate(output="none/dog.wav"), "path must lie in an existing directory", "none")
 
 

@@ -6,6 +6,7 @@ Annotations are evaluated in this file, because Gradio reads the types of an end
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from dear.conditioning import check_prompt
 from dear.output import Output
 from dear.pipeline import AudioDEAR
 from dear.request import check_number
+from dear.ui.components.axes import grid
 from dear.ui.components.files import store
 from dear.ui.components.runs import QUEUE
 from dear.ui.gpu import on_gpu
 from dear.ui.model_registry import ModelRegistry
-from dear.ui.tabs.compare import MAX_SOUNDS, pairs
+from dear.ui.tabs.compare import MAX_SOUNDS
 from dear.ui.tabs.edit import MAX_SECONDS
 
 
@@ -41,7 +43,8 @@ def endpoints(models: ModelRegistry, folder: Path) -> None:
         steps: int | None = None,
         variant: str | None = None,
     ) -> tuple[gr.FileData, dict[str, Any]]:
-        """Generate ten seconds of sound from a prompt. Returns the WAV file, and the seed, settings and seconds.
+        """Generate ten seconds of sound from a prompt. Returns the WAV file, and the seed, settings, seconds and what
+        the model knew of each part of the prompt.
 
         Parameters:
             prompt: what should be heard, 1 to 1000 characters
@@ -92,15 +95,12 @@ def endpoints(models: ModelRegistry, folder: Path) -> None:
                     f"cfg_scales and iterations must make 1 to {MAX_SOUNDS} sounds together, got "
                     f"{len(cfg_scales)} x {len(iterations)}"
                 )
-            settings = pairs(cfg_scales, iterations)
+            settings = grid(("cfg_scale", cfg_scales), ("iterations", iterations))
             first = secrets.randbelow(2**32) if seed is None else seed
             options: dict[str, Any] = {"temperature": temperature, "seed": first, "steps": steps}
-            for cfg_scale, count in settings:  # all are checked before the first is generated
-                model.stream(prompt, cfg_scale=cfg_scale, iterations=count, **options)
-            outs = [
-                model.generate(prompt, cfg_scale=cfg_scale, iterations=count, **options)
-                for cfg_scale, count in settings
-            ]
+            for each in settings:  # all are checked before the first is generated
+                model.stream(prompt, **each, **options)
+            outs = [model.generate(prompt, **each, **options) for each in settings]
         return [_file(out) for out in outs], [_facts(out) for out in outs]
 
     @on_gpu(30)
@@ -185,7 +185,8 @@ def endpoints(models: ModelRegistry, folder: Path) -> None:
 
 
 def _facts(out: Output) -> dict[str, Any]:
-    return {"seed": out.seed, "settings": out.settings, "timings": out.timings}
+    nearest = [asdict(part) for part in out.nearest[0].parts] if out.nearest else []
+    return {"seed": out.seed, "settings": out.settings, "timings": out.timings, "nearest": nearest}
 
 
 def _read(audio: Any) -> tuple[Any, int]:

@@ -9,10 +9,12 @@ from urllib.parse import urlencode
 from dear.conditioning import check_prompt
 from dear.output import Output
 from dear.pipeline import AudioDEAR
-from dear.request import check_options, check_whole
+from dear.request import check_number, check_options, check_whole
 from dear.ui.model_registry import ModelRegistry
+from dear.variations import LONGEST, SHORTEST
 
 OPTIONS = ("cfg_scale", "iterations", "temperature", "steps")
+MORE = ("seconds", "negative_prompt")  # in a link where they are in the settings
 MAX_VARIATIONS = 8
 LARGEST_SEED = 2**53 - 1  # browsers round larger whole numbers
 
@@ -20,6 +22,7 @@ LARGEST_SEED = 2**53 - 1  # browsers round larger whole numbers
 def write_link(out: Output) -> str:
     """The query of an address that restores the settings of ``out``."""
     settings = {name: out.settings[name] for name in ("variant", *OPTIONS)}
+    settings |= {name: out.settings[name] for name in MORE if name in out.settings}
     settings = {"prompt": out.prompts[0], **settings, "seed": out.seed}
     return "?" + urlencode(settings | {"variations": len(out), "weights": out.settings["digest"]})
 
@@ -42,6 +45,8 @@ def read_link(query: Mapping[str, str], model: AudioDEAR) -> tuple[dict[str, Any
         "prompt": check_prompt,
         **{name: _option(name, model) for name in OPTIONS},
         "seed": lambda text: check_whole("seed", _number(text), 0, LARGEST_SEED),
+        "seconds": lambda text: check_number("seconds", _number(text), SHORTEST, LONGEST),
+        "negative_prompt": check_prompt,
         "variations": lambda text: check_whole("variations", _number(text), 1, MAX_VARIATIONS),
     }
     settings, notices = {}, []

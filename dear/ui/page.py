@@ -6,12 +6,16 @@ import atexit
 import shutil
 import tempfile
 import threading
+from functools import partial
 from pathlib import Path
 
 import gradio as gr
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.routing import Route
 
 from dear.pipeline import AudioDEAR
-from dear.ui import visitor
+from dear.ui import metrics, visitor
 from dear.ui.api import endpoints
 from dear.ui.components.files import remove_old_files
 from dear.ui.context import Context
@@ -46,6 +50,11 @@ def build(models: ModelRegistry, folder: Path) -> gr.Blocks:
     return page.queue(max_size=32, default_concurrency_limit=4)
 
 
+def health(model: AudioDEAR, _: Request) -> JSONResponse:
+    """What a host's monitor asks for: that the page answers, and with which weights."""
+    return JSONResponse({"status": "ok", "model": model.config.name, "variant": model.variant, "weights": model.digest})
+
+
 def serve(model: AudioDEAR, host: str, port: int, source: str | None = None, revision: str | None = None) -> gr.Blocks:
     """Start serving the page in threads of its own. ``local_url`` of the result is its address.
 
@@ -70,6 +79,9 @@ def serve(model: AudioDEAR, host: str, port: int, source: str | None = None, rev
             quiet=True,
             prevent_thread_lock=True,
         )
+        page.app.router.routes.insert(0, Route("/health", partial(health, model)))
+        if metrics.is_on():
+            page.app.router.routes.insert(0, Route("/metrics", lambda _: PlainTextResponse(metrics.RUNS.text())))
     except OSError as error:
         raise OSError(f"port {port} of {host} can't be served, perhaps another program has it: set PORT") from error
     return page

@@ -11,12 +11,14 @@ import html
 import io
 import math
 import re
+import textwrap
 import threading
 from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -27,6 +29,7 @@ from dear.melscale import hertz_to_mel
 
 INK = "#6f777d"  # text and ticks: contrast above 4 on white and on near-black
 ACCENT = "#2b8f8a"
+CARD = "#101a20"  # behind a card
 UNDRAWN = "#8a929933"  # a token that is not known yet
 DECIBELS = 20 / math.log(10)  # natural logarithm of a magnitude -> decibels
 
@@ -163,6 +166,27 @@ def spectrogram_grid(
     low, high = limits
     _gradient(bar, LOUDNESS, {0.0: _text(low), 1.0: f"{_text(high)} dB"})
     return figure
+
+
+def card_figure(mel: ArrayLike, config: MelConfig, title: str) -> Figure:
+    """A card to share, 1200 by 630 pixels: the title over the mel spectrogram. mel [F, M] as for :func:`mel_figure`."""
+    values = _array(mel, 2, "mel", "[F, M]")
+    figure = Figure(figsize=(12, 6.3), dpi=100, facecolor=CARD)
+    axes = figure.add_axes((0, 0, 1, 0.74))
+    _mel_image(axes, values, config, len(values) * config.hop_length / config.sample_rate, (-80.0, 10.0))
+    axes.set_axis_off()
+    lines = textwrap.wrap(title, 46, max_lines=2, placeholder=" …") or [""]
+    size = 40 if len(lines) == 1 else 30
+    figure.text(0.04, 0.87, "\n".join(lines), size=size, color="white", va="center", linespacing=1.25, parse_math=False)
+    figure.text(0.96, 0.775, "AudioDEAR", size=15, color="#9fcfc6", va="center", ha="right")
+    return figure
+
+
+def to_png(figure: Figure) -> bytes:
+    """The figure as a PNG, at its own resolution."""
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()
 
 
 def to_svg(figure: Figure, label: str) -> str:

@@ -12,11 +12,12 @@ import pytest
 from factory import tiny_checkpoint, tiny_config
 from webpage import served
 
+from dear.conditioning import MiniLMEncoder
 from dear.config import MelConfig
 from dear.evaluation.click import BrowserError, chromium
 from dear.pipeline import AudioDEAR
 from dear.vocabulary import save_vocabulary
-from training.data.vocabulary import known_sounds
+from training.data.vocabulary import embedded, known_sounds
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny networks, but clips of the full ten seconds."""
     config = dataclasses.replace(tiny_config(), mel=MelConfig())
     folder = tiny_checkpoint(tmp_path_factory.mktemp("page") / "tiny", config)
-    save_vocabulary(folder, known_sounds(["dog", "cat", "rain", "thunder", "piano", "sneezing"]))
+    save_vocabulary(folder, embedded(known_sounds(["dog", "cat", "piano"]), MiniLMEncoder()))
     return folder
 
 

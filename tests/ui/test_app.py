@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import threading
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,8 @@ def test_the_prompt_alone_gives_ten_seconds_of_sound(client):
     assert facts["settings"]["iterations"] == 4
     assert facts["seed"] >= 0
     assert facts["timings"]["total"] > 0
+    (part,) = facts["nearest"]
+    assert part["known"] and part["wordings"][0]["text"] == "a dog barking"
 
 
 def test_the_endpoint_gives_what_the_pipeline_gives_also_to_two_at_once(client, model):
@@ -139,14 +142,21 @@ def test_a_draft_is_heard_before_the_end_of_a_long_run(page, monkeypatch):
     assert soundfile.info(draft["sound"].value["path"]).frames == 160_000
     assert "Iteration 1 of 8" in steps[at - 1]["facts"] and "s left" in steps[at - 1]["facts"]
     assert "Iteration 1 of 8" in draft["facts"]
+    assert draft["wav"].value["path"] == draft["sound"].value["path"] and draft["wav"].interactive  # kept at a stop
     assert "Iteration 2 of 8" in steps[at + 1]["facts"]
     assert [step["sound"].label for step in steps[at + 1 :] if "sound" in step] == ["Sound"]
     result = steps[-2]
     assert result["sound"].label == "Sound"
     assert [value for _, value in result["variation"].choices] == [0, 1]
-    for each in ("wav", "flac"):
-        with soundfile.SoundFile(result[each].value["path"]) as file:
-            assert (file.title, json.loads(file.comment)["seed"]) == ("a dog", 11)
+    with soundfile.SoundFile(result["wav"].value["path"]) as file:
+        assert (file.title, json.loads(file.comment)["seed"]) == ("a dog", 11)
+
+
+def test_a_monitor_hears_that_the_page_is_there(page, model):
+    with urllib.request.urlopen(f"{page.local_url}health", timeout=30) as answer:
+        assert json.load(answer) == {
+            "status": "ok", "model": "tiny", "variant": "student", "weights": model.digest,
+        }  # fmt: skip
 
 
 def test_a_bad_port_is_told_in_one_sentence():

@@ -117,7 +117,7 @@ def test_the_tabs_in_a_browser(browser, page, tmp_path):
     until(lambda: "seed\n78\n" in find("#facts").text)
     assert not find("#generate-stop").is_enabled()
     link = find(".dear-link").get_attribute("href")
-    assert "seed=77&variations=2" in link
+    assert "seed=78&variations=1" in link  # that of the sound that is shown
     press(".dear-link")
     until(lambda: browser.current_url == link)
 
@@ -132,15 +132,21 @@ def test_the_tabs_in_a_browser(browser, page, tmp_path):
     # Two guidance scales, blind until one of them is chosen, which goes to Generate.
     go("compare")
     write("#compare-prompt textarea", "rain")
-    write("#compare-scales input, #compare-scales textarea", "1.5, 4")
+    write("#compare-columns-values input, #compare-columns-values textarea", "1.5, 4")
     find("#compare-blind input").click()
     press("#compare")
     until(lambda: len(hand.all("#best input")) == 2)
     assert "CFG" not in find("#compare-grid").text + find("#best").text
-    assert len(hand.all("#compare-grid audio")) == 2
+    assert not hand.all("#compare-grid svg") and not find("#compare-zip").is_displayed()
+    heard = [each.get_attribute("src") for each in hand.all("#compare-grid audio")]
+    assert len(heard) == 2 and not [each for each in heard if "rain" in each]
+    ActionChains(browser).send_keys("b").perform()  # a key plays it
+    until(lambda: hand.run("return !document.querySelectorAll('#compare-grid audio')[1].paused"))
     hand.all("#best input")[0].click()
     until(lambda: "CFG 1.5" in find("#compare-grid").text and "CFG 4" in find("#compare-grid").text)
-    chosen = find("#compare-grid h3").text.split()[1]
+    assert len(hand.all("#compare-grid svg")) == 2
+    until(lambda: find("#compare-zip").is_displayed())
+    chosen = find("#compare-grid h3").text.split()[2]
     press("#send")
     until(lambda: value("#prompt textarea") == "rain" and value("#cfg-scale input") == chosen)
 
@@ -179,6 +185,9 @@ def test_the_tabs_in_a_browser(browser, page, tmp_path):
     write("#duel-prompt textarea", "rain")
     hand.all("#duel-mode input")[1].click()
     press("#duel")
+    until(lambda: find("#vote-0").is_displayed() and len(hand.all("#duel-student audio, #duel-teacher audio")) == 2)
+    assert not hand.all("#duel-student svg, #duel-teacher svg")
+    assert "rain" not in find("#duel-student audio").get_attribute("src")
     press("#vote-0")
     until(lambda: "of 1 vote: " in find("#tally").text and "95 % confidence interval" in find("#tally").text)
     assert "1 step" in find("#duel-student").text + find("#duel-teacher").text

@@ -67,3 +67,30 @@ def test_the_time_from_a_click_to_sound(browser, page, monkeypatch):
     assert (row["iterations"], row["drafts"], len(run)) == (8, 1, 2)
     assert 0 < row["first_sound_seconds"] < row["end_seconds"]
     assert f"| 8 | {run[0]:.2f} | {run[1]:.2f} | 1 of 1 |" in table([row])
+
+
+def test_an_edit_starts_with_the_prompt_and_settings_of_its_sound_and_can_be_undone(browser, page):
+    hand = Hand(browser, page)
+    hand.open("?prompt=rain&cfg_scale=3.5&iterations=2")
+    hand.until(lambda: hand.value("#prompt textarea") == "rain")
+    hand.press("#generate")
+    hand.until(lambda: "10.0 s of sound in" in hand.find("#facts").text)
+    hand.press("#use")
+    hand.until(lambda: hand.find("#edit-map svg[role=img]").is_displayed())
+    assert "10.0 s, 16 kHz mono) is edited as it is" in hand.find("#edit-status").text
+    assert hand.value("#edit-prompt textarea") == "rain"
+    assert hand.value("#edit-cfg-scale input[type=number]") == "3.5"
+    assert hand.value("#edit-iterations input[type=number]") == "2"
+    first = hand.find("#edit-map svg").get_attribute("outerHTML")
+    assert not hand.find("#edit-undo").is_enabled()
+    hand.press("#edit")
+    hand.until(lambda: "s redrawn in" in hand.find("#edit-status").text)
+    hand.press("#edit-again")
+    hand.until(lambda: hand.find("#edit-undo").is_enabled())
+    second = hand.find("#edit-map svg").get_attribute("outerHTML")
+    assert second != first
+    hand.press("#edit-undo")
+    hand.until(lambda: hand.find("#edit-redo").is_enabled() and not hand.find("#edit-undo").is_enabled())
+    hand.until(lambda: hand.find("#edit-map svg").get_attribute("outerHTML") == first)
+    hand.press("#edit-redo")
+    hand.until(lambda: hand.find("#edit-map svg").get_attribute("outerHTML") == second)

@@ -27,6 +27,13 @@ def test_a_link_names_its_variant(student, tiny_folder):
     assert notices == ["The link's variant must be one of student, teacher, got '<x>'; it is ignored."]
 
 
+def test_a_link_carries_a_length_and_a_negative_prompt(student):
+    out = student.fit(student.generate("rain", seed=3, negative_prompt="a dog & more"), 2.5)
+    values, notices = read_link(dict(parse_qsl(write_link(out)[1:])), student)
+    assert (values["seconds"], values["negative_prompt"], notices) == (2.5, "a dog & more", [])
+    assert "seconds" not in write_link(student.generate("rain", seed=3))
+
+
 def test_a_bad_value_in_a_link_is_ignored_with_a_notice(student):
     query = {"prompt": "  ", "cfg_scale": "nan", "iterations": "2.5", "steps": "9", "seed": "-1", "variations": "x"}
     settings, notices = read_link(query | {"temperature": "0.5", "other": "1", "weights": "abc"}, student)

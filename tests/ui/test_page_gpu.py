@@ -102,7 +102,8 @@ def test_what_computes_runs_on_the_gpu_and_nothing_else(spaces, student, tiny_fo
     expected = student.generate("a dog", cfg_scale=2, iterations=4, temperature=1, seed=5, num_samples=2)
     np.testing.assert_allclose(soundfile.read(path)[0], expected[0].waveform[0].numpy(), atol=1e-3)
 
-    assert len(list(function(page, "run", "dear.ui.tabs.compare")("", "a dog", "1, 2", "4", False, 5, True))) >= 3
+    given = "", "a dog", "CFG scale", "1, 2", "Nothing", "", False, True, 5, True
+    assert len(list(function(page, "run", "dear.ui.tabs.compare")(*given))) >= 3
     *_, last = function(page, "run", "dear.ui.tabs.duel")("", "a dog", "With clocks", 5, True)
     assert "The student took 1/" in next(iter(last.values()))
     *_, result, _ = function(page, "run", "dear.ui.tabs.edit")(

@@ -1,19 +1,24 @@
 """The registry of tabs, the contract that each tab keeps, and the tabs without a browser."""
 
 import importlib
+import re
+from pathlib import Path
 
 import gradio as gr
+import numpy as np
 import pytest
 import torch
 from factory import tiny_checkpoint, tiny_config
 from webpage import build_tabs, function
 
+from dear.audio import at_loudness
 from dear.ui import assets, build, examples
+from dear.ui.components import axes, files
 from dear.ui.context import Tab
 from dear.ui.model_registry import ModelChoice, ModelRegistry
 from dear.ui.registry import TABS
 from dear.ui.tabs import compare, generate, model
-from dear.ui.tabs.compare import Cell, pairs
+from dear.ui.tabs.compare import Cell
 from dear.ui.tabs.duel import Tally, wilson
 from dear.ui.visitor import recall_model
 
@@ -118,13 +123,50 @@ def test_the_model_is_fixed_in_a_space(monkeypatch):
 
 
 def test_the_grid_of_a_comparison():
-    assert pairs([1, 2, 1], [8, 4]) == [(1, 8), (2, 8), (1, 4), (2, 4)]
+    settings = axes.grid(("cfg_scale", [1, 2, 1]), ("iterations", [8, 4]))
+    assert [tuple(each.values()) for each in settings] == [(1, 8), (2, 8), (1, 4), (2, 4)]
+    assert axes.grid(("seed", [3, 4]), None) == [{"seed": 3}, {"seed": 4}]
+    assert axes.names(settings[0]) == ["CFG 1", "8 iterations"]
 
 
-def test_another_number_of_iterations_begins_another_row_unless_settings_are_hidden():
-    found = [Cell(scale, count, "", "a.wav") for count in (8, 4) for scale in (1, 2)]
-    first = [["dear-first" in compare.cell_html(found, i, hidden) for i in range(4)] for hidden in (False, True)]
+def test_the_values_of_an_axis_are_read_within_the_limits_of_the_model(student):
+    for name, axis in axes.AXES.items():
+        if name != "prompt":
+            assert axis.read(axis.example(student), student), name
+    assert axes.AXES["prompt"].read(" a dog \n\nrain", student) == ["a dog", "rain"]
+    assert axes.AXES["variant"].read("teacher, student", student) == ["teacher", "student"]
+    for name, text, sentence in (
+        ("variant", "plain", "The variants of this model are student, teacher."),
+        ("prompt", " ", "Type a prompt first."),
+        ("iterations", "9", "The iterations must be whole numbers from 1 to 8."),
+        ("temperature", "3", "The temperatures must be numbers from 0 to 2."),
+        ("seed", "1.5", "The seeds must be whole numbers from 0 to 9,007,199,254,740,991."),
+    ):
+        with pytest.raises(gr.Error, match=re.escape(sentence)):
+            axes.AXES[name].read(text, student)
+
+
+def test_each_row_begins_on_a_line_of_its_own_unless_settings_are_hidden():
+    varied = axes.grid(("cfg_scale", [1, 2]), ("iterations", [8, 4]))
+    found = [Cell(each, {}, "picture", "a.wav", "b.wav") for each in varied]
+    first = [["dear-first" in compare.cell_html(found, i, hidden, 2) for i in range(4)] for hidden in (False, True)]
     assert first == [[False, False, True, False], [False] * 4]
+    hidden = compare.cell_html(found, 0, True, 2)
+    assert "CFG" not in hidden and "picture" not in hidden and "a.wav" not in hidden
+
+
+def test_what_is_heard_blind_says_nothing_of_itself_and_is_as_loud_as_the_rest(student, tmp_path):
+    out = student.generate("a dog", seed=5)
+    path = files.store_anonymous(out, tmp_path, level=True)
+    data = Path(path).read_bytes()
+    assert Path(path).name == "sound.wav" and b"dog" not in data and b"seed" not in data
+    for gain in (0.2, 1.0):
+        samples = gain * np.sin(np.arange(16_000) * 0.3).astype(np.float32)
+        assert 20 * np.log10(np.sqrt(np.mean(at_loudness(samples, 16_000) ** 2))) == pytest.approx(-26, abs=0.1)
+    click = np.zeros(16_000, np.float32)
+    click[100] = 0.5
+    assert np.abs(at_loudness(click, 16_000)).max() == pytest.approx(1)  # never clipped
+    assert not at_loudness(np.zeros(100, np.float32), 16_000).any()
 
 
 def test_wilson_interval_and_the_tally():

@@ -40,6 +40,14 @@
     next.tabIndex = 0;
     next.focus({ focusVisible: true });
   });
+  /* In a comparison, a letter plays its sound. */
+  document.addEventListener("keydown", (e) => {
+    if (e.ctrlKey || e.metaKey || e.altKey || e.target.closest?.("input, textarea, select, [contenteditable]")) return;
+    const audio = [...document.querySelectorAll("[data-key]")].find((cell) =>
+      cell.dataset.key === e.key.toUpperCase() && cell.offsetParent)?.querySelector("audio");
+    if (!audio) return;
+    if (audio.paused) { audio.currentTime = 0; audio.play(); } else audio.pause();
+  });
   document.addEventListener("play", (e) => document.querySelectorAll("audio").forEach((audio) => {
     if (audio !== e.target) audio.pause();
   }), true);
@@ -51,6 +59,13 @@
     const copied = await navigator.clipboard?.writeText(link.href).then(() => true, () => false);
     link.textContent = copied ? "Link copied" : "Copy it from the address bar";
   });
+  /* The time that the visitor waited, as the browser measured it. */
+  document.addEventListener("canplay", (e) => {
+    const place = e.target.closest?.("#sound") && document.querySelector("#facts .dear-click");
+    if (!place || !window.dearClicked) return;
+    place.textContent = `${((performance.now() - window.dearClicked) / 1000).toFixed(1)} s from your click to the sound`;
+    window.dearClicked = null;
+  }, true);
   for (const event of ["play", "seeked"])
     document.addEventListener(event, (e) => { if (results(e.target)) follow(e.target); }, true);
   const at = (plot, e) => {

@@ -20,6 +20,14 @@ def check_prompt(text: str) -> None:
         raise refusal(f"The prompt has {length:,} characters. Shorten it to {MAX_PROMPT:,}.")
 
 
+def check_negative(text: str, cfg_scale: float) -> str:
+    """A negative prompt. Raises a refusal unless guidance can honour it."""
+    check_prompt(text)
+    if cfg_scale == 1:
+        raise refusal("A negative prompt needs guidance. Choose a CFG scale other than 1.")
+    return text.strip()
+
+
 def resolve_seed(number: float | None, keep: bool) -> int:
     """The seed that a visitor keeps, else a random one."""
     if number is None or not keep:
@@ -38,7 +46,7 @@ def read_numbers(name: str, text: str, low: float, high: float, whole: bool = Fa
         raise refusal(f"Write the {name} as numbers separated by commas, such as 1, 2, 4.") from None
     if any(not low <= number <= high or (whole and number != int(number)) for number in numbers):
         kind = "whole numbers" if whole else "numbers"
-        raise refusal(f"The {name} must be {kind} from {low:g} to {high:g}.")
+        raise refusal(f"The {name} must be {kind} from {low:g} to {f'{high:,}' if whole else f'{high:g}'}.")
     return numbers
 
 

@@ -9,6 +9,7 @@ import gradio as gr
 from dear.options import OPTIONS
 from dear.pipeline import AudioDEAR
 from dear.ui.link import MAX_VARIATIONS
+from dear.variations import LONGEST, SHORTEST
 
 
 def prompt_box(name: str, placeholder: str = "What should be heard?", **options: Any) -> gr.Textbox:
@@ -67,6 +68,21 @@ def steps_slider(model: AudioDEAR, value: int | None = None, name: str = "steps"
     return gr.Slider(
         1, max(limit, 2), model.sampling.steps if value is None else value, step=1, label="Steps",
         info=OPTIONS["steps"].help, visible=limit > 1, elem_id=name,
+    )  # fmt: skip
+
+
+def seconds_slider(model: AudioDEAR, value: float | None = None) -> gr.Slider:
+    clip = model.config.mel.samples / model.sample_rate
+    return gr.Slider(
+        min(SHORTEST, clip), LONGEST, clip if value is None else value, step=0.5, label="Length", elem_id="seconds",
+        info=f"In seconds. Beyond {clip:g}, the sound is continued from its own end.",
+    )  # fmt: skip
+
+
+def negative_box(model: AudioDEAR, value: str | None = None) -> gr.Textbox:
+    return gr.Textbox(
+        value or "", label="Negative prompt", info="What should not be heard. It needs a CFG scale above 1.",
+        max_lines=2, elem_id="negative",
     )  # fmt: skip
 
 

@@ -16,6 +16,14 @@ from dear.visual import plots
 STAGES = {"text": "text", "decode": "tokens", "codec": "codec", "vocoder": "vocoder"}
 
 
+DERIVED = {
+    "negative_prompt": "negative prompt",
+    "seconds": "length in seconds",
+    "strength": "strength of the variation",
+    "loop": "seconds redrawn at either end",
+}
+
+
 def progress(out: Output, remaining: float) -> str:
     """The iteration that a generation has reached, the seconds left, and its settings."""
     text = f"Iteration {out.iteration} of {out.iterations} <span>about {max(remaining, 1):.0f} s left</span>"
@@ -38,11 +46,21 @@ def facts(one: Output, out: Output) -> str:
         f'<li><i class="dear-stage-{i}"></i>{name} {seconds_text(each)}</li>'
         for i, (name, each) in enumerate(seconds.items())
     )
+    legend += '<li class="dear-click"></li>'  # filled in by the browser
     return (
         f'<div class="dear-facts"><p class="dear-headline" role="status"><strong>{duration:.1f} s of sound in '
         f"{total:.2f} s</strong>, {speed} than real time <span>(real-time factor {factor:.2f})</span></p>"
         f'<div class="dear-stages" aria-hidden="true">{stages}</div><ul class="dear-legend">{legend}</ul>'
-        f'</div>{_settings(one)}<p class="dear-after"><a class="dear-link" href="{html.escape(write_link(out))}">'
+        f"</div>{_settings(one)}{_link(one)}"
+    )
+
+
+def _link(one: Output) -> str:
+    """A link to all that the sound follows from; empty for one that follows from another sound."""
+    if {"strength", "loop"} & set(one.settings):
+        return ""
+    return (
+        f'<p class="dear-after"><a class="dear-link" href="{html.escape(write_link(one))}">'
         "Copy a link to this prompt and these settings</a></p>"
     )
 
@@ -55,7 +73,8 @@ def _settings(out: Output) -> str:
         "CFG scale": f"{out.settings['cfg_scale']:g}",
         "iterations": out.settings["iterations"],
         "temperature": f"{out.settings['temperature']:g}",
-        **({"steps": out.settings["steps"]} if out.settings["steps"] > 1 else {}),
+        "steps": out.settings["steps"],
+        **{name: out.settings[key] for key, name in DERIVED.items() if key in out.settings},
         "model": f"{out.settings['model']} {out.settings['variant']}",
     }
     rows = "".join(
@@ -66,7 +85,7 @@ def _settings(out: Output) -> str:
 
 def pictures(config: Config, out: Output) -> str:
     """The pictures of one sound, finished or in progress, on one time axis."""
-    seconds = config.mel.frames * config.mel.hop_length / config.mel.sample_rate
+    seconds = out.mel.shape[1] * config.mel.hop_length / config.mel.sample_rate
     figures = []
     if out.waveform is None:
         figures.append(_pending("Waveform", plots.waveform_figure(np.zeros(2), 2, seconds)))
@@ -77,9 +96,12 @@ def pictures(config: Config, out: Output) -> str:
     drawn = plots.mel_figure(out.mel[0].numpy(), config.mel)
     alt = f"Mel spectrogram, {config.mel.f_min:g} to {config.mel.f_max:g} hertz over {seconds:.1f} seconds"
     known = int((out.order[0] >= 0).sum())
-    finished = known == config.length
-    films = {"attributes": film(out, config.grid[1], drawn), "action": FILM_BUTTON} if finished else {}
+    finished = out.waveform is not None and out.iteration == out.iterations
+    whole = not {"seconds", "loop"} & set(out.settings)  # else the tokens are those of a part
+    films = {"attributes": film(out, config.grid[1], drawn), "action": FILM_BUTTON} if finished and whole else {}
     figures.append(figure("Mel spectrogram", f"{config.mel.n_mels} bands", drawn, alt, seconds, smooth=True, **films))
+    if not whole:
+        return f'<div class="dear-pictures">{"".join(figures)}</div>'
     if finished:
         drawn = plots.latents_figure(out.latents[0].numpy(), seconds)
         alt = f"Latents of the {config.length} tokens over time, {config.vae.token_dim} values each"

@@ -15,6 +15,7 @@ import gradio as gr
 
 from dear.request import Progress
 from dear.ui.assets import load
+from dear.ui.metrics import RUNS
 
 # At most one generation runs at a time, because it uses all cores. max_size of the page's queue bounds the waiting.
 QUEUE: dict[str, Any] = {"concurrency_id": "generation", "concurrency_limit": 1}
@@ -46,12 +47,13 @@ def run_buttons(label: str, name: str) -> tuple[gr.Button, gr.Button]:
 
 def runs(
     starts: Sequence[Start], outputs: list[Any], stop: gr.Button, status: gr.HTML, queue: dict[str, Any] = QUEUE
-) -> None:
-    """Start a run on each of the triggers. ``stop`` cancels the visitor's own run, also while it waits in the queue.
+) -> list[Any]:
+    """Start a run on each of the triggers. Returns the events of the runs.
 
-    At the click the browser enables the stop button and shows that the run
-        waits. The first report of a run enables the button again, since another run may have ended meanwhile; its last
-        report disables it. If a run fails before its first report, the status shows again what it showed before.
+    ``stop`` cancels the visitor's own run, also while it waits in the queue. At the click the browser enables the stop
+    button and shows that the run waits. The first report of a run enables the button again, since another run may have
+    ended meanwhile; its last report disables it. If a run fails before its first report, the status shows again what it
+    showed before.
     queue: the keyword arguments that name the queue.
     """
     events = []
@@ -71,6 +73,7 @@ def runs(
     )
     # Again: a report of the run may have been on its way when the run was cancelled.
     stopped.then(lambda: (gr.Button(interactive=False), STOPPED), None, [stop, status], queue=False, **QUIET)
+    return events
 
 
 def _stoppable(
@@ -81,7 +84,7 @@ def _stoppable(
     @functools.wraps(run)
     def stoppable(*inputs: Any) -> Iterator[dict[Any, Any]]:
         started = False
-        with closing(run(*inputs)) as reports:
+        with RUNS.run(), closing(run(*inputs)) as reports:
             try:
                 for changes in reports:
                     yield changes if started else {stop: gr.Button(interactive=True)} | changes

@@ -17,7 +17,7 @@ import gradio as gr
 from dear.output import Output
 from dear.pipeline import AudioDEAR
 from dear.ui.components import checks, controls
-from dear.ui.components.files import LIFETIME, player, store
+from dear.ui.components.files import LIFETIME, player, store, store_anonymous
 from dear.ui.components.pictures import strip
 from dear.ui.components.runs import QUIET, Start, expired, page_errors, progress_bar, refusal, run_buttons, runs
 from dear.ui.context import Context, Tab
@@ -32,7 +32,8 @@ GPU_SECONDS = 60  # limit of both together under ZeroGPU
 ABOUT = (
     "Both models get the same prompt and the same seed, each with its own default settings. They take turns: the one "
     "that has used less time computes its next iteration. Each clock counts the computing of its own model, from text "
-    "to sound, without the pictures. In blind mode, the sides are shuffled and the clocks stay hidden until you vote."
+    "to sound, without the pictures. In blind mode, the sides are shuffled, both sounds play at the same loudness, and "
+    "clocks and pictures stay hidden until you vote."
 )
 
 
@@ -141,6 +142,7 @@ def build(context: Context) -> None:
         reported_at = dict.fromkeys(order, 0.0)
         seconds: dict[str, float] = {}
         bodies: dict[str, str] = {}
+        heard: dict[str, str] = {}  # in blind mode, before the vote
         with closing(draw(chosen, text, first)) as reports:
             known = next(reports)
             titles = {name: title for name, (title, _) in known.items()}
@@ -152,7 +154,9 @@ def build(context: Context) -> None:
                 label = f"Mel spectrogram of sound {side}"
                 if shares[name] == 1:
                     seconds[name] = _seconds(out)
-                    bodies[name] = strip(out, known[name][1], label) + player(store(out, folder), f"Sound {side}")
+                    picture = strip(out, known[name][1], label)
+                    bodies[name] = picture + player(store(out, folder), f"Sound {side}")
+                    heard[name] = player(store_anonymous(out, folder, level=True), f"Sound {side}")
                     if not blind:
                         yield {place[name]: _done(titles[name], seconds[name], bodies[name])}
                 elif time.perf_counter() - reported_at[name] >= REPORT_INTERVAL:
@@ -165,7 +169,7 @@ def build(context: Context) -> None:
         trial = Trial(order, titles, seconds, bodies, voted=not blind)
         yield {stop: gr.Button(interactive=False), latest: trial, status: "", votes: gr.Row(visible=blind)}
         if blind:
-            yield {place[name]: _done(names[name], None, bodies[name]) for name in order}
+            yield {place[name]: _done(names[name], None, heard[name]) for name in order}
         else:
             ratio = f"{seconds[TEACHER] / seconds[STUDENT]:.1f}"
             yield {

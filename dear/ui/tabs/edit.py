@@ -7,11 +7,13 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 
 from dear.audio import read_channels
 from dear.config import MelConfig
@@ -28,6 +30,7 @@ from dear.ui.model_registry import ModelChoice
 from dear.ui.tabs.generate import GenerateInterface
 from dear.visual import plots
 
+MAX_STEPS = 20  # of undo
 MAX_SECONDS = 60.0  # of an uploaded sound
 GPU_SECONDS = 60  # limit of one edit under ZeroGPU
 REDRAW, EXTEND = "Redraw a region", "Continue past the end"
@@ -44,7 +47,23 @@ CONTROLS: dict[str, Callable[..., Any]] = {
     "steps": controls.steps_slider,
 }
 MOVE_REGION_JS = load("move_region.js").rstrip()  # in the browser, so that the region follows the sliders at once
+TAKE_JS = load("edit_take.js").rstrip()
 SHOW_REGION_JS = load("show_region.js", REDRAW=REDRAW).rstrip()
+
+
+@dataclass(frozen=True)
+class History:
+    """The sounds that one visitor has edited, one after the other, and the one that is shown."""
+
+    files: tuple[str, ...] = ()
+    at: int = -1
+
+    def add(self, file: str | None) -> History:
+        """Behind the one that is shown, which later ones give way to. What is shown already is not added again."""
+        if file is None or (self.files and file == self.files[self.at]):
+            return self
+        files = (*self.files[: self.at + 1], file)[-MAX_STEPS:]
+        return History(files, len(files) - 1)
 
 
 def build(context: Context) -> None:
@@ -84,16 +103,31 @@ def build(context: Context) -> None:
                 waveform_options=gr.WaveformOptions(show_recording_waveform=False), elem_id="edit-result",
                 elem_classes="dear-sound",
             )  # fmt: skip
+            with gr.Row(elem_classes="dear-tools"):
+                undo = gr.Button("Undo", size="sm", interactive=False, elem_id="edit-undo")
+                redo = gr.Button("Redo", size="sm", interactive=False, elem_id="edit-redo")
             with gr.Row(visible=False, elem_classes="dear-tools") as tools:
                 wav = gr.DownloadButton("Download WAV", size="sm")
                 flac = gr.DownloadButton("Download FLAC", size="sm")
                 again = gr.Button("Edit this result", size="sm", elem_id="edit-again")
             after = gr.HTML("", elem_id="edit-after")
     path = gr.State(None)
+    history = gr.State(History())
 
-    def show_source(chosen: str, file: str | None, what: str, first: float, last: float) -> dict[Any, Any]:
+    def show_source(
+        chosen: str, file: str | None, what: str, first: float, last: float, past: History = History()
+    ) -> dict[Any, Any]:
         """Show the sound to edit and fit the sliders to it, or say why it can't be used. Clears earlier results."""
-        cleared = {status: "", sound: gr.Audio(None, visible=False), tools: gr.Row(visible=False), after: ""}
+        past = past.add(file)
+        cleared = {
+            status: "",
+            sound: gr.Audio(None, visible=False),
+            tools: gr.Row(visible=False),
+            after: "",
+            history: past,
+            undo: gr.Button(interactive=past.at > 0),
+            redo: gr.Button(interactive=past.at + 1 < len(past.files)),
+        }
         if file is None:
             return {before: EMPTY, **cleared}
         try:
@@ -109,6 +143,7 @@ def build(context: Context) -> None:
         return {
             **cleared,
             before: _map(model, mel, first, last, what == REDRAW),
+            status: _read(samples, rate, model),
             start: gr.Slider(maximum=max(seconds, 0.01), value=first, step=0.01),
             end: gr.Slider(
                 maximum=max(seconds, 0.01), value=last, step=0.01, info=f"At most {_clip(model):g} s after the start."
@@ -168,8 +203,10 @@ def build(context: Context) -> None:
         }
         yield {after: _pictures(config, report)}
 
-    outputs = [before, start, end, status, sound, tools, after]
-    source.change(show_source, [context.chosen, source, mode, start, end], outputs, **QUIET)
+    outputs = [before, start, end, status, sound, tools, after, history, undo, redo]
+    source.change(show_source, [context.chosen, source, mode, start, end, history], outputs, **QUIET)
+    for move, step in ((undo, -1), (redo, 1)):
+        move.click(partial(_step, step), history, [source, history], **QUIET)
     for slider in (start, end):
         slider.change(None, [start, end], None, js=MOVE_REGION_JS, api_visibility="private")
     mode.change(
@@ -189,13 +226,26 @@ def build(context: Context) -> None:
     def connect() -> None:
         """Take a sound from the tab Generate."""
         generate = context.find(GenerateInterface)
+        carried = ("cfg_scale", "iterations", "temperature")
         if generate is not None:
+            generate.takes.edit(
+                None, None, [source, prompt, context.tabs], js=TAKE_JS, api_visibility="private",
+            )  # fmt: skip
             generate.use_as_start.click(
-                lambda file: (_existing(file, "Generate"), gr.Tabs(selected="edit")),
-                generate.path, [source, context.tabs], **QUIET,
+                lambda file, *given: (_existing(file, "Generate"), gr.Tabs(selected="edit"), *given),
+                [generate.path, generate.prompt, *(generate.controls[name] for name in carried)],
+                [source, context.tabs, prompt, *(settings[name.replace("_", "-")] for name in carried)], **QUIET,
             )  # fmt: skip
 
     context.connect(connect)
+
+
+def _step(step: int, past: History) -> tuple[str, History]:
+    """Another sound of the history."""
+    at = past.at + step
+    if not 0 <= at < len(past.files):
+        raise refusal("There is nothing more to undo or redo.")
+    return _existing(past.files[at], "Redraw"), History(past.files, at)
 
 
 def _existing(file: str | None, button: str) -> str:
@@ -226,6 +276,15 @@ def _map(model: AudioDEAR, mel: Any, first: float, last: float, shown: bool) -> 
         f'</figcaption><div class="dear-plot dear-smooth" data-seconds="{seconds}" data-region="{region}" '
         f'style="{style}">{picture}</div></figure></div>'
     )
+
+
+def _read(samples: np.ndarray, rate: int, model: AudioDEAR) -> str:
+    """What was uploaded, and what becomes of it. samples: [C, S]"""
+    channels = {1: "mono", 2: "stereo"}.get(len(samples), f"{len(samples)} channels")
+    given = f"{samples.shape[1] / rate:.1f} s, {rate / 1000:g} kHz {channels}"
+    same = rate == model.sample_rate and len(samples) == 1
+    done = "is edited as it is" if same else f"is converted to {model.sample_rate / 1000:g} kHz mono"
+    return f'<p class="dear-note" role="status">This sound ({given}) {done}.</p>'
 
 
 def _headline(out: Output, seconds: float) -> str:

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import html
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from urllib.parse import parse_qsl
 
 import gradio as gr
 
 from dear.config import Config
 from dear.output import Output
 from dear.pipeline import AudioDEAR
-from dear.ui.components import checks, chips, controls, result
-from dear.ui.components.files import LIFETIME, store
-from dear.ui.components.runs import QUIET, Start, expired, page_errors, progress_bar, run_buttons, runs
+from dear.ui.components import checks, chips, controls, result, takes
+from dear.ui.components.runs import (
+    QUIET,
+    Start,
+    expired,
+    page_errors,
+    progress_bar,
+    refusal,
+    run_buttons,
+    runs,
+    watch,
+)
+from dear.ui.components.sound_panel import Latest, sound_panel
 from dear.ui.context import Context, OpenEvent, Tab
 from dear.ui.examples import SEED, ExampleCache
 from dear.ui.gpu import on_gpu
@@ -25,10 +36,6 @@ from dear.ui.link import OPTIONS, read_link, read_variant
 from dear.ui.model_registry import ModelChoice
 from dear.ui.speed import SpeedEstimate
 
-EMPTY = (
-    '<div class="dear-empty"><p>Nothing generated yet.</p><p>Type a prompt and press Generate, or choose an example. '
-    "You will see the sound take shape, and hear it when it is done.</p></div>"
-)
 REPORT_INTERVAL = 0.2  # seconds between reports of a run, and so between chances to stop it
 PICTURE_INTERVAL = 0.4  # seconds between pictures of a run
 PICTURE_SHARE = 0.12  # of the time of a run that goes into its pictures, at most
@@ -46,6 +53,7 @@ CONTROLS: dict[str, Callable[..., Any]] = {
     "variations": controls.variations_slider,
     "shown_variant": controls.shown_variant_box,
 }
+MORE = {"seconds": controls.seconds_slider, "negative_prompt": controls.negative_box}
 FOLLOW_VARIANT = (*OPTIONS, "shown_variant")  # the controls that change with the variant
 
 
@@ -59,6 +67,7 @@ class GenerateInterface:
     lock: gr.Checkbox
     use_as_start: gr.Button
     path: gr.State  # of the sound that is shown
+    takes: gr.HTML
 
 
 def build(context: Context) -> None:
@@ -73,27 +82,22 @@ def build(context: Context) -> None:
             with gr.Group(elem_classes="dear-settings dear-columns"):
                 settings = {name: make(models.get(None)) for name, make in CONTROLS.items()}
                 seed, lock = controls.seed_row()
+            with gr.Accordion("Length and negative prompt", open=False, elem_id="more"):
+                more = {name: make(models.get(None)) for name, make in MORE.items()}
             families = chips.picker(chips.families_html(vocabulary), "families")
         with gr.Column(scale=7, min_width=320, elem_classes="dear-results"):
-            facts = gr.HTML(EMPTY, elem_id="facts", elem_classes="dear-status")
-            familiar = chips.picker("", "familiar")
-            variation = gr.Radio([], label="Variations", visible=False, elem_id="variation", elem_classes="dear-pick")
-            sound = gr.Audio(
-                label="Sound", type="filepath", format="wav", interactive=False, buttons=[],
-                waveform_options=gr.WaveformOptions(show_recording_waveform=False), elem_id="sound",
-                elem_classes="dear-sound",
-            )  # fmt: skip
-            with gr.Row(elem_classes="dear-tools"):
-                wav = gr.DownloadButton("Download WAV", size="sm", interactive=False, elem_id="wav")
-                flac = gr.DownloadButton("Download FLAC", size="sm", interactive=False, elem_id="flac")
-                use_as_start = gr.Button("Use as start", size="sm", interactive=False, elem_id="use")
-            pictures = gr.HTML("", elem_id="pictures")
-    latest = gr.State(None, time_to_live=LIFETIME)  # (config, output) of this visitor
-    path = gr.State(None)
+            panel = sound_panel(folder)
+    link = gr.Textbox("", visible=False)  # of the take whose settings are restored
 
     @on_gpu(GPU_SECONDS)
     def draw(
-        chosen: str, text: str, variant: str, count: int, expected: SpeedEstimate, options: dict[str, Any]
+        chosen: str,
+        text: str,
+        variant: str,
+        count: int,
+        expected: SpeedEstimate,
+        options: dict[str, Any],
+        seconds: float | None,
     ) -> Generator[tuple[Config, Output], None, None]:
         """The results of one generation, iteration by iteration. A partial result with a waveform is a draft."""
         with page_errors():
@@ -103,6 +107,8 @@ def build(context: Context) -> None:
             every = min(max(every, 1), options["iterations"])
             began, drafted = time.perf_counter(), False
             for out in model.stream(text, num_samples=count, every=every, **options):
+                if out.iteration == out.iterations and seconds is not None:
+                    out = model.fit(out, seconds)
                 yield model.config, out
                 if not drafted and out.iteration < out.iterations:
                     remaining = expected.remaining(out, time.perf_counter() - began)
@@ -112,118 +118,135 @@ def build(context: Context) -> None:
 
     def run(
         chosen: str, text: str, variant: str, cfg_scale: float, iterations: float, temperature: float, steps: float,
-        count: int, shown_variant: str, number: float | None, keep: bool, example: bool = False,
+        count: int, shown_variant: str, number: float | None, keep: bool,
+        seconds: float | None = None, negative: str = "",
+        example: bool = False,
     ) -> Iterator[dict[Any, Any]]:  # fmt: skip
         """One generation. Results of examples are cached."""
         checks.check_prompt(text)
         options = {"cfg_scale": cfg_scale, "iterations": iterations, "temperature": temperature, "steps": steps}
         with page_errors():
             in_memory = models.in_memory(models.choice(chosen), variant)
-        yield {familiar: ""}
         if not in_memory:
-            yield {facts: progress_bar(f"Loading the {html.escape(variant)}", 0)}
+            yield {panel.facts: progress_bar(f"Loading the {html.escape(variant)}", 0)}
         if shown_variant != variant:  # it was chosen a moment ago, and the sliders hold the settings of another one
             with page_errors():
                 sampling = models.get(chosen, variant).sampling
             yield dict(zip([settings[name] for name in FOLLOW_VARIANT], show_defaults(chosen, variant), strict=True))
             options = {name: getattr(sampling, name) for name in OPTIONS}
+        if negative.strip():
+            options["negative_prompt"] = checks.check_negative(negative, options["cfg_scale"])
+        with page_errors():
+            length = None if seconds in (None, _clip(models.get(chosen, variant))) else seconds
+        if length is not None and count > 1:
+            raise refusal("Another length is made for one variation at a time. Set Variations to 1.")
         options["seed"] = SEED if example and not keep else checks.resolve_seed(number, keep)
         if not example or count != 1:
-            yield from generate(chosen, text, variant, count, options)
+            yield from generate(chosen, text, variant, count, options, length)
             return
         with page_errors():
-            key = (models.choice(chosen), variant, text, *options.values())
+            key = (models.choice(chosen), variant, text, length, *options.items())
         cached = cache.get(key)
         if cached is not None:
             yield from finish(*cached)
             return
-        for changes in generate(chosen, text, variant, count, options):
-            if latest in changes:
-                cache.put(key, changes[latest])
+        for changes in generate(chosen, text, variant, count, options, length):
+            if panel.latest in changes:
+                cache.put(key, changes[panel.latest])
             yield changes
 
     def run_example(chosen: str, text: str, *values: Any) -> Iterator[dict[Any, Any]]:
         yield from run(chosen, text, *values, example=True)  # type: ignore[misc]  # values end before example
 
-    def generate(chosen: str, text: str, variant: str, count: int, options: dict[str, Any]) -> Iterator[dict[Any, Any]]:
+    def generate(
+        chosen: str, text: str, variant: str, count: int, options: dict[str, Any], seconds: float | None
+    ) -> Iterator[dict[Any, Any]]:
         """Pictures as the generation goes on, perhaps a draft, and last the sound."""
         nonlocal speed
         began = time.perf_counter()
         reported_at, drawn_at, drawing, drafted = began, began, 0.0, False
-        with closing(draw(chosen, text, variant, count, speed, options)) as results:
+        with closing(draw(chosen, text, variant, count, speed, options, seconds)) as results:
             for config, out in results:
                 now = time.perf_counter()
                 if out.iteration == out.iterations:
-                    speed = speed.updated(out)
+                    if seconds is None:
+                        speed = speed.updated(out)
                     yield from finish(config, out)
                     return
                 if out.waveform is not None:
                     drafted = True
-                    yield {
-                        sound: gr.Audio(store(out, folder), label="Draft: a first listen before the end"),
-                        facts: result.progress(out, speed.remaining(out, now - began)),
-                        variation: gr.Radio(visible=False),
-                        **no_tools(),
-                    }
+                    progress = result.progress(out, speed.remaining(out, now - began))
+                    yield {**panel.draft(out), panel.facts: progress}
                     continue
                 changes: dict[Any, Any] = {}
                 if now - drawn_at >= PICTURE_INTERVAL and drawing <= PICTURE_SHARE * (now - began):
-                    changes = {pictures: result.pictures(config, out[0]), variation: gr.Radio(visible=False)}
+                    changes = {
+                        panel.pictures: result.pictures(config, out[0]),
+                        panel.variation: gr.Radio(visible=False),
+                    }
                     if not drafted:
-                        changes |= {sound: gr.Audio(None, label="Sound"), **no_tools()}
+                        changes |= {panel.sound: gr.Audio(None, label="Sound"), **panel.no_tools()}
                     drawn_at = time.perf_counter()
                     drawing += drawn_at - now
                 if changes or now - reported_at >= REPORT_INTERVAL:
                     reported_at = time.perf_counter()
-                    yield {facts: result.progress(out, speed.remaining(out, now - began)), **changes}
+                    yield {panel.facts: result.progress(out, speed.remaining(out, now - began)), **changes}
 
-    def finish(config: Config, out: Output) -> Iterator[dict[Any, Any]]:
-        """The sound first, then its pictures, which take longer."""
-        yield {
-            stop: gr.Button(interactive=False),
-            seed: out.seed,
-            latest: (config, out),
-            variation: gr.Radio([(str(i + 1), i) for i in range(len(out))], value=0, visible=len(out) > 1),
-            **show(out, 0),
-        }
-        yield {pictures: result.pictures(config, out[0])}
+    @on_gpu(GPU_SECONDS)
+    def derive(chosen: str, source: Output, how: str, strength: float, number: int) -> Generator[Any, None, None]:
+        """The configuration, progress, and last a variation or a loop of ``source``, by its own settings."""
+        with page_errors():
+            model = models.get(chosen, source.settings["variant"])
+            options = {name: source.settings[name] for name in OPTIONS}
+            given = source.sound[0], source.sample_rate
 
-    def no_tools() -> dict[Any, Any]:
-        return {
-            wav: gr.DownloadButton(interactive=False),
-            flac: gr.DownloadButton(interactive=False),
-            use_as_start: gr.Button(interactive=False),
-        }
+            def call(progress: Any) -> Output:
+                common: dict[str, Any] = options | {"seed": number, "progress": progress}
+                if how == "vary":
+                    return model.vary(*given, strength, source.prompts[0], **common)
+                return model.loop(*given, source.prompts[0], **common)
 
-    def show(out: Output, index: int) -> dict[Any, Any]:
-        """One of the sounds of a finished generation, with its files and facts."""
-        one = out[index]
-        file = store(one, folder)
-        return {
-            sound: gr.Audio(file, label="Sound"),
-            path: file,
-            wav: gr.DownloadButton(value=file, interactive=True),
-            flac: gr.DownloadButton(value=store(one, folder, ".flac"), interactive=True),
-            use_as_start: gr.Button(interactive=True),
-            facts: result.facts(one, out),
-            familiar: chips.nearest_html(one.nearest[0] if one.nearest else None),
-        }
+            yield model.config
+            yield from watch(call)
 
-    def show_variation(shown: tuple[Config, Output] | None, index: int) -> Iterator[dict[Any, Any]]:
+    def run_derived(how: str, chosen: str, shown: Latest, index: Any, strength: float) -> Any:
         if shown is None:
             raise expired("Generate")
-        config, out = shown
-        yield show(out, index)
-        yield {pictures: result.pictures(config, out[index])}
+        source = shown[1][index or 0]
+        with closing(derive(chosen, source, how, strength, checks.resolve_seed(None, False))) as reports:
+            config = next(reports)
+            for report in reports:
+                if isinstance(report, tuple):
+                    words = f"Iteration {report[0]} of {report[1]}"
+                    yield {panel.facts: progress_bar(words, report[0] / report[1])}
+        yield from finish(config, report)
+
+    def run_vary(*given: Any) -> Iterator[dict[Any, Any]]:
+        yield from run_derived("vary", *given)
+
+    def run_loop(*given: Any) -> Iterator[dict[Any, Any]]:
+        yield from run_derived("loop", *given)
+
+    def finish(config: Config, out: Output) -> Iterator[dict[Any, Any]]:
+        reports = panel.finish(config, out)
+        yield {stop: gr.Button(interactive=False), seed: out.seed, **next(reports)}
+        yield from reports
 
     def restore(chosen: str, request: gr.Request) -> list[Any]:
-        """The settings in the page's address, within the limits of the visitor's model."""
+        """The settings in the page's address."""
+        return settings_of(chosen, request.query_params)
+
+    def restore_take(chosen: str, query: str) -> list[Any]:
+        return settings_of(chosen, dict(parse_qsl(query.removeprefix("?"))))
+
+    def settings_of(chosen: str, query: Mapping[str, str]) -> list[Any]:
+        """The settings of a link, within the limits of the visitor's model."""
         with page_errors():
-            model, notice = read_variant(request.query_params, models, chosen)
-        values, notices = read_link(request.query_params, model)
+            model, notice = read_variant(query, models, chosen)
+        values, notices = read_link(query, model)
         for each in notice + notices:
             gr.Warning(html.escape(each, quote=False))
-        made = [make(model, values.get(name)) for name, make in CONTROLS.items()]
+        made = [make(model, values.get(name)) for name, make in (CONTROLS | MORE).items()]
         return [values.get("prompt", gr.skip()), values.get("seed", 0), "seed" in values, *made]
 
     def show_defaults(chosen: str, variant: str) -> list[Any]:
@@ -232,29 +255,42 @@ def build(context: Context) -> None:
             model = models.get(chosen, variant)
         return [CONTROLS[name](model) for name in FOLLOW_VARIANT]
 
-    outputs = [stop, variation, sound, wav, flac, use_as_start, facts, familiar, pictures, seed, latest, path]
+    outputs = [stop, seed, *panel.outputs]
     outputs += [settings[name] for name in FOLLOW_VARIANT]
-    given = [context.chosen, prompt, *settings.values(), seed, lock]
-    picked = [each.click for each in (examples, families, familiar)]
+    given = [context.chosen, prompt, *settings.values(), seed, lock, *more.values()]
+    derived = [context.chosen, panel.latest, panel.variation, panel.strength]
+    picked = [each.click for each in (examples, families, panel.familiar)]
     gr.on(picked, None, None, prompt, js="() => window.dearPicked", api_visibility="private")
     starts = [Start([start.click, prompt.submit], run, given), Start(picked, run_example, given, chips.PICKED_JS)]
-    runs(starts, outputs, stop, facts)
-    variation.input(
-        show_variation, [latest, variation], [sound, path, wav, flac, use_as_start, facts, familiar, pictures], **QUIET
-    )
+    starts += [Start([panel.vary.click], run_vary, derived), Start([panel.loop.click], run_loop, derived)]
+    shown = [panel.latest, panel.variation]
+    triggers = [trigger for each in starts for trigger in each.triggers]
+    gr.on(triggers, None, None, panel.familiar, js="() => ''", api_visibility="private")  # that of an earlier prompt
+    for run_event in runs(starts, outputs, stop, panel.facts):
+        run_event.success(None, panel.new_takes, None, js=takes.ADD_JS, api_visibility="private")
+        run_event.success(panel.other_files, shown, panel.other_downloads, **QUIET)
+    restored = [prompt, seed, lock, *settings.values(), *more.values()]
+    panel.takes.select(restore_take, [context.chosen, link], restored, js=takes.LINK_JS, **QUIET)
+    changed = panel.variation.input(panel.show_variation, shown, panel.shown, **QUIET)
+    changed.success(panel.other_files, shown, panel.other_downloads, **QUIET)
     settings["variant"].input(
         show_defaults, [context.chosen, settings["variant"]], [settings[name] for name in FOLLOW_VARIANT],
         show_progress="minimal", api_visibility="private",
     )  # fmt: skip
-    context.model_updates |= {settings[name]: partial(_control, make) for name, make in CONTROLS.items()}
+    for name, make in (CONTROLS | MORE).items():
+        context.model_updates[(settings | more)[name]] = partial(_control, make)
     context.model_updates[examples] = lambda model, _: chips.examples_html(model.vocabulary)
     context.model_updates[families] = lambda model, _: chips.families_html(model.vocabulary)
-    context.open_events.append(OpenEvent(restore, [context.chosen], [prompt, seed, lock, *settings.values()]))
-    context.offer(GenerateInterface(prompt, settings, seed, lock, use_as_start, path))
+    context.open_events.append(OpenEvent(restore, [context.chosen], restored))
+    context.offer(GenerateInterface(prompt, settings, seed, lock, panel.use_as_start, panel.path, panel.takes))
+
+
+def _clip(model: AudioDEAR) -> float:
+    return model.config.mel.samples / model.sample_rate
 
 
 def _control(make: Callable[..., Any], model: AudioDEAR, _: ModelChoice) -> Any:
     return make(model)
 
 
-TAB = Tab("generate", "Generate", build, styles=("generate.css",))
+TAB = Tab("generate", "Generate", build, styles=("generate.css", "takes.css"))

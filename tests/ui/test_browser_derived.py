@@ -1,0 +1,37 @@
+"""Other lengths, negative prompts, variations and loops on the page."""
+
+from __future__ import annotations
+
+from webpage import Hand
+
+
+def test_a_sound_gets_a_length_and_a_negative_prompt_and_is_varied_and_looped(browser, page):
+    hand = Hand(browser, page)
+    hand.open("?prompt=rain&seconds=12&negative_prompt=a+dog&cfg_scale=1&iterations=2")
+    hand.until(lambda: hand.value("#prompt textarea") == "rain")
+    hand.press("#more button")
+    hand.until(lambda: hand.value("#seconds input[type=number]") == "12")
+    hand.press("#generate")
+    hand.until(lambda: "A negative prompt needs guidance" in hand.find(".toast-body").text)
+    hand.write("#cfg-scale input[type=number]", "2")
+    hand.press("#generate")
+    hand.until(lambda: "12.0 s of sound in" in hand.find("#facts").text)
+    assert "negative prompt\na dog\n" in hand.find("#facts").text
+    hand.until(lambda: hand.seconds("#sound") == 12)
+    assert "seconds=12" in hand.find(".dear-link").get_attribute("href")
+    hand.until(lambda: len(hand.all("#pictures svg[role=img]")) == 2)
+
+    hand.write("#seconds input[type=number]", "10")
+    hand.press("#generate")
+    hand.until(lambda: hand.seconds("#sound") == 10)
+    hand.until(lambda: hand.find("#vary").is_enabled())
+    hand.write("#strength input[type=number]", "0.5")
+    hand.press("#vary")
+    hand.until(lambda: "strength of the variation\n0.5" in hand.find("#facts").text)
+    hand.until(lambda: len(hand.all("#pictures svg[role=img]")) == 4)
+    assert not hand.all(".dear-link")  # it follows from another sound
+    hand.until(lambda: hand.find("#loop").is_enabled())
+    hand.press("#loop")
+    hand.until(lambda: "seconds redrawn at either end\n1" in hand.find("#facts").text)
+    hand.until(lambda: hand.seconds("#sound") == 10)
+    hand.until(lambda: len(hand.all(".dear-take")) == 4)
