@@ -10,10 +10,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 
+class DamagedError(ValueError):
+    """A file whose content is not what was written to it."""
+
+
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Call ``write(file)`` on a temporary file beside ``path``, make it durable, then move it to ``path``.
 
     The temporary file has one name, so that one left by a killed process is overwritten by the next.
+    Raises OSError naming ``path``, such as where the disk is full.
     """
     temporary = path.with_name(f"{path.name}.tmp")
     try:
@@ -22,6 +27,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        # torch.save reports what a file raises as a RuntimeError of its own.
+        cause = error.__context__ if isinstance(error, RuntimeError) else error
+        if isinstance(cause, OSError) and cause.filename is None:
+            raise OSError(cause.errno, cause.strerror, str(path)) from None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -32,7 +43,45 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read what :func:`write_json` wrote. Raises DamagedError naming a file that holds no JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{path} is damaged ({str(error)[:200]}); remove it to make it again") from None
+
+
+def sealed(data: dict[str, Any]) -> dict[str, Any]:
+    """Plain data with the digest of itself, for :func:`write_json`."""
+    return {**data, "sha256": _digest(data)}
+
+
+def read_sealed(path: Path, *keys: str) -> dict[str, Any]:
+    """Read what was written with :func:`sealed`, without the digest; see :func:`unsealed`."""
+    return unsealed(read_json(path), path, *keys)
+
+
+def unsealed(data: Any, name: object, *keys: str) -> dict[str, Any]:
+    """Plain data of :func:`sealed`, without the digest. What was written before files were sealed has none.
+
+    Raises DamagedError for data that has changed since or lacks one of ``keys``. name: where it comes from.
+    """
+    fault = None
+    if not isinstance(data, dict):
+        fault = "it must hold an object"
+    elif missing := [key for key in keys if key not in data]:
+        fault = f"it lacks {missing[0]!r}"
+    else:
+        data = dict(data)
+        digest = data.pop("sha256", None)
+        if digest is not None and digest != _digest(data):
+            fault = "its digest is not the one that it holds"
+    if fault:
+        raise DamagedError(f"{name} is damaged ({fault}); remove it to make it again")
+    return data
+
+
+def _digest(data: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def sha256(path: Path) -> str:

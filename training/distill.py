@@ -9,7 +9,6 @@ A later call with the same ``--out`` resumes from the last saved state.
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from dear.model import MaskedModel
 from training.cache.tokens import weights_digest
 from training.engine.recipe import DistillConfig, MaskingConfig, ModelRecipe, load_recipe
 from training.engine.stage import Stage, TokenCache, command, parse
-from training.engine.trainer import StateError
+from training.engine.state import StateError, read_state
 from training.runtime.commands import guarded
 from training.runtime.stamps import difference, plain
 from training.teacher import MaskedModelling
@@ -110,8 +109,8 @@ def _from_checkpoint(source: str) -> MaskedModel:
 
 def _from_state(path: Path, student: Config) -> MaskedModel:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        settings = json.loads(state["description"])["settings"]
+        description, state = read_state(path)
+        settings = description["settings"]
         backbone, head = (
             from_dict(BackboneConfig, settings["backbone"]),
             from_dict(HeadConfig, settings["head"], kinds=KINDS),

@@ -160,7 +160,7 @@ def _key(path: Path) -> tuple[str, int, int]:
 
 
 def _read_journal(journal: Path) -> dict[tuple[str, int, int], dict[str, Any]]:
-    """The results of an earlier run. A last line that was cut off is removed from the file."""
+    """The results of an earlier run, up to a line that was cut off or damaged, which is removed with all after it."""
     known: dict[tuple[str, int, int], dict[str, Any]] = {}
     if not journal.exists():
         return known
@@ -169,8 +169,11 @@ def _read_journal(journal: Path) -> dict[tuple[str, int, int], dict[str, Any]]:
         for line in file:
             if not line.endswith(b"\n"):
                 break
-            path, size, changed, result = json.loads(line)
-            known[path, size, changed] = result
+            try:
+                path, size, changed, result = json.loads(line)
+                known[path, size, changed] = result
+            except (ValueError, TypeError):  # damaged: it and what follows is looked at again
+                break
             whole += len(line)
     os.truncate(journal, whole)
     return known

@@ -122,12 +122,12 @@ class Reproduction:
         model, count = self.recipe.model, self.recipe.scenes.fit
         vae = as_kind(model.vae, PatchConfig) if self.refined else model.vae
         stamp = {"scenes": scenes.settings, "count": count, "vae": vae, "mel": model.mel}
-        once(
+        saved = once(
             path.with_suffix(".json"),
             stamp,
             lambda: save_module(fit_patch_vae(self.mels(scenes, count), vae, model.mel), path),
         )
-        return load_module(linear_codec(vae, model.mel), path)
+        return load_module(linear_codec(vae, model.mel), path, saved)
 
     @property
     def refined(self) -> bool:

@@ -179,6 +179,42 @@ def test_a_damaged_cache_is_named(tmp_path):
         Cache(tmp_path)
 
 
+def test_a_flipped_bit_of_any_file_is_noticed(tmp_path):
+    make(tmp_path, count=3)
+    for name in FILES:
+        data = (tmp_path / name).read_bytes()
+        place = len(data) - 7  # in the tokens, the mask, a caption's kind, and the digest
+        (tmp_path / name).write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        with pytest.raises(CacheError, match="is a damaged cache"):
+            Cache(tmp_path)
+        (tmp_path / name).write_bytes(data)
+    Cache(tmp_path)
+
+
+def test_json_that_holds_something_else_is_named(tmp_path):
+    make(tmp_path, count=3)
+    for name in ("stamp.json", "captions.json"):
+        data = (tmp_path / name).read_bytes()
+        for wrong in (b"", b"null", b"[]", b"{}", b"[" * 5_000, b"\xff"):
+            (tmp_path / name).write_bytes(wrong)
+            with pytest.raises(CacheError, match="is a damaged cache"):
+                Cache(tmp_path)
+        (tmp_path / name).write_bytes(data)
+
+
+def test_a_damaged_block_is_encoded_again(built, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:  # stopped when all blocks are done
+        patch.setattr("training.cache.tokens._Job.gather", lambda *_: sys.exit(1))
+        with pytest.raises(SystemExit):
+            make(tmp_path)
+    tokens = bytearray((tmp_path / "tokens.npy").read_bytes())
+    tokens[200] ^= 1
+    (tmp_path / "tokens.npy").write_bytes(tokens)
+    (tmp_path / "blocks" / "000001.json").write_text("{}")
+    make(tmp_path)
+    assert content(tmp_path) == content(built)
+
+
 def test_tokens_beyond_half_precision_are_refused(tmp_path):
     with pytest.raises(CacheError, match="scenes 0 to 31 exceed half precision"):
         make(tmp_path, vae=codec(scale=1e6))

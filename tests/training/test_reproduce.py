@@ -6,18 +6,15 @@ import os
 import re
 import shutil
 import signal
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 import yaml
-from factory import tiny_config
 from processes import end, start, wait_until
+from reproduction import SOUNDS, make_clips, make_recipe, same_weights, train_all
 
-from dear.codec.conv import ConvConfig
 from dear.config import ConfigError
 from dear.evaluation.judge import load_judge
 from dear.heads import HEADS
@@ -30,67 +27,16 @@ from training.report.card import last_phase
 from training.reproduce import Reproduction, main
 
 ROOT = Path(__file__).parents[2]
-LABELS = {"old": ("dog", "rain", "clock_tick"), "new": ("doorbell", "piano")}  # by the name of a folder of recordings
-HELD_OUT = {"old": 4, "new": 5}
-SOUNDS = ("dog", "rain", "clock_tick", "bell", "piano")  # a doorbell is a bell
-RATE = 16000
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    """Two folders with four recordings of each label, one of them held out: a tone of its own pitch over noise."""
-    data, number = tmp_path_factory.mktemp("data"), 0
-    for name, labels in LABELS.items():
-        (data / name / "audio").mkdir(parents=True)
-        rows = ["file,fold,label,title,source,author,license"]
-        for label in labels:
-            for fold in (1, 2, 3, HELD_OUT[name]):
-                rng = np.random.default_rng([number, fold])
-                time_axis = np.arange(RATE) / RATE
-                sound = 0.3 * np.sin(2 * np.pi * 200 * (number + 1) * time_axis) + 0.05 * rng.standard_normal(RATE)
-                soundfile.write(data / name / "audio" / f"{fold}-{label}.wav", sound, RATE)
-                rows.append(f"{fold}-{label}.wav,{fold},{label},tone {number},https://example.org/{number},nobody,CC0")
-            number += 1
-        (data / name / "clips.csv").write_text("\n".join(rows) + "\n")
-    return [str(data / name) for name in LABELS]
+    return make_clips(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
-    model = dataclasses.replace(tiny_config(), name="toy", vae=ConvConfig(token_dim=16, width=8, depth=1))
-    stage = {"batch_size": 4, "lr": 1e-3, "warmup": 1, "save_every": 2, "log_every": 2}
-    data = {
-        "model": json.loads(model.to_json()),
-        "teacher": stage | {"steps": 6, "validate_every": 3},
-        "student": stage | {"steps": 6, "validate_every": 3},
-        "finish": stage | {"steps": 4, "validate_every": 2, "seed": 1},
-        "finish_masking": {"ratio": [0.3, 1.0], "shares": "cosine"},
-        "conv": stage | {"steps": 4},
-        "vocoder": stage | {"steps": 4},
-        "classifier": stage | {"steps": 4},
-        "scenes": {
-            "count": 48,
-            "often": {"rain": 2},
-            "in_time": True,
-            "recaption": True,
-            "held_out": HELD_OUT,
-            "sounds": [*SOUNDS, "beep"],
-            "validation": 4,
-            "fit": 8,
-            "classifier": 10,
-        },
-        "measure": {
-            "cfg_scales": [1.0, 2.0],
-            "temperatures": {"student": [1.0], "teacher": [1.0]},
-            "tuning_clips": 1,
-            "scored_clips": 1,
-            "pairs": 12,
-        },
-    }
-    data["model"]["vocoder"] |= {"width": 8, "depth": 1}
-    path = tmp_path_factory.mktemp("recipe") / "toy.yaml"
-    path.write_text(yaml.safe_dump(data))
-    return path
+    return make_recipe(tmp_path_factory.mktemp("recipe") / "toy.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -240,14 +186,6 @@ def test_what_was_made_from_something_else_is_refused_not_reported(finished, cli
         assert words in capsys.readouterr().err
 
 
-TRAINING = ("codec", "cache", "teacher", "student", "plain", "conv", "vocoder", "classifier")  # all that is random
-
-
-def train_all(clips, recipe, out):
-    arguments = ["--clips", *clips, "--out", out, "--recipe", recipe, "--workers", "1", "--stages", *TRAINING]
-    sys.exit(main([*map(str, arguments)]))
-
-
 def test_killed_in_the_middle_of_every_stage_it_reaches_the_same_weights(finished, clips, recipe, tmp_path):
     """SIGKILL as soon as a stage has saved its first state (or block), again and again, then to the last stage."""
     stages = ["teacher", "student", "student-finish", "student-plain", "conv", "vocoder", "classifier-state"]
@@ -257,16 +195,7 @@ def test_killed_in_the_middle_of_every_stage_it_reaches_the_same_weights(finishe
         process.kill()
         assert end(process) == [-signal.SIGKILL]
     assert end(start(train_all, clips, recipe, tmp_path)) == [0]
-    made = [path.relative_to(finished) for path in finished.rglob("*.safetensors") if "toy" not in path.parts]
-    assert len(made) == 4  # codec, classifier, and the captions of both caches
-    for path in [*made, Path("cache", "tokens.npy"), Path("cache-held-out", "tokens.npy")]:
-        assert (tmp_path / path).read_bytes() == (finished / path).read_bytes(), path
-    for stage in [*stages, "student-plain-finish"]:
-        mine, theirs = (torch.load(out / stage / "state.pt", weights_only=True) for out in (tmp_path, finished))
-        assert mine["step"] == theirs["step"]
-        for part in ("model", "ema"):
-            for name, value in theirs[part].items():
-                assert torch.equal(mine[part][name], value), f"{stage}: {name}"
+    same_weights(tmp_path, finished)
 
 
 def test_bad_input_is_one_sentence_and_status_2(clips, recipe, tmp_path, capsys):

@@ -163,6 +163,10 @@ def test_damage_is_named(small_shards, tmp_path):
     (folder / "index.json").write_text("{}")
     with pytest.raises(CacheError, match=r"index\.json is damaged"):
         ShardedCache(folder)
-    (folder / "stamp.json").write_text("{")
-    with pytest.raises(CacheError, match=r"stamp\.json is damaged"):
-        ShardedCache(folder)
+    stamp = (small_shards / "stamp.json").read_text()
+    longer = stamp.replace('"longest": ', '"longest": 1')  # what a flipped bit may leave: other numbers
+    assert longer != stamp
+    for wrong in ("", "{", "[]", "null", "[" * 5_000, longer):
+        (folder / "stamp.json").write_text(wrong)
+        with pytest.raises(CacheError, match=r"stamp\.json is damaged"):
+            ShardedCache(folder)

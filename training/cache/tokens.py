@@ -2,6 +2,7 @@
 
 A cache is a folder: ``tokens.npy`` [N, L, D] float16, ``conditioning.safetensors`` (the unique captions: tokens
 [U, T, E] float16, mask [U, T]), ``captions.json`` and, written last, ``stamp.json`` with the settings of its making.
+The file is long because what writes a cache and what reads it share its format.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
@@ -25,13 +27,14 @@ from torch import Tensor, nn
 from dear.codec.base import Codec
 from dear.codec.mel import MelSpectrogram
 from dear.conditioning import Conditioning
-from dear.files import read_json, write_atomically, write_json
+from dear.files import DamagedError, read_json, read_sealed, sealed, sha256, write_atomically, write_json
 from training.runtime.lock import locked
 from training.runtime.progress import Progress
 from training.runtime.stamps import StampError, difference
 from training.runtime.workers import one_thread, process_pool
 
 BLOCK = 32  # scenes that are encoded together; a killed run loses at most one block per worker
+FILES = ("tokens.npy", "conditioning.safetensors", "captions.json")  # whose digests are in the stamp
 CAPTIONS = 64  # captions that are encoded together
 SAMPLE = 4  # scenes at the start whose content goes into the stamp
 
@@ -126,7 +129,8 @@ def build(
             with one_thread():
                 job.run(workers)
                 job.gather(text_encoder)
-            write_json(folder / "stamp.json", stamp)
+            digests = {"files": {name: sha256(folder / name) for name in FILES}}
+            write_json(folder / "stamp.json", sealed(stamp | digests))
         shutil.rmtree(job.blocks, ignore_errors=True)
     return Cache(folder)
 
@@ -155,14 +159,34 @@ class _Job:
             _check_stamp(begun, stamp)
             return
         self.blocks.mkdir(parents=True, exist_ok=True)
-        shape = (self.count, *self.vae.token_shape)
-        np.lib.format.open_memmap(self.folder / "tokens.npy", "w+", np.float16, shape).flush()
+        shape, path = (self.count, *self.vae.token_shape), self.folder / "tokens.npy"
+        np.lib.format.open_memmap(path, "w+", np.float16, shape).flush()
+        if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and the end of the process at a mapped page
+            with open(path, "r+b") as file:
+                try:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+                except OSError as error:
+                    path.unlink()
+                    raise OSError(error.errno, error.strerror, str(path)) from None
         write_json(begun, stamp)
+
+    def done(self, block: int) -> bool:
+        """Whether a block is encoded, and its tokens are still those that were written."""
+        try:
+            saved = read_sealed(self.path(block), "rows", "tokens")
+        except (FileNotFoundError, DamagedError):
+            return False
+        span = self.range(block)
+        try:
+            tokens = np.load(self.folder / "tokens.npy", mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise CacheError(f"{self.folder} is a damaged cache ({error}); remove it and build it again") from None
+        return hashlib.sha256(tokens[span.start : span.stop].tobytes()).hexdigest() == saved["tokens"]
 
     def run(self, workers: int) -> None:
         """Encode all blocks that are not done."""
         total = -(-self.count // BLOCK)
-        missing = [block for block in range(total) if not self.path(block).exists()]
+        missing = [block for block in range(total) if not self.done(block)]
         done = self.count - sum(len(self.range(block)) for block in missing)
         with contextlib.closing(Progress("tokens", self.count, done, "scene")) as progress:
             for block in self._encoded(missing, workers):
@@ -192,12 +216,13 @@ class _Job:
         tokens = np.lib.format.open_memmap(self.folder / "tokens.npy", "r+")
         tokens[span.start : span.stop] = values
         tokens.flush()
-        write_json(self.path(block), [[scene.caption, list(scene.labels), scene.kind] for scene in scenes])
+        rows = [[scene.caption, list(scene.labels), scene.kind] for scene in scenes]
+        write_json(self.path(block), sealed({"rows": rows, "tokens": hashlib.sha256(values.tobytes()).hexdigest()}))
         return block
 
     def gather(self, text_encoder: TextEncoder) -> None:
         """Write the captions of all blocks, and the conditioning of the unique captions in order of appearance."""
-        rows = [row for block in range(-(-self.count // BLOCK)) for row in read_json(self.path(block))]
+        rows = [row for block in range(-(-self.count // BLOCK)) for row in read_sealed(self.path(block))["rows"]]
         captions = list(dict.fromkeys(row[0] for row in rows))
         position = {caption: index for index, caption in enumerate(captions)}
         encoded: dict[int, Tensor] = {}  # [T, E] each, without padding
@@ -235,16 +260,19 @@ class Cache:
         if not (self.folder / "stamp.json").exists():
             raise CacheError(f"{folder} is not a finished cache; build it with training.cache.tokens.build")
         try:
-            self.stamp: dict[str, Any] = read_json(self.folder / "stamp.json")
+            self.stamp: dict[str, Any] = read_sealed(self.folder / "stamp.json", "count")
+            for name, digest in self.stamp.pop("files", {}).items():
+                if sha256(self.folder / name) != digest:
+                    raise DamagedError(f"the sha256 of {name} is not that of its stamp")
             table = read_json(self.folder / "captions.json")
             self.tokens = np.load(self.folder / "tokens.npy", mmap_mode="r")  # [N, L, D] float16
             self.conditioning = load_file(self.folder / "conditioning.safetensors")  # tokens [U, T, E], mask [U, T]
-        except (OSError, ValueError, SafetensorError) as error:
+            self.captions: list[str] = table["captions"]
+            self.caption = torch.tensor(table["caption"])
+            self.labels: list[list[str]] = table["labels"]
+            self.kind: list[str] = table["kind"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             raise CacheError(f"{folder} is a damaged cache ({error}); remove it and build it again") from error
-        self.captions: list[str] = table["captions"]
-        self.caption = torch.tensor(table["caption"])
-        self.labels: list[list[str]] = table["labels"]
-        self.kind: list[str] = table["kind"]
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -321,7 +349,8 @@ def _scenes_digest(scenes: Scenes, count: int) -> str:
 
 def _check_stamp(path: Path, wanted: dict[str, Any]) -> None:
     # Caches made before the wordings were stamped are accepted.
-    saved = {"wordings": wanted.get("wordings")} | read_json(path)
+    saved = {"wordings": wanted.get("wordings")} | read_sealed(path)
+    saved.pop("files", None)
     clause = difference(saved, wanted)
     if clause:
         raise CacheError(

@@ -22,7 +22,7 @@ from dear.codec import CODECS, VOCODERS
 from dear.codec.base import Codec, Vocoder
 from dear.conditioning import build_text_encoder
 from dear.config import ConfigError
-from dear.files import write_json
+from dear.files import DamagedError, write_json
 from dear.model import MaskedModel
 from dear.pipeline import AudioDEAR
 from training.cache.tokens import Cache, CacheError
@@ -244,6 +244,9 @@ class Stage:
 
 
 def done(log: Path) -> tuple[int, float]:
-    """Steps and seconds of a run so far, from the last line of its log."""
-    line = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
-    return line["step"], line["seconds"]
+    """Steps and seconds of a run so far, from the last line of its log. Raises DamagedError where that holds none."""
+    try:
+        line = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
+        return line["step"], line["seconds"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise DamagedError(f"{log} is damaged ({error!r:.200}); remove it") from None

@@ -36,16 +36,12 @@ from dear.config import ConfigError
 from dear.files import write_atomically
 from training.engine.ema import EMA
 from training.engine.schedule import TrainConfig, ema_decay, learning_rate, parameter_groups, step_seed
+from training.engine.state import StateError, read_state, save_state
 from training.engine.task import Objective, Observer, Task, Validated
 from training.runtime.interrupts import deferred_signals
 from training.runtime.lock import BusyError, locked
 from training.runtime.progress import Progress
-from training.runtime.stamps import StampError, completed, difference, plain
-
-
-class StateError(StampError):
-    """A training state that cannot be read, or that belongs to another run."""
-
+from training.runtime.stamps import completed, difference, plain
 
 T = TypeVar("T", bound=nn.Module)
 
@@ -289,18 +285,17 @@ class _Run(Generic[T]):
         if not self.log_path.exists():
             return
         kept = []
-        for line in self.log_path.read_text(encoding="utf-8").splitlines():
+        for line in self.log_path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 if json.loads(line)["step"] <= self.step:
                     kept.append(line + "\n")
-            except ValueError:
+            except (ValueError, KeyError, TypeError):
                 break
         write_atomically(self.log_path, lambda file: file.write("".join(kept).encode()))
 
     def _save(self) -> None:
         if self.accelerator.is_main_process:
             state = {
-                "description": json.dumps(plain(self.description)),
                 "step": self.step,
                 "seconds": self.seconds,
                 "model": self.task.module.state_dict(),
@@ -309,16 +304,12 @@ class _Run(Generic[T]):
                 "totals": self.totals,
                 "count": self.count,
             }
-            write_atomically(self.state_path, lambda file: torch.save(state, file))
+            save_state(self.state_path, plain(self.description), state)
         self.accelerator.wait_for_everyone()
 
     def _load(self) -> None:
         path, device = self.state_path, self.accelerator.device
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            saved = json.loads(state["description"])
-        except Exception as error:  # torch.load answers a broken file with errors of many kinds
-            raise StateError(f"{path} is not a training state ({error}); remove it to start again") from error
+        saved, state = read_state(path)
         clause = difference(completed(saved, self.description), plain(self.description))
         if clause:
             raise StateError(
@@ -328,7 +319,7 @@ class _Run(Generic[T]):
             self.task.module.load_state_dict(state["model"])
             self.ema.load(state["ema"])
             self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.seconds, self.count = state["step"], state["seconds"], state["count"]
+            self.totals = {key: value.to(device) for key, value in state["totals"].items()}
         except (RuntimeError, KeyError, ValueError) as error:
             raise StateError(f"{path} belongs to another network: {error}; remove it to start again") from error
-        self.step, self.seconds, self.count = state["step"], state["seconds"], state["count"]
-        self.totals = {key: value.to(device) for key, value in state["totals"].items()}

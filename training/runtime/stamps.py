@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dear.files import read_json, write_json
+from dear.files import read_sealed, sealed, write_json
 from dear.settings import KindSettings
 
 
@@ -46,16 +46,16 @@ def once(path: Path, stamp: Mapping[str, Any], make: Callable[[], Any]) -> Any:
     """The result of ``make`` (plain data), cached in ``path`` together with its ``stamp``.
 
     stamp: plain data, or dataclasses of it. A saved stamp may lack fields that the dataclasses gained later.
-    Raises :class:`StampError` where ``path`` was made from other settings.
+    Raises :class:`StampError` where ``path`` was made from other settings, DamagedError where it has changed since.
     """
     if path.exists():
-        kept = read_json(path)
+        kept = read_sealed(path, "stamp", "result")
         if clause := difference(completed(kept["stamp"], stamp), plain(stamp)):
             raise StampError(f"{path} was made from other settings: {clause}; remove it to make it again")
         return kept["result"]
     path.parent.mkdir(parents=True, exist_ok=True)
     result = plain(make())
-    write_json(path, {"stamp": plain(stamp), "result": result})
+    write_json(path, sealed({"stamp": plain(stamp), "result": result}))
     return result
 
 

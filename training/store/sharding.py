@@ -22,7 +22,7 @@ from dear.codec.base import Codec
 from dear.codec.mel import MelSpectrogram
 from dear.conditioning import Conditioning
 from dear.config import ConfigError
-from dear.files import read_json, sha256, write_atomically
+from dear.files import read_sealed, sealed, sha256, write_atomically
 from training.cache.tokens import CacheError, TextEncoder, weights_digest
 from training.data.manifest import Entry, composition
 from training.runtime.progress import Progress
@@ -33,6 +33,7 @@ from training.store.shards import Item, shard_name, write_shard
 
 CAPTIONS = 64  # captions that are encoded together
 LOADERS = 4  # threads that decode and resample
+PART = ("items", "longest", "bytes", "digest", "token_shape", "conditioning_dim")  # what is kept of a shard
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class _Job:
         """Whether the cache is finished. Raises CacheError where it is another one."""
         path = self.folder / "stamp.json"
         if path.exists():
-            saved = read_json(path)
+            saved = read_sealed(path)
             self._check(path, {name: saved.get(name) for name in self.stamp})
         return path.exists()
 
@@ -157,9 +158,9 @@ class _Job:
         self.parts.mkdir(parents=True, exist_ok=True)
         begun = self.parts / "stamp.json"
         if begun.exists():
-            self._check(begun, read_json(begun))
+            self._check(begun, read_sealed(begun))
         else:
-            self._write(begun, self.stamp)
+            self._write(begun, sealed(self.stamp))
         own = range(self.worker[0], self.shards, self.worker[1])
         missing = [shard for shard in own if not self.part(shard).exists()]
         total = sum(len(self.range(shard)) for shard in own)
@@ -185,15 +186,15 @@ class _Job:
         path = self.folder / shard_name(shard)
         write_atomically(path, lambda file: write_shard(file, items()))
         digest = sha256(path)
-        part = {
+        part: dict[str, Any] = {
             "items": len(shapes),
             "longest": max(condition[0] for _, condition in shapes),
             "bytes": path.stat().st_size,
-            "sha256": digest,
+            "digest": digest,
             "token_shape": list(shapes[0][0]),
             "conditioning_dim": shapes[0][1][1],
         }
-        self._write(self.part(shard), part)
+        self._write(self.part(shard), sealed(part))
 
     @torch.no_grad()
     def _items(self, shard: int, order: np.ndarray, loaders: ThreadPoolExecutor) -> Iterator[Item]:
@@ -266,12 +267,12 @@ class _Job:
         """Write index and stamp if all shards are done. Returns whether the cache is finished."""
         if not self.finished():
             try:
-                parts = [read_json(self.part(shard)) for shard in range(self.shards)]
+                parts = [read_sealed(self.part(shard), *PART) for shard in range(self.shards)]
             except FileNotFoundError:  # not done, or removed by the worker that just wrote the stamp
                 return self.finished()
             index = self._write(
                 self.folder / "index.json",
-                {"shards": [{name: part[name] for name in ("items", "bytes", "sha256")} for part in parts]},
+                {"shards": [{n: part[n] for n in ("items", "bytes")} | {"sha256": part["digest"]} for part in parts]},
             )
             stamp = self.stamp | {
                 "datasets": composition(self.entries),
@@ -281,7 +282,7 @@ class _Job:
                 "shards": self.shards,
                 "index": index,
             }
-            self._write(self.folder / "stamp.json", stamp)
+            self._write(self.folder / "stamp.json", sealed(stamp))
         shutil.rmtree(self.parts, ignore_errors=True)
         return True
 

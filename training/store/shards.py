@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dear.files import DamagedError, unsealed
 from training.cache.tokens import CacheError
 
 ATTEMPTS = 4  # at reading a file, at most
@@ -125,13 +126,17 @@ class ShardedCache:
         self._room = self.lanes // world * 2 * self.window  # shards in memory: two windows of each own lane
         self._files, self._root = url_to_fs(self.source)
         try:
-            self.stamp: dict[str, Any] = json.loads(self._read("stamp.json"))
+            self.stamp = unsealed(json.loads(self._read("stamp.json")), f"{self.source}/stamp.json")
             index = json.loads(self._read("index.json", self.stamp["index"]))
         except FileNotFoundError:
             raise CacheError(
                 f"{self.source} is not a finished cache of shards; make it with python -m training.encode"
             ) from None
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except DamagedError as error:
+            raise CacheError(str(error)) from None
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            if isinstance(error, CacheError):
+                raise
             raise CacheError(f"{self.source}/stamp.json is damaged ({error})") from None
         self._digests = [shard["sha256"] for shard in index["shards"]]
         self._sizes = np.array([shard["items"] for shard in index["shards"]])
