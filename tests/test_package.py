@@ -9,6 +9,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import dear
 from dear.bundled import bundled
@@ -55,6 +56,15 @@ def test_every_range_is_bounded_above_and_holds_the_exact_version():
             assert len(pins) == 1, f"{wanted} on Python {version}: {pins}"
             (pinned,) = pins[0].specifier
             assert pinned.version in wanted.specifier, f"{pins[0]} is not in {wanted}"
+
+
+def test_laions_package_comes_with_the_torchvision_that_it_imports():
+    for lines in (EXTRAS["paper"], (ROOT / "constraints.txt").read_text().splitlines()):
+        found = {r.name: r for r in requirements(lines)}
+        assert str(found["laion-clap"].marker) == str(found["torchvision"].marker)
+    exact = {name: Version(str(r.specifier)[2:]) for name, r in found.items()}
+    # torchvision is built for one version of torch: 0.15 for 2.0, 0.16 for 2.1, and so on.
+    assert exact["torchvision"].minor == exact["torch"].minor + 15
 
 
 def test_a_user_of_the_library_is_not_held_below_numpy_2():

