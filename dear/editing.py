@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dear.audio import check_audio, fit_clip, region, resample
 from dear.codec.mel import MelSpectrogram
+from dear.isolation import isolated
 from dear.options import SamplingOptions
 from dear.output import Output
 from dear.rendering import Synthesizer
@@ -89,7 +90,7 @@ def encode(synthesizer: Synthesizer, clip: Tensor) -> tuple[Tensor, float]:
     config = synthesizer.config
     peak, loudest = config.vae.peak, float(clip.abs().max())
     gain = peak / loudest if peak and loudest > SILENCE else 1.0
-    with torch.inference_mode():
+    with isolated(synthesizer.device):
         tokens = synthesizer.vae.encode(MelSpectrogram(config.mel)(gain * clip[None]).to(synthesizer.device)).cpu()
     return tokens.clone(), gain
 
@@ -218,5 +219,5 @@ def _touched(synthesizer: Synthesizer, first: int, last: int) -> int:
 def _outside(synthesizer: Synthesizer, first: int, last: int) -> Tensor:
     """[L] bool: the tokens that samples ``first`` to ``last`` don't touch."""
     span = synthesizer.config.vae.patch_frames * synthesizer.config.mel.hop_length  # samples under one token
-    time_index = torch.arange(synthesizer.model.length) // synthesizer.config.grid[1]
+    time_index = torch.arange(synthesizer.model.length, device="cpu") // synthesizer.config.grid[1]
     return ((time_index + 1) * span <= first) | (time_index * span >= last)

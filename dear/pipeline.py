@@ -36,6 +36,7 @@ from dear.conditioning import TextEncoder, build_text_encoder
 from dear.config import Config, SamplingConfig, from_dict
 from dear.hub import Progress as Downloaded
 from dear.hub import reporting
+from dear.isolation import isolated
 from dear.model import MaskedModel
 from dear.options import SamplingOptions
 from dear.output import Output
@@ -143,7 +144,7 @@ class AudioDEAR:
         device = check_device(device)
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise ValueError(f"dtype must be a floating torch.dtype such as torch.bfloat16, got {dtype!r}")
-        with reporting(progress):
+        with isolated(device), reporting(progress):
             folder = resolve(source, variants=None if variant is None else (variant,), revision=revision, token=token)
             config = load_config(folder)
             variant = config.default_variant if variant is None else variant

@@ -19,6 +19,7 @@ from dear.codec.base import Codec, Vocoder
 from dear.codec.mel import MelSpectrogram
 from dear.conditioning import Conditioning, TextEncoder, check_prompt
 from dear.config import Config, SamplingConfig
+from dear.isolation import isolated
 from dear.model import MaskedModel
 from dear.options import SamplingOptions
 from dear.output import Output
@@ -54,7 +55,8 @@ class Synthesizer:
         self.vocabulary = vocabulary
         # A sound in [-1, 1] has STFT magnitudes up to the sum of the window, so no band can be louder than this.
         # Strong guidance, or an untrained model, would otherwise reach values whose exponential overflows.
-        self.loudest = math.log(config.mel.n_fft / 2 * float(MelSpectrogram(config.mel).filters.sum(0).max()))
+        with isolated(torch.device("cpu")):
+            self.loudest = math.log(config.mel.n_fft / 2 * float(MelSpectrogram(config.mel).filters.sum(0).max()))
 
     @property
     def device(self) -> torch.device:
@@ -104,7 +106,7 @@ class Synthesizer:
     def begin(self, request: Request, every: int | None = None) -> Iterator[Callable[[], Output]]:
         """As :meth:`run`; what is given waits for the device, and for nothing that is handed to it later."""
         clock = Clock(self.device)
-        with clock.stage("text"):
+        with isolated(self.device), clock.stage("text"):
             encoded = self.text_encoder.encode(request.prompts)
             index = torch.arange(len(request.prompts)).repeat_interleave(request.num_samples)
             conditioning = encoded.to(self.device).select(index)
@@ -125,7 +127,7 @@ class Synthesizer:
         for iteration in range(1, request.sampling.iterations + 1):
             done = iteration == request.sampling.iterations
             shown = done or (every is not None and iteration % every == 0)
-            with clock.stage("decode", wait=shown):
+            with isolated(self.device), clock.stage("decode", wait=shown):
                 state = next(states)
             if request.progress is not None:
                 request.progress(state.iteration, state.iterations)
@@ -179,7 +181,7 @@ class Synthesizer:
         lane = _lane(self.device)
         if lane is not None:
             lane.wait_stream(torch.cuda.current_stream(self.device))
-        with _on(lane), torch.inference_mode():
+        with isolated(self.device), _on(lane), torch.inference_mode():
             tokens, known = state.tokens.float(), state.known
             finite = tokens.isfinite().all()
             if lane is None:  # nothing is handed on that could be waited for later
@@ -192,6 +194,7 @@ class Synthesizer:
             with clock.stage("codec"):
                 mel = self.vae.decode(tokens).clamp(max=self.loudest)
                 latents = self.vae.latents(tokens)
+                finite = finite & mel.isfinite().all()
                 if not done:
                     mel = torch.where(self._spread(known), mel, math.log(self.config.mel.floor))
             if done:
@@ -202,7 +205,7 @@ class Synthesizer:
         def finish() -> Output:
             # On its own stream each copy waits for what made it, and not for the next request's decoding. Clones of
             # what was made in inference mode are ordinary tensors, which the caller may use as any other.
-            with _on(lane):
+            with isolated(self.device), _on(lane):
                 self._check_finite(finite, request)
                 return Output(
                     waveform=None if waveform is None else waveform.cpu().clone(),
@@ -245,8 +248,8 @@ class Synthesizer:
         sample_rate = check_whole("sample_rate", sample_rate, 1000, 384_000)
         length = math.ceil(samples.shape[1] / sample_rate * config.sample_rate / config.hop_length) * config.hop_length
         clip = fit_clip(samples, sample_rate, config.sample_rate, max(length, config.n_fft))
-        with torch.inference_mode():
-            return MelSpectrogram(config)(clip[None])[0].clone()
+        with isolated(clip.device):
+            return MelSpectrogram(config)(clip[None])[0]
 
 
 @cache

@@ -14,6 +14,7 @@ from dear.config import SamplingConfig
 from dear.contexts import Contexts
 from dear.masking import random_order, spread_order, token_schedule
 from dear.model import MaskedModel
+from dear.randomness import seeded
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ def generate(
     if len(conditioning) != batch:
         raise ValueError(f"seeds must hold one seed per conditioning item ({len(conditioning)}), got {batch}")
     if given is None or given_mask is None:
-        given, given_mask = torch.zeros(batch, length, dim), torch.zeros(batch, length, dtype=torch.bool)
+        given = torch.zeros(batch, length, dim, dtype=dtype, device="cpu")
+        given_mask = torch.zeros(batch, length, dtype=torch.bool, device="cpu")
     if given.shape != (batch, length, dim) or given_mask.shape != (batch, length):
         raise ValueError(
             f"given and given_mask must be {[batch, length, dim]} and {[batch, length]}, "
@@ -94,7 +96,7 @@ def generate(
     start, wanted = (_equal(role == each) for each in (0, 1))
     counts = token_schedule(wanted, sampling.iterations, sampling.savings.schedule)
 
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    generators = [seeded(seed) for seed in seeds]
     draw_order = spread_order if sampling.savings.order == "spread" else random_order
     order = torch.stack([draw_order(length, generator) for generator in generators])
     # Positions in decoding order [B, L], with the given ones first: a stable sort keeps their order otherwise.
@@ -112,7 +114,10 @@ def generate(
             new = order[:, start:end]
 
             def draw(count: int = count) -> Tensor:
-                rows = [torch.randn(count, dim, generator=generator) for generator in generators]
+                rows = [
+                    torch.randn(count, dim, generator=generator, dtype=torch.float32, device="cpu")
+                    for generator in generators
+                ]
                 noise = torch.cat(rows).to(dtype)
                 # From pinned memory, the loop need not wait for the device.
                 return noise.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else noise.to(device)

@@ -58,7 +58,7 @@ class Frames(nn.Module):
     def __init__(self, n_fft: int, hop: int):
         super().__init__()
         self.n_fft, self.hop = n_fft, hop
-        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        self.register_buffer("window", torch.hann_window(n_fft, dtype=torch.float32), persistent=False)
 
     def spectrum(self, signal: Tensor) -> Tensor:
         """signal [B, (F - 1) * hop + n_fft] -> complex [B, F, bins]."""
@@ -92,7 +92,8 @@ class Frames(nn.Module):
         length = (count - 1) * self.hop + self.n_fft
         if generator is None:
             return _unit(self.spectrum(_fixed_noise(length, self.window.device)))
-        return _unit(self.spectrum(torch.randn(items, length, generator=generator).to(self.window.device)))
+        noise = torch.randn(items, length, generator=generator, dtype=torch.float32, device="cpu")
+        return _unit(self.spectrum(noise.to(self.window.device)))
 
     def crop(self, signal: Tensor) -> Tensor:
         """signal [B, (F - 1) * hop + n_fft] -> [B, F * hop]: removes the padding of the analysis on each side."""
@@ -104,7 +105,8 @@ class Frames(nn.Module):
 def _fixed_noise(length: int, device: torch.device) -> Tensor:
     """[1, length], cached on the device, since a copy from the host would wait for the device's queue."""
     with torch.inference_mode(False):
-        return torch.randn(1, length, generator=torch.Generator().manual_seed(0)).to(device)
+        generator = torch.Generator("cpu").manual_seed(0)
+        return torch.randn(1, length, generator=generator, dtype=torch.float32, device="cpu").to(device)
 
 
 def _unit(spectrum: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ def border_filter(size: int) -> Tensor:
     and C2 and C4 are cosine transforms of type II and IV.
     """
     half = size // 2
-    identity = torch.eye(half, dtype=torch.float64)
+    identity = torch.eye(half, dtype=torch.float64, device="cpu")
     reverse = identity.flip(0)
     butterfly = torch.cat((torch.cat((identity, reverse), 1), torch.cat((reverse, -identity), 1)))
     rotation = reverse @ _cosines(half, 0.0).T @ _cosines(half, 0.5) @ reverse
@@ -87,7 +87,7 @@ def border_filter(size: int) -> Tensor:
 
 def _cosines(size: int, shift: float) -> Tensor:
     """Orthonormal cosine transform [size, size] of type II (``shift`` 0) or IV (``shift`` 0.5), float64."""
-    index = torch.arange(size, dtype=torch.float64)
+    index = torch.arange(size, dtype=torch.float64, device="cpu")
     matrix = torch.cos(math.pi / size * torch.outer(index + shift, index + 0.5)) * math.sqrt(2 / size)
     if shift == 0:
         matrix[0] /= math.sqrt(2)

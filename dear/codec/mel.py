@@ -20,7 +20,7 @@ class MelSpectrogram(nn.Module):
         self.config = config
         filters = mel_filters(config.n_fft // 2 + 1, config.n_mels, config.f_min, config.f_max, config.sample_rate)
         self.register_buffer("filters", torch.tensor(filters, dtype=torch.float32), persistent=False)  # [bins, M]
-        self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
+        self.register_buffer("window", torch.hann_window(config.n_fft, dtype=torch.float32), persistent=False)
 
     @property
     def padding(self) -> int:

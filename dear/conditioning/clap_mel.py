@@ -51,7 +51,7 @@ class ClapMel:
 
     def spectrogram(self, samples: Tensor) -> Tensor:
         """[S] -> [F, M] in dB."""
-        window = torch.hann_window(self.n_fft)
+        window = torch.hann_window(self.n_fft, dtype=torch.float32)
         spectrum = torch.stft(samples, self.n_fft, self.hop_length, window=window, center=True, return_complex=True)
         power = spectrum.abs().square().T @ self.filters
         return 10 * torch.log10(power.clamp_min(FLOOR))

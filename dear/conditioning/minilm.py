@@ -127,7 +127,7 @@ class MiniLMEncoder(TextEncoder):
         length = int(kept.max()) + 1
         position = torch.arange(length, device=self.device)
         # Written into an ordinary tensor: one made in inference mode could not take part in training.
-        tokens = torch.zeros(len(pieces), length, self.dim, device=self.device)
+        tokens = torch.zeros(len(pieces), length, self.dim, dtype=torch.float32, device=self.device)
         tokens[:, : length - 1] = states[:, : length - 1]
         tokens[position >= kept[:, None]] = 0.0
         tokens[torch.arange(len(pieces), device=self.device), kept] = pooled

@@ -12,7 +12,7 @@ FEATURES = 256
 
 def on_device(times: Sequence[float], device: torch.device) -> Tensor:
     """``times`` [N] as a tensor, filled on the device: a copy from the host would wait for earlier work."""
-    return torch.cat([torch.full((1,), time, device=device) for time in times])
+    return torch.cat([torch.full((1,), time, dtype=torch.float32, device=device) for time in times])
 
 
 class TimeEmbedding(nn.Module):

@@ -13,6 +13,7 @@ from dear.conditioning import Conditioning
 from dear.config import SamplingConfig
 from dear.masking import random_order, token_schedule
 from dear.model import MaskedModel
+from dear.randomness import seeded
 from dear.sampling import guidance_scale
 
 
@@ -35,7 +36,7 @@ def naive_generate(
     parameter = next(model.parameters())
     device, dtype = parameter.device, parameter.dtype
     batch, dim = len(seeds), model.token_dim
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    generators = [seeded(seed) for seed in seeds]
     order = torch.stack([random_order(model.length, generator) for generator in generators]).to(device)
     conditioning = conditioning.to(device, dtype)
     guided = sampling.cfg_scale != 1
