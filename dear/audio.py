@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    import soundfile
+
+MIN_RATE, MAX_RATE = 1000, 384_000  # Hz
+MAX_CHANNELS = 64
+MAX_DENSITY = 1_536_000  # samples a second in all channels of a file: 8 channels of 192 kHz
+LONGEST = 3600.0  # seconds of a file that are read as a whole
+BLOCK = 1 << 18  # samples in all channels that are decoded at a time
+MAX_RATIO = 1 << 15  # denominator of a ratio of rates; the resampling filter has 20 times as many taps
 MAX_PEAK = 2.0  # decoders overshoot 1 a little; beyond this the samples are not in [-1, 1] at all
 
 
@@ -16,42 +29,73 @@ class AudioError(ValueError):
     """A file that can't be read as a sound."""
 
 
-def read_sound(path: str | Path, sample_rate: int) -> np.ndarray:
-    """A file's sound as mono float32 [S] at ``sample_rate`` Hz. Raises :class:`AudioError` naming a broken file."""
-    import soundfile
+@contextmanager
+def open_sound(path: str | Path, shown: str | None = None) -> Iterator[soundfile.SoundFile]:
+    """Open a sound whose rate and channels are within bounds; nothing is decoded yet.
 
-    try:
-        waveform, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (OSError, RuntimeError) as error:
-        raise AudioError(f"{path} can't be read as a sound: {error}") from None
-    if not (len(waveform) and np.isfinite(waveform).all()):
-        raise AudioError(f"{path} must hold a finite sound of at least one sample")
-    return np.ascontiguousarray(resample(waveform.mean(axis=1), rate, sample_rate), dtype=np.float32)
-
-
-def read_channels(path: str | Path, longest: float) -> tuple[np.ndarray, int]:
-    """A file's sound as it is: float32 [C, S], and its rate in Hz.
-
-    longest: seconds; a file that says it holds more is refused before it is decoded. Raises :class:`AudioError`.
+    shown: the file's name in errors; None: its path. Raises :class:`AudioError`, also for what fails within the block.
     """
     import soundfile
 
     path = Path(path)
+    shown = str(path) if shown is None else shown
+    if path.exists() and not path.is_file():  # a pipe would be waited for, a device has no end
+        raise AudioError(f"{shown} must be a regular file")
     if path.is_file() and not path.stat().st_size:
-        raise AudioError(f"{path.name} must hold a sound, got an empty file of 0 bytes")
+        raise AudioError(f"{shown} must hold a sound, got an empty file of 0 bytes")
+    broken = AudioError(f"{shown} can't be read as a sound (WAV, FLAC, MP3, OGG or AIFF)")
     try:
-        with soundfile.SoundFile(path) as file:
-            seconds = file.frames / file.samplerate
-            if seconds > longest:
-                raise AudioError(
-                    f"{path.name} must be at most {duration(longest)} long, got {duration(seconds)}: cut it first"
-                )
-            samples, rate = file.read(dtype="float32", always_2d=True), file.samplerate
+        file = soundfile.SoundFile(path)
     except (OSError, RuntimeError, TypeError):  # TypeError: of a name that ends in .raw
-        raise AudioError(f"{path.name} must be a sound as WAV, FLAC, MP3, OGG or AIFF, and can't be read") from None
-    if not len(samples):
-        raise AudioError(f"{path.name} must hold a sound, got one of 0 samples")
-    return np.ascontiguousarray(samples.T), rate
+        raise broken if path.exists() else AudioError(f"{shown} can't be read: there is no such file") from None
+    with file:
+        rate, channels = file.samplerate, file.channels
+        if not (MIN_RATE <= rate <= MAX_RATE and channels <= MAX_CHANNELS and rate * channels <= MAX_DENSITY):
+            raise AudioError(
+                f"{shown} must have a rate of {MIN_RATE} to {MAX_RATE} Hz, at most {MAX_CHANNELS} channels and at most "
+                f"{MAX_DENSITY} samples a second in all of them, got {channels} channels of {rate} Hz"
+            )
+        try:
+            yield file
+        except soundfile.SoundFileError:
+            raise broken from None
+
+
+def blocks(file: soundfile.SoundFile, frames: int, dtype: str = "float32") -> Iterator[np.ndarray]:
+    """The next ``frames`` of an open sound, or fewer where it ends before, as [n, C] of at most ``BLOCK`` values."""
+    while frames > 0:
+        block = file.read(min(BLOCK // file.channels, frames), dtype=dtype, always_2d=True)
+        if not len(block):  # a header may promise more
+            return
+        frames -= len(block)
+        yield block
+
+
+def read_sound(
+    path: str | Path,
+    sample_rate: int,
+    longest: float = LONGEST,
+    shown: str | None = None,
+    part: Callable[[int], tuple[int, int]] | None = None,
+) -> np.ndarray:
+    """A file's sound as mono float32 [S] at ``sample_rate`` Hz, decoded in blocks: only the result is held as a whole.
+
+    longest: seconds; a sound that says it is longer is refused before it is decoded. shown: the file's name in errors.
+    part: of the file's rate, the first frame and the number of frames to read; None: all. Raises :class:`AudioError`.
+    """
+    shown = str(path) if shown is None else shown
+    with open_sound(path, shown) as file:
+        start, count = (0, file.frames) if part is None else part(file.samplerate)
+        seconds = count / file.samplerate
+        if seconds > longest:
+            raise AudioError(f"{shown} must be at most {duration(longest)} long, got {duration(seconds)}: cut it first")
+        if start:
+            file.seek(start)
+        mono = (block.mean(axis=1) for block in blocks(file, count))
+        sound = np.concatenate([np.empty(0, np.float32), *resample_blocks(mono, file.samplerate, sample_rate)])
+    if not (len(sound) and np.isfinite(sound).all()):
+        raise AudioError(f"{shown} must hold a finite sound of at least one sample")
+    return sound
 
 
 def duration(seconds: float) -> str:
@@ -67,8 +111,37 @@ def resample(waveform: np.ndarray, rate: int, wanted: int) -> np.ndarray:
         return waveform
     from scipy.signal import resample_poly
 
-    divisor = math.gcd(rate, wanted)
-    return resample_poly(waveform, wanted // divisor, rate // divisor)
+    return resample_poly(waveform, *_ratio(rate, wanted))
+
+
+def resample_blocks(parts: Iterable[np.ndarray], rate: int, wanted: int) -> Iterator[np.ndarray]:
+    """:func:`resample` of a sound that comes in float32 parts, in constant memory: the joined result is the same."""
+    if rate == wanted:
+        yield from parts
+        return
+    from scipy.signal import firwin, resample_poly
+
+    up, down = _ratio(rate, wanted)
+    half = 10 * max(up, down)  # of the filter that resample_poly would design for each part
+    filter = firwin(2 * half + 1, 1 / max(up, down), window=("kaiser", 5.0)).astype(np.float32)
+    reach = -(-half // up)  # samples on either side that a result depends on
+    context = -(-reach // down) * down  # parts begin where a result falls on a sample
+    held, done = np.empty(0, np.float32), 0  # of the held samples, the first ``done`` have their results
+    for part in parts:
+        held = np.concatenate((held, part))
+        end = (len(held) - reach) // down * down
+        if end > done:
+            yield resample_poly(held, up, down, window=filter)[done // down * up : end // down * up]
+            first = max(end - context, 0)
+            held, done = held[first:], end - first
+    if len(held):
+        yield resample_poly(held, up, down, window=filter)[done // down * up :]
+
+
+def _ratio(rate: int, wanted: int) -> tuple[int, int]:
+    """``wanted / rate`` in whole numbers; of odd rates it is rounded, by less than 1 in 30,000."""
+    ratio = Fraction(wanted, rate).limit_denominator(MAX_RATIO)
+    return ratio.numerator, ratio.denominator
 
 
 def check_audio(audio: object) -> np.ndarray:
@@ -76,13 +149,13 @@ def check_audio(audio: object) -> np.ndarray:
     if isinstance(audio, Tensor):
         audio = audio.detach().cpu()
         audio = (audio.float() if audio.is_floating_point() else audio).numpy()
-    if not isinstance(audio, np.ndarray) or not (audio.dtype.kind == "f" or audio.dtype == np.int16):
+    if not isinstance(audio, np.ndarray) or not (audio.dtype.kind == "f" or audio.dtype.str[1:] == "i2"):
         kind = f"{audio.dtype} array" if isinstance(audio, np.ndarray) else type(audio).__name__
         raise ValueError(f"audio must be an array or tensor of floating or int16 samples, got {kind}")
     samples = audio[None] if audio.ndim == 1 else audio
     if samples.ndim != 2 or not 1 <= samples.shape[0] <= min(64, samples.shape[1]):
         raise ValueError(f"audio must have the shape [S] or [C, S] with samples last, got {list(audio.shape)}")
-    samples = samples / 32768 if samples.dtype == np.int16 else samples.astype(np.float64)
+    samples = samples / 32768 if samples.dtype.kind == "i" else samples.astype(np.float64)
     peak = np.abs(samples).max()
     if not peak <= MAX_PEAK:
         raise ValueError(f"audio must hold finite samples in [-1, 1], got a peak of {peak:g}")
@@ -101,10 +174,10 @@ def fit_clip(samples: np.ndarray, rate: int, wanted_rate: int, length: int) -> T
 
 def region(length: int, first: int, last: int, fade: int) -> Tensor:
     """Weight [length] of new sound: 0 outside [first, last), 1 inside, equal-power ramps where old sound adjoins."""
-    weight = torch.zeros(length)
+    weight = torch.zeros(length, dtype=torch.float32, device="cpu")
     weight[first:last] = 1
     fade = min(fade, (last - first) // 2)
-    ramp = torch.sin((torch.arange(fade) + 0.5) / max(fade, 1) * (math.pi / 2))
+    ramp = torch.sin((torch.arange(fade, dtype=torch.float32, device="cpu") + 0.5) / max(fade, 1) * (math.pi / 2))
     if first > 0:
         weight[first : first + fade] = ramp
     if last < length:

@@ -114,9 +114,9 @@ def generate(options: argparse.Namespace) -> None:
 
     prompt = check_prompt(options.prompt)
     from dear.config import Savings
-    from dear.output import check_path  # slower to import
+    from dear.output import check_paths  # slower to import
 
-    path = check_path(options.output)
+    check_paths(options.output)
     from dear.pipeline import AudioDEAR
 
     options.savings = None if options.savings is None else Savings.parse(options.savings)
@@ -129,7 +129,7 @@ def generate(options: argparse.Namespace) -> None:
     if options.seconds is not None:
         out = model.fit(out, options.seconds)
     seconds = out.sound.shape[1] / out.sample_rate
-    for file, seed in zip(out.save(path), out.seeds, strict=True):
+    for file, seed in zip(out.save(options.output), out.seeds, strict=True):
         print(f"{file}: seed {seed}, {seconds:g} s of sound, all done in {out.timings['total']:.2f} s")
     if out.nearest and not out.nearest[0].known:
         print(out.nearest[0].sentence(), file=sys.stderr)
@@ -140,6 +140,7 @@ def _check_before_loading(options: argparse.Namespace) -> None:
     from dear.checkpoint import load_config, resolve
     from dear.layers import shapes_alone
     from dear.model import MaskedModel
+    from dear.output import check_paths
     from dear.request import MAX_SAMPLES, MAX_SEED, check_number, check_options, check_whole
     from dear.variations import LONGEST, SHORTEST
 
@@ -148,7 +149,7 @@ def _check_before_loading(options: argparse.Namespace) -> None:
         model = MaskedModel(config, options.variant)
     sampling = check_options(config.variants[model.variant].sampling, model.length, model.head, **chosen(options))
     config.check_savings(sampling.savings)
-    check_whole("num_samples", options.num_samples, 1, MAX_SAMPLES)
+    check_paths(options.output, check_whole("num_samples", options.num_samples, 1, MAX_SAMPLES))
     if options.seconds is not None:
         check_number("seconds", options.seconds, SHORTEST, LONGEST)
         if options.num_samples > 1:

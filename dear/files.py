@@ -1,11 +1,14 @@
-"""Atomic writes, JSON files, and digests."""
+"""Atomic writes, text and JSON files, and digests."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,16 +20,17 @@ class DamagedError(ValueError):
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Call ``write(file)`` on a temporary file beside ``path``, make it durable, then move it to ``path``.
 
-    The temporary file has one name, so that one left by a killed process is overwritten by the next.
-    Raises OSError naming ``path``, such as where the disk is full.
+    A link stays a link, and an existing file keeps its permissions. The temporary file has one name, so that one left
+    by a killed process is overwritten by the next. Raises OSError naming ``path``, such as where the disk is full.
     """
+    path = resolve_links(path)
     temporary = path.with_name(f"{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        replace(temporary, path)
     except (OSError, RuntimeError) as error:
         # torch.save reports what a file raises as a RuntimeError of its own.
         cause = error.__context__ if isinstance(error, RuntimeError) else error
@@ -35,6 +39,46 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def resolve_links(path: Path) -> Path:
+    """The file to write where ``path`` is a link."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def replace(temporary: Path, path: Path) -> None:
+    """Move ``temporary`` to ``path`` in one step, with the permissions of the file that it replaces."""
+    with suppress(FileNotFoundError):
+        temporary.chmod(stat.S_IMODE(path.stat().st_mode))
+    os.replace(temporary, path)
+
+
+def regular_size(path: Path) -> int:
+    """Bytes of a regular file. Raises OSError for anything else: a pipe would be waited for, a device has no end."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return status.st_size
+
+
+def read_text(path: Path, most: int) -> str:
+    """The UTF-8 text of a regular file of at most ``most`` bytes.
+
+    Raises OSError as :func:`regular_size` does, and where it can't be read; ValueError naming the file and the line
+    where it is not UTF-8, and where it is too large.
+    """
+    size = regular_size(path)
+    if size > most:
+        raise ValueError(f"{path} must be at most {most} bytes, got {size}")
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        hint = "; it begins as UTF-16 does" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        raise ValueError(
+            f"{path} must be text in UTF-8, got the byte 0x{data[error.start]:02x} in line {line}{hint}"
+        ) from None
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -85,6 +129,7 @@ def _digest(data: dict[str, Any]) -> str:
 
 
 def sha256(path: Path) -> str:
-    """The digest of a file's bytes, in hex."""
+    """The digest of a regular file's bytes, in hex. Raises OSError."""
+    regular_size(path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

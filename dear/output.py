@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from dear.audio import open_sound
+from dear.files import replace, resolve_links
 from dear.vocabulary import Nearest
 
 # By suffix: libsndfile's names of a format and of its samples. MP3 and Ogg Vorbis are lossy.
@@ -22,20 +25,66 @@ FORMATS = {
     ".mp3": ("MP3", "MPEG_LAYER_III"),
     ".ogg": ("OGG", "VORBIS"),
 }
+MAX_NAME = 255  # bytes of a file's name, on the usual file systems
+MAX_HEADER = 2**16  # bytes before the samples of a WAV that are searched for its title
 
 
-def check_path(path: str | Path) -> Path:
-    """``path`` of a sound to write. Raises ValueError for an unknown suffix, a missing directory or a directory."""
-    if not isinstance(path, str | Path):
+def check_paths(path: str | os.PathLike[str], count: int = 1) -> list[Path]:
+    """The files to write ``count`` sounds to: ``path``, or ``stem-1``, ``stem-2``, ... beside it.
+
+    Raises ValueError for an unknown suffix, a missing directory, a name that the file system has no room for, and where
+    something other than a file is there.
+    """
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str) or "\0" in str(path):
         raise ValueError(f"path must be a file name, got {path!r}")
-    checked = Path(path)
-    if checked.suffix.lower() not in FORMATS:
+    first = Path(path)
+    if first.suffix.lower() not in FORMATS:
         raise ValueError(f"path must end in {', '.join(FORMATS)}, got {str(path)!r}")
-    if not checked.parent.is_dir():
-        raise ValueError(f"path must lie in an existing directory, got {str(path)!r}: there is no {checked.parent}")
-    if checked.is_dir():
-        raise ValueError(f"path must be a file, got the directory {str(path)!r}")
-    return checked
+    names = [first.name] if count == 1 else [f"{first.stem}-{i + 1}{first.suffix}" for i in range(count)]
+    longest = max(len(os.fsencode(name)) for name in names)
+    if longest > MAX_NAME:
+        raise ValueError(f"path must have a name of at most {MAX_NAME} bytes, got {longest} for {names[-1]!r:.80}")
+    try:
+        if not first.parent.is_dir():
+            raise ValueError(f"path must lie in an existing directory, got {str(path)!r}: there is no {first.parent}")
+        paths = [first.with_name(name) for name in names]
+        for each in map(resolve_links, paths):
+            if each.is_dir():
+                raise ValueError(f"path must be a file, got the directory {str(each)!r}")
+            if each.exists() and not each.is_file():
+                raise ValueError(f"path must be a file, got {str(each)!r}, which is a device or a pipe")
+            if not each.parent.is_dir():
+                raise ValueError(f"path must lead to an existing directory, got {str(path)!r}: a link to {each}")
+    except OSError as error:
+        raise ValueError(
+            f"path must be a file name that can be used, got {str(path)!r:.80}: {error.strerror}"
+        ) from None
+    return paths
+
+
+def read_title(path: Path) -> str:
+    """The title of a sound file, which is the prompt in a file of :meth:`Output.save`; empty where it has none.
+
+    libsndfile, which reads the others, skips a WAV's texts of more than 2,045 bytes. Raises AudioError.
+    """
+    with open_sound(path) as sound:
+        title: str = sound.title
+    return title or _wav_title(path)
+
+
+def _wav_title(path: Path) -> str:
+    """The field INAM of the LIST chunk that comes before the samples of a WAV; empty where there is none."""
+    with open(path, "rb") as file:
+        data = file.read(MAX_HEADER)
+    if data[:4] != b"RIFF" or data[8:16] != b"WAVEfmt ":
+        return ""
+    at, end = 12, len(data)
+    while at + 8 <= end and data[at : at + 4] != b"data":
+        name, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+        if name == b"INAM":
+            return data[at + 8 : at + 8 + size].split(b"\0")[0].decode("utf-8", "replace")
+        at += 12 if name == b"LIST" and data[at + 8 : at + 12] == b"INFO" else 8 + size + size % 2
+    return ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +121,7 @@ class Output:
         """Item ``index`` alone. Raises IndexError beyond the last."""
         seed = self.seeds[index]
         item = slice(index, index + 1 or None)
-        return replace(
+        return dataclasses.replace(
             self,
             waveform=None if self.waveform is None else self.waveform[item],
             mel=self.mel[item],
@@ -92,46 +141,46 @@ class Output:
             raise ValueError(f"there is no sound yet after {self.iteration} of {self.iterations} iterations")
         return self.waveform
 
-    def save(self, path: str | Path, *, float_samples: bool = False) -> list[Path]:
+    def save(self, path: str | os.PathLike[str], *, float_samples: bool = False) -> list[Path]:
         """Write the sounds as 16-bit WAV or FLAC, MP3 or Ogg Vorbis, by the suffix.
 
         Several become ``stem-1``, ``stem-2``, ... float_samples: 32-bit floating samples, of a WAV alone.
         Each file holds its settings: its title (INAM in a WAV's LIST chunk, TITLE of a FLAC's Vorbis comments)
-        is the prompt, its comment (ICMT, COMMENT) a JSON object of the seed and ``settings``. The same sound gives the
-        same bytes, but for Ogg files, which have a random serial number.
-        Returns the paths. Each file is written beside its target and then moved, so none is ever half there.
-        Raises ValueError for an unknown suffix, a missing directory, or a partial output.
+        is the prompt, its comment (ICMT, COMMENT) a JSON object of the seed and ``settings``. Of a WAV, programs that
+        use libsndfile read no title of more than 2,045 bytes; :func:`read_title` does. The same sound gives the same
+        bytes, but for Ogg files, which have a random serial number.
+        Returns the paths. Each file is written beside its target and then moved, so none is ever half there. A link is
+        followed, and a file that is replaced keeps its permissions.
+        Raises ValueError as :func:`check_paths` does, and for a partial output.
         """
         import soundfile
 
-        path = check_path(path)
+        paths = check_paths(path, len(self))
         if self.waveform is None:
             raise ValueError(
                 f"save needs a finished output, got one after {self.iteration} of {self.iterations} iterations"
             )
-        kind, samples = FORMATS[path.suffix.lower()]
+        kind, samples = FORMATS[Path(path).suffix.lower()]
         if float_samples and kind != "WAV":
             raise ValueError(f"path must end in .wav for floating samples, got {str(path)!r}")
-        count = len(self)
-        names = [path.name] if count == 1 else [f"{path.stem}-{i + 1}{path.suffix}" for i in range(count)]
-        targets = [check_path(path.with_name(name)) for name in names]
-        work = [target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp") for target in targets]
+        targets = [resolve_links(each) for each in paths]
+        work = [target.with_name(f".{secrets.token_hex(8)}.tmp") for target in targets]
         try:
             for name, item in zip(work, self, strict=True):
                 file = io.BytesIO()  # of a full disk libsndfile says nothing that helps
                 subtype = "FLOAT" if float_samples else samples
                 with soundfile.SoundFile(file, "w", self.sample_rate, 1, subtype, format=kind) as sound:
-                    # The comment first: libsndfile reads nothing after a text of more than 2047 bytes.
+                    # The comment first: libsndfile reads nothing after a text of more than 2,045 bytes.
                     sound.comment = json.dumps({"seed": item.seed} | self.settings)
                     sound.title = item.prompts[0]
                     sound.write(item.sound[0].numpy())
                 name.write_bytes(_without_time(file.getvalue()) if float_samples else file.getvalue())
             for name, target in zip(work, targets, strict=True):
-                os.replace(name, target)
+                replace(name, target)
         finally:
             for name in work:
                 name.unlink(missing_ok=True)
-        return targets
+        return paths
 
 
 def _without_time(wav: bytes) -> bytes:

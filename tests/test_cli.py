@@ -92,6 +92,9 @@ def test_bad_prompts_and_paths_are_refused(generate):
     refused(generate(prompt="   "), "prompt must have 1 to 1000 characters after stripping, got 0")
     refused(generate(prompt="x" * 10_000), "prompt must have 1 to 1000 characters", "10000")
     refused(generate(output="dog.aac"), "path must end in .wav, .flac, .mp3, .ogg", "dog.aac")
+    refused(generate(prompt="a \a dog"), "prompt must be without control characters, got U+0007")
+    refused(generate(output="x" * 252 + ".wav"), "path must have a name of at most 255 bytes, got 256")
+    refused(generate("--num-samples", "2", output="x" * 251 + ".wav"), "at most 255 bytes, got 257")
     refused(generate(output="none/dog.wav"), "path must lie in an existing directory", "none")
 
 

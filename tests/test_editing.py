@@ -97,6 +97,8 @@ def test_inpaint_takes_stereo_other_rates_and_integers(student):
     integers = (mono * 32768).astype(np.int16)
     c = student.inpaint(integers, 16_000, 0.3, 0.4, "a dog", seed=1)
     np.testing.assert_array_equal(c.waveform[0, :4800].numpy(), integers[:4800] / np.float32(32768))
+    swapped = student.inpaint(integers.astype(">i2"), 16_000, 0.3, 0.4, "a dog", seed=1)
+    assert torch.equal(swapped.waveform, c.waveform)
     short = student.inpaint(mono[:1000], 16_000, 0.3, 0.4, "a dog", seed=1)
     assert not short.waveform[0, 1000:4800].any()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import stat
 
@@ -10,7 +12,7 @@ import pytest
 import soundfile
 
 from dear import Output
-from dear.output import check_path
+from dear.output import check_paths, read_title
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +54,59 @@ def test_bad_paths_are_named_and_nothing_is_left(out, tmp_path):
         (tmp_path / "dog", r"path must end in"),
         (tmp_path / "none" / "dog.wav", r"path must lie in an existing directory, got .*there is no .*none"),
         (7, "path must be a file name, got 7"),
+        (b"dog.wav", "path must be a file name, got b'dog.wav'"),
+        ("dog\0.wav", "path must be a file name"),
+        (tmp_path / f"{'é' * 126}.wav", "path must have a name of at most 255 bytes, got 256"),
     ]:
         with pytest.raises(ValueError, match=told):
             out.save(path)
         with pytest.raises(ValueError, match=told):
-            check_path(path)
+            check_paths(path)
+    with pytest.raises(ValueError, match="path must have a name of at most 255 bytes, got 257"):
+        check_paths(tmp_path / f"{'x' * 251}.wav", 2)
     assert os.listdir(tmp_path) == []
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "link.wav").symlink_to(tmp_path / "none" / "dog.wav")
+    for name, told in [("pipe", "which is a device or a pipe"), ("link", "a link to .*none/dog.wav")]:
+        with pytest.raises(ValueError, match=told):
+            out.save(tmp_path / f"{name}.wav")
+    assert sorted(os.listdir(tmp_path)) == ["link.wav", "pipe.wav"]
+
+
+def test_the_longest_names_links_and_permissions_are_kept(out, tmp_path):
+    class Place:
+        def __fspath__(self) -> str:
+            return str(tmp_path / f"{'x' * 251}.wav")
+
+    (path,) = out.save(Place())
+    assert len(path.name) == 255 and soundfile.info(path).frames == out.waveform.shape[1]
+    path.chmod(0o600)
+    out.save(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    link, target = tmp_path / "link.wav", tmp_path / "elsewhere" / "a.sound"
+    target.parent.mkdir()
+    link.symlink_to(target)
+    for _ in range(2):  # of a target that is not there yet, and of one that is
+        assert out.save(link) == [link]
+        assert link.is_symlink() and target.read_bytes() == path.read_bytes()
+    assert os.listdir(target.parent) == ["a.sound"]
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+@pytest.mark.parametrize("length", [1, 510, 511, 512, 1000])
+def test_the_longest_prompts_are_read_back_whole(out, tmp_path, suffix, length):
+    """libsndfile's own reader of WAV texts ends at 2,045 bytes: at 511 characters of four bytes each."""
+    prompt = "🐶" * length
+    (path,) = dataclasses.replace(out, prompts=[prompt]).save(tmp_path / f"dog.{suffix}")
+    assert read_title(path) == prompt
+    with soundfile.SoundFile(path) as file:
+        assert json.loads(file.comment)["seed"] == out.seed
+
+
+def test_sounds_without_a_title_have_none(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(10), 16000)
+    (tmp_path / "b.wav").write_bytes((tmp_path / "a.wav").read_bytes()[:-3])
+    assert read_title(tmp_path / "a.wav") == read_title(tmp_path / "b.wav") == ""
 
 
 def test_failed_write_leaves_nothing(out, tmp_path, monkeypatch):

@@ -2,9 +2,9 @@
 
     python -m training.prepare audiocaps --audio wavs --metadata train.csv --out audiocaps.jsonl --exclude test.jsonl
 
-Every sound is decoded once. Sounds that are missing, empty, broken, silent, without a usable caption, or in an excluded
-manifest are listed with the reason in ``<name>.report.jsonl`` beside ``<name>.jsonl``. A killed run resumes from
-``<name>.probes.jsonl``, which holds the measurements until the manifest is written.
+Every sound is decoded once. Sounds that are missing, empty, broken, shorter than 10 ms, silent, without a usable
+caption, or in an excluded manifest are listed with the reason in ``<name>.report.jsonl`` beside ``<name>.jsonl``. A
+killed run resumes from ``<name>.probes.jsonl``, which holds the measurements until the manifest is written.
 """
 
 from __future__ import annotations

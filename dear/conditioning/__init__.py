@@ -11,7 +11,15 @@ from __future__ import annotations
 
 import torch
 
-from dear.conditioning.base import MAX_PROMPT, Conditioning, EncoderError, NullCondition, TextEncoder, check_prompt
+from dear.conditioning.base import (
+    MAX_PROMPT,
+    Conditioning,
+    EncoderError,
+    NullCondition,
+    TextEncoder,
+    check_prompt,
+    control_character,
+)
 from dear.conditioning.minilm import MiniLMEncoder
 from dear.conditioning.paper import PaperEncoder
 from dear.config import ConditioningConfig, ConfigError
@@ -27,6 +35,7 @@ __all__ = [
     "TextEncoder",
     "build_text_encoder",
     "check_prompt",
+    "control_character",
 ]
 
 ENCODERS: dict[str, type[TextEncoder]] = {

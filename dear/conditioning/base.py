@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,11 @@ class EncoderError(ValueError):
 
 
 def check_prompt(prompt: object) -> str:
-    """Return ``prompt`` stripped. Raises ValueError where it is not text of 1 to 1,000 characters."""
+    """Return ``prompt`` stripped.
+
+    Raises ValueError where it is not text of 1 to 1,000 characters, or holds control characters other than tabs and
+    line breaks: no sound file can keep them as its title.
+    """
     if not isinstance(prompt, str):
         raise ValueError(f"prompt must be text, got {type(prompt).__name__}: {_shorten(repr(prompt))}")
     stripped = prompt.strip()
@@ -34,7 +39,15 @@ def check_prompt(prompt: object) -> str:
         stripped.encode("utf-8")
     except UnicodeEncodeError:  # lone surrogates, as from undecodable bytes on a command line
         raise ValueError(f"prompt must be valid Unicode text, got {_shorten(ascii(prompt))}") from None
+    if control := control_character(stripped):
+        raise ValueError(f"prompt must be without control characters, got {control} in {_shorten(repr(prompt))}")
     return stripped
+
+
+def control_character(text: str) -> str:
+    """The first control character of ``text`` that is no tab or line break, as U+0000; empty where there is none."""
+    found = next((each for each in text if unicodedata.category(each) == "Cc" and each not in "\t\n\r"), None)
+    return "" if found is None else f"U+{ord(found):04X}"
 
 
 def check_prompts(prompts: Sequence[str]) -> list[str]:

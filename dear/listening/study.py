@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import os
 import secrets
 from collections.abc import Iterable, Sequence
@@ -20,10 +21,14 @@ from pathlib import Path
 
 import numpy as np
 
-from dear.files import sha256
+from dear.audio import AudioError, blocks, duration, open_sound
+from dear.files import read_text, sha256
+from dear.output import read_title
 
 SUFFIXES = (".wav", ".flac")
 PROMPTS = "prompts.csv"
+MAX_TABLE = 2**24  # bytes of the table of prompts
+LONGEST = 600.0  # seconds of one clip
 
 
 class StudyError(ValueError):
@@ -82,19 +87,29 @@ def order_for(rater: str, clips: Iterable[Clip]) -> list[Clip]:
 
 def anonymous_copy(clip: Clip, folder: Path) -> Path:
     """A 16-bit WAV of the clip below ``folder`` whose path, name and metadata do not identify the system."""
-    import soundfile
-
     # Not the digest itself, which anyone with the systems' files could look up.
     path = folder / hashlib.sha256(f"{_SALT}{clip.system}\0{clip.name}".encode()).hexdigest()[:32] / "clip.wav"
     if not path.exists():
-        samples, rate = soundfile.read(clip.path, dtype="float64", always_2d=True)
-        # 16-bit samples are copied exactly, unlike floats.
-        samples = np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
         path.parent.mkdir(parents=True, exist_ok=True)
         work = path.with_name(f"{secrets.token_hex(4)}.tmp")
-        soundfile.write(work, samples, rate, format="WAV", subtype="PCM_16")
-        os.replace(work, path)
+        try:
+            _copy(clip.path, work)
+            os.replace(work, path)
+        finally:
+            work.unlink(missing_ok=True)
     return path
+
+
+def _copy(source: Path, target: Path) -> None:
+    import soundfile
+
+    with (
+        open_sound(source) as file,
+        soundfile.SoundFile(target, "w", file.samplerate, file.channels, "PCM_16", format="WAV") as copy,
+    ):
+        for block in blocks(file, file.frames, "float64"):
+            # 16-bit samples are copied exactly, unlike floats.
+            copy.write(np.clip(np.rint(block * 32768), -32768, 32767).astype(np.int16))
 
 
 _SALT = secrets.token_hex(16)
@@ -106,9 +121,10 @@ def _is_sound(file: Path) -> bool:
 
 def _read_prompts(path: Path) -> dict[str, str]:
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
+        rows = list(csv.DictReader(io.StringIO(read_text(path, MAX_TABLE), newline=""), strict=True))
+    except OSError as error:
+        raise StudyError(f"{path} can't be read as a table: {error.strerror}") from None
+    except (ValueError, csv.Error) as error:
         raise StudyError(f"{path} can't be read as a table: {error}") from None
     prompts: dict[str, str] = {}
     for line, row in enumerate(rows, 2):
@@ -123,16 +139,13 @@ def _read_prompts(path: Path) -> dict[str, str]:
 
 def _prompt_inside(files: Sequence[Path]) -> str:
     """The prompt that the sounds of one clip carry in their metadata."""
-    import soundfile
-
     prompts: dict[str, Path] = {}
     for path in files:
         try:
-            with soundfile.SoundFile(path) as sound:
-                if title := sound.title.strip():
-                    prompts.setdefault(title, path)
-        except (OSError, RuntimeError) as error:
-            raise StudyError(f"{path} can't be read as a sound: {error}") from None
+            if title := read_title(path).strip():
+                prompts.setdefault(title, path)
+        except AudioError as error:
+            raise StudyError(str(error)) from None
     if not prompts:
         raise StudyError(f"{files[0].name} has no prompt: add {PROMPTS} to {files[0].parent.parent}")
     if len(prompts) > 1:
@@ -142,16 +155,15 @@ def _prompt_inside(files: Sequence[Path]) -> str:
 
 
 def _clip(system: str, prompt: str, path: Path) -> Clip:
-    import soundfile
-
     try:
-        info = soundfile.info(path)
+        with open_sound(path) as sound:
+            seconds = sound.frames / sound.samplerate
         digest = sha256(path)
-    except (OSError, RuntimeError) as error:
-        raise StudyError(f"{path} can't be read as a sound: {error}") from None
-    if not info.frames:
-        raise StudyError(f"{path} must hold a sound, it has no samples")
-    return Clip(system, path.name, prompt, path, info.duration, digest)
+    except (OSError, AudioError) as error:
+        raise StudyError(str(error)) from None
+    if not 0 < seconds <= LONGEST:
+        raise StudyError(f"{path} must hold a sound of up to {duration(LONGEST)}, got {duration(seconds)}")
+    return Clip(system, path.name, prompt, path, seconds, digest)
 
 
 def _listed(names: Sequence[str], most: int = 5) -> str:

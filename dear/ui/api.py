@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 from gradio.utils import get_upload_folder, is_in_or_equal
 
-from dear.audio import AudioError, read_channels
+from dear.audio import AudioError, read_sound
 from dear.conditioning import check_prompt
 from dear.output import Output
 from dear.pipeline import AudioDEAR
@@ -134,9 +135,9 @@ def endpoints(models: ModelRegistry, folder: Path) -> None:
         """
         with _plain_errors():
             check_prompt(prompt)
-            samples, rate = _read(audio)
-            out = model_of(variant).redraw(
-                samples, rate, start, end, prompt, context=context,
+            model = model_of(variant)
+            out = model.redraw(
+                _read(audio, model), model.sample_rate, start, end, prompt, context=context,
                 cfg_scale=cfg_scale, iterations=iterations, temperature=temperature, seed=seed, steps=steps,
             )  # fmt: skip
         return _file(out), _facts(out)
@@ -169,9 +170,9 @@ def endpoints(models: ModelRegistry, folder: Path) -> None:
         with _plain_errors():
             check_prompt(prompt)
             check_number("seconds", seconds, 0.1, MAX_SECONDS)
-            samples, rate = _read(audio)
-            out = model_of(variant).extend(
-                samples, rate, seconds, prompt,
+            model = model_of(variant)
+            out = model.extend(
+                _read(audio, model), model.sample_rate, seconds, prompt,
                 cfg_scale=cfg_scale, iterations=iterations, temperature=temperature, seed=seed, steps=steps,
             )  # fmt: skip
         return _file(out), _facts(out)
@@ -189,12 +190,12 @@ def _facts(out: Output) -> dict[str, Any]:
     return {"seed": out.seed, "settings": out.settings, "timings": out.timings, "nearest": nearest}
 
 
-def _read(audio: Any) -> tuple[Any, int]:
-    """The sound of an uploaded file. Callers must not name other files of this machine."""
+def _read(audio: Any, model: AudioDEAR) -> np.ndarray:
+    """The sound of an uploaded file, mono at the model's rate. Callers must not name other files of this machine."""
     path = audio.get("path") if isinstance(audio, dict) else getattr(audio, "path", None)
     if not isinstance(path, str) or not is_in_or_equal(path, get_upload_folder()):
         raise AudioError(f"audio must be an uploaded file, got {audio!r:.80}")
-    return read_channels(path, MAX_SECONDS)
+    return read_sound(path, model.sample_rate, MAX_SECONDS, Path(path).name)
 
 
 @contextmanager

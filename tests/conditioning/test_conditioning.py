@@ -45,6 +45,12 @@ def test_prompt_is_stripped_and_its_length_checked():
             check_prompt(bad)
     with pytest.raises(ValueError, match="valid Unicode"):
         check_prompt("dog \ud800")
+    assert check_prompt("a dog,\r\n\tthen rain") == "a dog,\r\n\tthen rain"
+    for control in ("\0", "\a", "\x1b", "\x7f", "\x85"):
+        with pytest.raises(ValueError, match=f"without control characters, got U\\+{ord(control):04X} in "):
+            check_prompt(f"a{control}dog")
+    with pytest.raises(ValueError, match=r"without control characters, got U\+0000 in "):
+        check_prompt("\0a dog")
 
 
 def test_conditioning_selects_pads_and_refuses_other_shapes():

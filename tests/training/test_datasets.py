@@ -31,9 +31,9 @@ def touch(*paths: Path) -> None:
         path.write_bytes(b"")
 
 
-def table(path: Path, text: str) -> Path:
+def table(path: Path, text: str | bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return path
 
 
@@ -237,6 +237,10 @@ def test_a_folder_of_clips_has_its_own_table(tmp_path):
         (wavcaps, "sb_final.json", '{"data": [{"id": "1", "caption": "x"}, {"id": "2"}]}', r"data\[1\] must be"),
         (wavcaps, "sb_final.json", '{"data": [', "not valid JSON"),
         (wavcaps, "other.json", "{}", "must be named as_final"),
+        (audiocaps, "train.csv", b"audiocap_id,youtube_id,start_time,caption\n1,a,0,caf\xe9\n", "0xe9 in line 2"),
+        (audioset, "eval_segments.csv", "# YTID".encode("utf-16"), "0xff in line 1; it begins as UTF-16 does"),
+        (wavcaps, "sb_final.json", '{"data": "é"}'.encode("latin-1"), "0xe9 in line 1"),
+        (clips, "clips.csv", "file,fold,é".encode("latin-1"), "0xe9 in line 1"),
     ],
 )
 def test_faults_of_tables_are_named(tmp_path, reader, name, text, message):

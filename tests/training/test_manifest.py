@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -51,6 +53,7 @@ def test_a_manifest_comes_back_as_it_was(tmp_path):
         ({"captions": []}, "captions must be null or a list"),
         ({"captions": ["x" * 1001]}, "captions must be"),
         ({"captions": "a dog"}, "captions must be"),
+        ({"captions": ["a\0dog"]}, "captions must be"),
         ({"start": -1}, "start must be seconds of at least 0, got -1"),
         ({"duration": 0}, "duration must be seconds above 0, got 0"),
         ({"duration": True}, "duration must be"),
@@ -101,6 +104,9 @@ def broken_files(folder: Path) -> dict[str, str]:
     (folder / "cut.flac").write_bytes(whole[: len(whole) // 2])
     write_sound(folder / "nothing.wav", 0, seed=0)
     write_sound(folder / "silence.wav", 1, seed=0, gain=0)
+    soundfile.write(folder / "click.wav", [0.5], 16000)
+    with contextlib.suppress(FileExistsError):
+        os.mkfifo(folder / "pipe.wav")
     samples = np.zeros(100, dtype=np.float32)
     samples[50] = np.nan
     soundfile.write(folder / "nan.wav", samples, 16000, subtype="FLOAT")
@@ -111,6 +117,8 @@ def broken_files(folder: Path) -> dict[str, str]:
         "cut.flac": "broken",
         "nothing.wav": "empty",
         "silence.wav": "silent",
+        "click.wav": "short",
+        "pipe.wav": "empty",
         "nan.wav": "broken",
         "absent.wav": "missing",
     }
@@ -165,7 +173,8 @@ def test_what_cannot_be_used_is_reported(tmp_path, found):
     assert [item.channels for item in entries] == [1, 1, 2]
     reasons = {"lost": "missing", "copy": "duplicate", **broken_files(tmp_path / "wavs")}
     assert report(tmp_path / "m.report.jsonl") == reasons
-    assert str(prepared) == ("3 sounds, 0.00 h; skipped 10 (broken 4, duplicate 1, empty 2, missing 2, silent 1)")
+    counts = "broken 4, duplicate 1, empty 3, missing 2, short 1, silent 1"
+    assert str(prepared) == f"3 sounds, 0.00 h; skipped 12 ({counts})"
     assert {path.name for path in tmp_path.glob("m*")} == {"m.jsonl", "m.report.jsonl"}
     before = (tmp_path / "m.jsonl").read_bytes()
     prepare(found, tmp_path / "m.jsonl", workers=1)

@@ -13,6 +13,7 @@ from dear.ui.components import checks
     [
         (lambda: checks.check_prompt(" \n"), "Type a prompt first."),
         (lambda: checks.check_prompt("x" * 1001), "The prompt has 1,001 characters. Shorten it to 1,000."),
+        (lambda: checks.check_prompt("a\0dog"), "The prompt has a control character (U+0000). Remove it."),
         (lambda: checks.resolve_seed(2**53, True), "A seed is a whole number from 0 to 9,007,199,254,740,991."),
         (lambda: checks.resolve_seed(-1, True), "A seed is a whole number from 0 to 9,007,199,254,740,991."),
         (lambda: checks.resolve_seed(0.5, True), "A seed is a whole number from 0 to 9,007,199,254,740,991."),

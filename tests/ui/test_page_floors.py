@@ -1,6 +1,10 @@
 """What the page asks of the pipeline, of outputs and of files that come in."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -8,7 +12,7 @@ import pytest
 import soundfile
 import torch
 
-from dear.audio import AudioError, duration, read_channels
+from dear.audio import AudioError, duration, read_sound, resample, resample_blocks
 
 RATE, CLIP = 16_000, 10_000
 
@@ -120,33 +124,74 @@ def test_a_continuation_names_bad_input(student, change, told):
         student.extend(**({"audio": tone(0.1), "sample_rate": RATE, "seconds": 1, "prompt": "rain"} | change))
 
 
-def test_uploads_are_read_as_they_are_or_refused_in_a_sentence(tmp_path):
-    stereo = np.stack([tone(0.5, 96_000)] * 8)
-    soundfile.write(tmp_path / "wide.wav", stereo.T, 96_000, subtype="FLOAT")
-    samples, rate = read_channels(tmp_path / "wide.wav", 60)
-    np.testing.assert_array_equal(samples, stereo)
-    assert rate == 96_000
+def test_uploads_are_mixed_and_resampled_or_refused_in_a_sentence(tmp_path):
+    eight = np.stack([share * tone(0.5, 96_000) for share in np.linspace(0.1, 1, 8)], axis=1)
+    soundfile.write(tmp_path / "wide.wav", eight, 96_000, subtype="FLOAT")
+    found = read_sound(tmp_path / "wide.wav", RATE, 60)
+    np.testing.assert_array_equal(found, resample(eight.mean(axis=1), 96_000, RATE))
+    assert found.dtype == np.float32
     (tmp_path / "empty.wav").touch()
-    (tmp_path / "paper.wav").write_bytes(b"%PDF-1.7\n" + bytes(range(256)) * 40)
+    for name in ("paper.wav", "paper.mp3"):
+        (tmp_path / name).write_bytes(b"%PDF-1.7\n" + bytes(range(256)) * 40)
     soundfile.write(tmp_path / "none.wav", np.zeros(0), RATE)
+    soundfile.write(tmp_path / "nan.wav", np.full(10, np.nan), RATE, subtype="FLOAT")
+    (tmp_path / "folder.wav").mkdir()
+    os.mkfifo(tmp_path / "pipe.wav")
+    soundfile.write(tmp_path / "dense.wav", np.zeros((10, 8)), 384_000)
+    soundfile.write(tmp_path / "fast.flac", np.zeros(10), 655_350)
+    soundfile.write(tmp_path / "slow.wav", np.zeros(10), 999)
+    soundfile.write(tmp_path / "many.wav", np.zeros((10, 65)), 8000)
     with (
         open(tmp_path / "long.wav", "wb") as file,
         soundfile.SoundFile(file, "w", 1000, 1, "PCM_U8", format="WAV") as f,
     ):
         f.write(np.zeros(7_200_000, dtype=np.int16))
-    for name, told in {
-        "empty": "empty.wav must hold a sound, got an empty file of 0 bytes",
-        "paper": "paper.wav must be a sound as WAV, FLAC, MP3, OGG or AIFF, and can't be read",
-        "none": "none.wav must hold a sound, got one of 0 samples",
-        "long": "long.wav must be at most 1 minute long, got 2 hours: cut it first",
-        "absent": "absent.wav must be a sound as",
-    }.items():
-        with pytest.raises(AudioError, match=told):
-            read_channels(tmp_path / f"{name}.wav", 60)
     (tmp_path / "naked.raw").write_bytes(bytes(1000))
-    with pytest.raises(AudioError, match=r"naked.raw must be a sound as WAV"):
-        read_channels(tmp_path / "naked.raw", 60)
+    for name, told in {
+        "empty.wav": "empty.wav must hold a sound, got an empty file of 0 bytes",
+        "paper.wav": "paper.wav can't be read as a sound (WAV, FLAC, MP3, OGG or AIFF)",
+        "paper.mp3": "paper.mp3 can't be read as a sound",
+        "none.wav": "none.wav must hold a finite sound of at least one sample",
+        "nan.wav": "nan.wav must hold a finite sound",
+        "folder.wav": "folder.wav must be a regular file",
+        "pipe.wav": "pipe.wav must be a regular file",
+        "dense.wav": "at most 1536000 samples a second in all of them, got 8 channels of 384000 Hz",
+        "fast.flac": "must have a rate of 1000 to 384000 Hz, at most 64 channels",
+        "slow.wav": "got 1 channels of 999 Hz",
+        "many.wav": "got 65 channels of 8000 Hz",
+        "long.wav": "long.wav must be at most 1 minute long, got 2 hours: cut it first",
+        "absent.wav": "absent.wav can't be read: there is no such file",
+        "naked.raw": "naked.raw can't be read as a sound",
+    }.items():
+        with pytest.raises(AudioError, match=re.escape(told)):
+            read_sound(tmp_path / name, RATE, 60, name)
     assert [duration(each) for each in (1, 59.96, 90, 5400)] == ["1 second", "60 seconds", "1.5 minutes", "1.5 hours"]
+
+
+@pytest.mark.parametrize(("rate", "wanted"), [(44_100, 16_000), (11_025, 48_000), (16_000, 16_000), (100_003, 16_000)])
+def test_a_sound_that_is_resampled_in_parts_is_that_of_the_whole(rate, wanted):
+    whole = np.random.default_rng(0).normal(size=rate // 2 + 7).astype(np.float32)
+    parts = (whole[at : at + 1000] for at in range(0, len(whole), 1000))
+    np.testing.assert_array_equal(
+        np.concatenate(list(resample_blocks(parts, rate, wanted))), resample(whole, rate, wanted)
+    )
+
+
+@pytest.mark.parametrize("bomb", [(384_000, 4, "FLAC", "PCM_16"), (192_000, 8, "OGG", "VORBIS")])
+def test_the_memory_for_an_upload_does_not_depend_on_rate_and_channels(tmp_path, bomb):
+    """Compressed silence: small files that are gigabytes once decoded as a whole."""
+    rate, channels, kind, subtype = bomb
+    with soundfile.SoundFile(tmp_path / "bomb", "w", rate, channels, subtype, format=kind) as file:
+        for _ in range(20 * rate // 4000):  # libsndfile crashes where it writes more of Vorbis at once
+            file.write(np.zeros((4000, channels), np.int16))
+    assert os.path.getsize(tmp_path / "bomb") < 500_000
+    script = (
+        "import resource, sys; from dear.audio import read_sound; import scipy.signal, soundfile\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak(); read_sound(sys.argv[1], 16_000, 60); print((peak() - before) / 1024)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, tmp_path / "bomb"], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 50  # MiB; decoded as a whole it has 120 and more
 
 
 @pytest.mark.parametrize("begin", [0.0, 0.9, 1.7])

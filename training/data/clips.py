@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from dear.audio import AudioError, read_sound
+from dear.files import read_text
 from training.data.vocabulary import LABELS
+
+MAX_TABLE = 2**28  # bytes of a table
 
 
 class DataError(ValueError):
@@ -103,12 +107,20 @@ def _from_esc50(row: Mapping[str, str]) -> dict[str, str]:
 
 
 def _rows(table: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    with table.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
+    try:
+        text = read_text(table, MAX_TABLE)
+    except OSError as error:
+        raise DataError(f"cannot read the table {table}: {error.strerror}") from None
+    except ValueError as error:
+        raise DataError(str(error)) from None
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
         absent = [name for name in columns if name not in (reader.fieldnames or ())]
         if absent:
             raise DataError(f"{table} must have the columns {', '.join(columns)}; {', '.join(absent)} missing")
         rows = list(reader)
+    except csv.Error as error:
+        raise DataError(f"{table}, line {reader.line_num}: {error}") from None
     for line, row in enumerate(rows, start=2):
         if any(row[name] is None for name in columns):
             raise DataError(f"{table}: row {line} has too few columns")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import os
 import re
@@ -20,11 +21,13 @@ from typing import Any
 
 import numpy as np
 
+from dear.files import read_text
 from training.data.captions import prompts
 from training.data.manifest import Entry, clean_caption
 from training.data.vocabulary import LABELS
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+MAX_TABLE = 2**30  # bytes; WavCaps' tables have a quarter of that
 WORDINGS = 5  # captions that a sound gets from its label
 
 # WavCaps' four parts: name of the table's file -> (folder, prefix of a source, key in a blacklist)
@@ -46,7 +49,7 @@ class Skipped:
 
     id: str
     path: str  # of its file, empty where there is none
-    reason: str  # one word: missing, caption, blacklisted, excluded, duplicate, empty, broken, silent
+    reason: str  # one word: missing, caption, blacklisted, excluded, duplicate, empty, broken, short, silent
     detail: str = ""
 
 
@@ -233,7 +236,9 @@ def label_captions(label: str, generator: np.random.Generator) -> tuple[str, ...
 def _captioned(entry: Entry) -> Entry | Skipped:
     if entry.captions:
         return entry
-    return Skipped(entry.id, str(entry.path), "caption", "no caption of 1 to 1,000 characters")
+    return Skipped(
+        entry.id, str(entry.path), "caption", "no caption of 1 to 1,000 characters without control characters"
+    )
 
 
 def _generator(seed: int, name: str) -> np.random.Generator:
@@ -255,22 +260,26 @@ def _rows(table: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str
 
 
 def _plain_rows(table: Path) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(_text(table), newline=""), skipinitialspace=True, strict=True)
     try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, skipinitialspace=True, strict=True)
-            try:
-                for row in reader:
-                    yield reader.line_num, row
-            except (csv.Error, UnicodeDecodeError) as error:
-                raise DatasetError(f"{table}, line {reader.line_num}: {error}") from None
-    except OSError as error:
-        raise DatasetError(f"cannot read the table {table}: {error.strerror}") from None
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise DatasetError(f"{table}, line {reader.line_num}: {error}") from None
 
 
 def _json(path: Path) -> Any:
+    text = _text(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{path} is not valid JSON: {error}") from None
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_text(path, MAX_TABLE)
     except OSError as error:
         raise DatasetError(f"cannot read the table {path}: {error.strerror}") from None
     except ValueError as error:
-        raise DatasetError(f"{path} is not valid JSON: {error}") from None
+        raise DatasetError(str(error)) from None

@@ -25,6 +25,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from dear.conditioning import control_character
 from dear.files import write_atomically
 
 MAX_CAPTION = 1000  # characters, as a prompt
@@ -62,7 +63,7 @@ def clean_caption(text: object) -> str | None:
         text.encode("utf-8")
     except UnicodeEncodeError:  # lone surrogates, as scraped texts have them
         return None
-    return text if 1 <= len(text) <= MAX_CAPTION else None
+    return text if 1 <= len(text) <= MAX_CAPTION and not control_character(text) else None
 
 
 def _is_text(value: Any) -> bool:

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import soundfile
 
-BLOCK = 1 << 18  # samples that are decoded at a time
+from dear.audio import AudioError, blocks, open_sound
+
+SHORTEST = 0.01  # seconds; a sound that is shorter is a click at most
 SILENCE = 1e-4  # a sound whose peak is lower is silent
 UNKNOWN_LENGTH = 0x7FFFFFFF  # from here on a WAV's declared length means that its writer did not know it
 
@@ -18,17 +20,17 @@ UNKNOWN_LENGTH = 0x7FFFFFFF  # from here on a WAV's declared length means that i
 def probe(path: str) -> dict[str, Any]:
     """``sample_rate``, ``channels``, ``frames`` (samples per channel) and ``digest`` of the file's sound.
 
-    Of a file that can't serve, ``reason`` (missing, empty, broken or silent) and ``detail``. The digest is that of the
-    decoded samples: lossless copies in other containers have the same.
+    Of a file that can't serve, ``reason`` (missing, empty, broken, short or silent) and ``detail``. The digest is that
+    of the decoded samples: lossless copies in other containers have the same.
     """
     try:
         if not os.path.getsize(path):
             return _unusable("empty", "0 bytes")
-        with soundfile.SoundFile(path) as file:
+        with open_sound(path, os.path.basename(path)) as file:
             return _measure(file)
     except FileNotFoundError:
         return _unusable("missing", "no such file")
-    except (OSError, RuntimeError) as error:  # soundfile's own are RuntimeErrors
+    except (OSError, AudioError) as error:
         return _unusable("broken", str(error))
 
 
@@ -36,7 +38,7 @@ def _measure(file: soundfile.SoundFile) -> dict[str, Any]:
     if not (cut := _missing_bytes(file.extra_info)):
         digest = hashlib.sha256(f"{file.samplerate} {file.channels}\n".encode())
         frames, peak = 0, 0.0
-        for block in file.blocks(BLOCK, dtype="float32", always_2d=True):
+        for block in blocks(file, file.frames):
             if not np.isfinite(block).all():
                 return _unusable("broken", "infinite or undefined samples")
             frames += len(block)
@@ -46,6 +48,8 @@ def _measure(file: soundfile.SoundFile) -> dict[str, Any]:
             return _unusable("broken", f"{frames} of {file.frames} samples")
         if not frames:
             return _unusable("empty", "no samples")
+        if frames < SHORTEST * file.samplerate:
+            return _unusable("short", f"{frames} samples")
         if peak < SILENCE:
             return _unusable("silent", f"peak {peak:.1e}")
         return {

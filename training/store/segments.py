@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from dear.audio import AudioError, resample
+from dear.audio import read_sound
 from training.data.manifest import Entry
 
 
@@ -25,22 +25,15 @@ def load_segment(
     peak: scale to this peak without the mean; 0: unchanged. A constant sound becomes silence.
     Raises :class:`~dear.audio.AudioError` naming a file that can no longer be read.
     """
-    import soundfile
 
-    try:
-        with soundfile.SoundFile(entry.path) as file:
-            rate = file.samplerate
-            wanted = math.ceil(length * rate / sample_rate)
-            first, whole = round(entry.start * rate), round(entry.duration * rate)
-            if whole > wanted:
-                first += int(np.random.default_rng([seed, variant, index]).integers(whole - wanted + 1))
-            file.seek(first)
-            samples = file.read(min(whole, wanted), dtype="float32", always_2d=True)
-    except (OSError, RuntimeError) as error:
-        raise AudioError(f"{entry.path} can't be read as a sound: {error}") from None
-    if not (len(samples) and np.isfinite(samples).all()):
-        raise AudioError(f"{entry.path} must hold a finite sound at {first / rate:.2f} s")
-    mono = resample(samples.mean(axis=1), rate, sample_rate)[:length]
+    def part(rate: int) -> tuple[int, int]:
+        wanted = math.ceil(length * rate / sample_rate)
+        first, whole = round(entry.start * rate), round(entry.duration * rate)
+        if whole > wanted:
+            first += int(np.random.default_rng([seed, variant, index]).integers(whole - wanted + 1))
+        return first, min(whole, wanted)
+
+    mono = read_sound(entry.path, sample_rate, part=part)[:length]
     if peak:
         mono = mono - mono.mean()
         mono *= peak / (np.abs(mono).max() + 1e-8)

@@ -6,7 +6,7 @@ import re
 import secrets
 from collections.abc import Sequence
 
-from dear.conditioning import MAX_PROMPT
+from dear.conditioning import MAX_PROMPT, control_character
 from dear.ui.components.runs import refusal
 from dear.ui.link import LARGEST_SEED
 
@@ -18,6 +18,8 @@ def check_prompt(text: str) -> None:
         raise refusal("Type a prompt first.")
     if length > MAX_PROMPT:
         raise refusal(f"The prompt has {length:,} characters. Shorten it to {MAX_PROMPT:,}.")
+    if control := control_character(text.strip()):
+        raise refusal(f"The prompt has a control character ({control}). Remove it.")
 
 
 def check_negative(text: str, cfg_scale: float) -> str:

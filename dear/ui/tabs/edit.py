@@ -15,7 +15,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from dear.audio import read_channels
+from dear.audio import open_sound, read_sound
 from dear.config import MelConfig
 from dear.output import Output
 from dear.pipeline import AudioDEAR
@@ -132,18 +132,18 @@ def build(context: Context) -> None:
             return {before: EMPTY, **cleared}
         try:
             model = models.get(chosen)
-            samples, rate = read_channels(file, MAX_SECONDS)
-            mel = model.log_mel(samples, rate).numpy()
+            samples = _decoded(file, model)
+            mel = model.log_mel(samples, model.sample_rate).numpy()
         except ValueError as error:
             sentence = html.escape(str(error), quote=False)
             return {before: f'<p class="dear-refused" role="alert">{sentence}.</p>', **cleared}
-        seconds = math.floor(samples.shape[1] / rate * 100) / 100
+        seconds = math.floor(len(samples) / model.sample_rate * 100) / 100
         if not first < last <= seconds:
             first, last = round(0.3 * seconds, 2), round(min(0.6 * seconds, 0.3 * seconds + _clip(model)), 2)
         return {
             **cleared,
             before: _map(model, mel, first, last, what == REDRAW),
-            status: _read(samples, rate, model),
+            status: _read(file, model),
             start: gr.Slider(maximum=max(seconds, 0.01), value=first, step=0.01),
             end: gr.Slider(
                 maximum=max(seconds, 0.01), value=last, step=0.01, info=f"At most {_clip(model):g} s after the start."
@@ -160,7 +160,7 @@ def build(context: Context) -> None:
             model = models.get(chosen)
             if what == REDRAW:
                 checks.check_region(first, last, _clip(model))
-            samples, rate = read_channels(file, MAX_SECONDS)
+            samples, rate = _decoded(file, model), model.sample_rate
 
             def call(progress: Any) -> Output:
                 if what == REDRAW:
@@ -248,6 +248,11 @@ def _step(step: int, past: History) -> tuple[str, History]:
     return _existing(past.files[at], "Redraw"), History(past.files, at)
 
 
+def _decoded(file: str, model: AudioDEAR) -> np.ndarray:
+    """The sound of an uploaded file, mono at the model's rate."""
+    return read_sound(file, model.sample_rate, MAX_SECONDS, Path(file).name)
+
+
 def _existing(file: str | None, button: str) -> str:
     """The file of a result, unless it has been deleted. ``button``: what makes it again."""
     if file is None or not Path(file).is_file():
@@ -278,11 +283,13 @@ def _map(model: AudioDEAR, mel: Any, first: float, last: float, shown: bool) -> 
     )
 
 
-def _read(samples: np.ndarray, rate: int, model: AudioDEAR) -> str:
-    """What was uploaded, and what becomes of it. samples: [C, S]"""
-    channels = {1: "mono", 2: "stereo"}.get(len(samples), f"{len(samples)} channels")
-    given = f"{samples.shape[1] / rate:.1f} s, {rate / 1000:g} kHz {channels}"
-    same = rate == model.sample_rate and len(samples) == 1
+def _read(path: str, model: AudioDEAR) -> str:
+    """What was uploaded, and what becomes of it."""
+    with open_sound(path) as file:
+        rate, count, seconds = file.samplerate, file.channels, file.frames / file.samplerate
+    channels = {1: "mono", 2: "stereo"}.get(count, f"{count} channels")
+    given = f"{seconds:.1f} s, {rate / 1000:g} kHz {channels}"
+    same = rate == model.sample_rate and count == 1
     done = "is edited as it is" if same else f"is converted to {model.sample_rate / 1000:g} kHz mono"
     return f'<p class="dear-note" role="status">This sound ({given}) {done}.</p>'
 
