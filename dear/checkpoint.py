@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from dear.card import model_card
 from dear.codec import CODECS, VOCODERS, build_vae, build_vocoder
 from dear.codec.base import Codec, Vocoder
 from dear.config import Config, ConfigError
-from dear.files import sha256
+from dear.files import read_text, regular_size, sha256
 from dear.hub import REPOSITORY, CheckpointError, fetch, upload
 from dear.kinds import KINDS
 from dear.layers import shapes_alone
@@ -35,6 +35,8 @@ from dear.vocabulary import FOLDER as VOCABULARY
 
 BUNDLED = bundled("mini")
 CARD = "README.md"
+MAX_TEXT = 2**20  # bytes of a configuration or a card
+MAX_HEADER = 2**23  # bytes of the header of a file of weights
 
 
 def resolve(
@@ -81,10 +83,10 @@ def load_config(folder: str | Path) -> Config:
     """Read ``config.json``. Raises CheckpointError where it is missing, ConfigError naming it where it is wrong."""
     path = Path(folder) / "config.json"
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, MAX_TEXT)
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing: {folder} is not a checkpoint") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error})") from None
     try:
         return Config.from_json(text, KINDS)
@@ -93,9 +95,14 @@ def load_config(folder: str | Path) -> Config:
 
 
 def load_card(folder: str | Path) -> str | None:
-    """Read the model card; None where there is none."""
+    """Read the model card; None where there is none. Raises CheckpointError where it cannot be read."""
     path = Path(folder) / CARD
-    return path.read_text(encoding="utf-8") if path.is_file() else None
+    try:
+        return read_text(path, MAX_TEXT)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error})") from None
 
 
 def load_model(
@@ -121,21 +128,32 @@ def load_codec(folder: str | Path, config: Config, device: torch.device | str = 
     """
     codec = Path(folder) / "codec"
     sources = {part: _source(part, *named) for part, named in _named(config).items()}
-    if "vae" not in sources:
-        _open(codec / "vae.safetensors")
     # Their tables (filters, windows) follow from the configuration, so they are built in place, without disturbing
-    # the caller's random state.
+    # the caller's random state, once their sizes are known to be those of the files.
+    blueprints: list[tuple[str, Callable[[], nn.Module]]] = [("vae", lambda: build_vae(config.vae, config.mel))]
+    if not VOCODERS[config.vocoder.kind].weightless:
+        blueprints.append(("vocoder", lambda: build_vocoder(config.vocoder, config.mel)))
     try:
         with torch.random.fork_rng(devices=[]):
+            for name, build in blueprints:
+                if name not in sources:
+                    with shapes_alone():
+                        blueprint = build()
+                    if blueprint.state_dict():
+                        _compare(codec / f"{name}.safetensors", blueprint)
             vae = build_vae(config.vae, config.mel, sources.get("vae"))
             vocoder = build_vocoder(config.vocoder, config.mel, sources.get("vocoder"))
     except ValueError as error:
-        raise CheckpointError(str(error)) from error
+        raise error if isinstance(error, CheckpointError) else CheckpointError(str(error)) from error
     parts: dict[str, nn.Module] = {"vae": vae, "vocoder": vocoder}
     for name, part in parts.items():
         if name not in sources and part.state_dict():
-            part.load_state_dict(_read(codec / f"{name}.safetensors", part, torch.float32))
-        part.eval().to(device)
+            part.load_state_dict(_read(codec / f"{name}.safetensors", part, torch.float32), assign=True)
+        part.eval().to(device, torch.float32)
+    try:
+        vae.check_weights()
+    except ValueError as error:
+        raise CheckpointError(f"{codec / 'vae.safetensors'} is damaged: {error}") from None
     return vae, vocoder
 
 
@@ -170,10 +188,16 @@ def digest(folder: str | Path, variant: str) -> str:
 
 
 def fingerprint(folder: str | Path) -> str:
-    """First 12 hexadecimal digits of a sha256 over the configuration and all weights of a checkpoint."""
+    """First 12 hexadecimal digits of a sha256 over the configuration and all weights of a checkpoint.
+
+    Raises CheckpointError where one of them cannot be read.
+    """
     folder, digest = Path(folder), hashlib.sha256()
     for path in sorted([folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("codec/*.safetensors")]):
-        digest.update(f"{path.relative_to(folder)} {sha256(path)}\n".encode())
+        try:
+            digest.update(f"{path.relative_to(folder)} {sha256(path)}\n".encode())
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read ({error.strerror})") from None
     return digest.hexdigest()[:12]
 
 
@@ -271,6 +295,11 @@ def _weights(variant: str, config: Config) -> str:
 def _open(path: Path) -> safe_open:
     """Open a file. Its header is parsed and compared with its size."""
     try:
+        regular_size(path)
+        with open(path, "rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+        if header > MAX_HEADER:
+            raise CheckpointError(f"{path} must have a header of at most {MAX_HEADER} bytes, got {header}")
         return safe_open(str(path), "pt")
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing: download or train the checkpoint again") from None
@@ -280,6 +309,22 @@ def _open(path: Path) -> safe_open:
 
 def _read(path: Path, part: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     """Read the weights of ``path`` as ``dtype``, after their names and shapes were compared with those of ``part``."""
+    _compare(path, part)
+    weights = {}
+    try:
+        with _open(path) as file:
+            for name in part.state_dict():
+                weights[name] = file.get_tensor(name).to(dtype)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is truncated or damaged ({error}): download or train it again") from None
+    for name, value in weights.items():
+        if not value.isfinite().all():
+            raise CheckpointError(f"{path} is damaged: {name} holds infinite or NaN values; download or train it again")
+    return weights
+
+
+def _compare(path: Path, part: nn.Module) -> None:
+    """Raise CheckpointError unless the tensors of ``path`` have the names and shapes of those of ``part``."""
     wanted = {name: list(value.shape) for name, value in part.state_dict().items()}
     with _open(path) as file:
         found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - not a dict
@@ -289,7 +334,6 @@ def _read(path: Path, part: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
         if wrong:
             more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
             raise CheckpointError(f"{path} does not fit its configuration: {'; '.join(wrong[:3])}{more}")
-        return {name: file.get_tensor(name).to(dtype) for name in wanted}
 
 
 def _write(path: Path, part: nn.Module) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from dear.settings import ConfigError, Kinds, KindSettings, Range, Settings, as_kind, from_dict
+from dear.settings import ConfigError, Kinds, KindSettings, Range, Settings, as_kind, check_text, from_dict
 
 __all__ = [
     "FAST",
@@ -33,7 +33,9 @@ __all__ = [
     "from_dict",
 ]
 
-MAX_TOKENS = 16_384  # L
+MAX_TOKENS = 4096  # L
+MAX_FRAMES = 2**23  # samples under the windows of a clip, frames * n_fft: eight times those of a clip of ten seconds
+MAX_VARIANTS = 16
 MAX_STEPS = 1000  # sampling steps of a head
 MAX_PATCH = 16_384  # mel values under one token
 
@@ -61,6 +63,10 @@ class MelConfig(Settings):
                 f"mel.f_min and mel.f_max must satisfy 0 <= f_min < f_max <= {self.sample_rate / 2}, "
                 f"got {self.f_min!r} and {self.f_max!r}"
             )
+        if self.hop_length > self.n_fft:
+            raise ConfigError(f"mel.hop_length must be at most n_fft {self.n_fft}, got {self.hop_length!r}")
+        if self.frames * self.n_fft > MAX_FRAMES:
+            raise ConfigError(f"mel.frames * n_fft must be at most {MAX_FRAMES}, got {self.frames * self.n_fft}")
         if self.samples > self.frames * self.hop_length:
             raise ConfigError(f"mel.samples must be at most frames * hop_length, got {self.samples!r}")
 
@@ -228,8 +234,13 @@ class Config:
     variants: Mapping[str, VariantConfig]
 
     def __post_init__(self) -> None:
+        check_text("name", self.name)
         if not self.variants:
             raise ConfigError("variants must name at least one variant, got none")
+        if len(self.variants) > MAX_VARIANTS:
+            raise ConfigError(f"variants must name at most {MAX_VARIANTS} variants, got {len(self.variants)}")
+        for name in self.variants:
+            check_text("variants", name)
         if self.mel.frames % self.vae.patch_frames or self.mel.n_mels % self.vae.patch_mels:
             raise ConfigError(
                 f"vae.patch_frames and vae.patch_mels must divide {self.mel.frames} x {self.mel.n_mels}, "

@@ -18,6 +18,9 @@ T = TypeVar("T")
 K = TypeVar("K", bound="KindSettings")
 
 
+MAX_TEXT = 1000  # characters of a name, or of a place where files lie
+
+
 class ConfigError(ValueError):
     """A configuration with an unknown field, a missing field, or a value out of range."""
 
@@ -76,13 +79,23 @@ def _check(hint: Any, value: Any, path: str) -> None:
         number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
         if not (number and allowed.low <= value <= allowed.high):
             name = "a whole number" if whole else "a number"
-            raise ConfigError(f"{path} must be {name} from {allowed.low:.12g} to {allowed.high:.12g}, got {value!r}")
+            raise ConfigError(
+                f"{path} must be {name} from {allowed.low:.12g} to {allowed.high:.12g}, got {value!r:.100}"
+            )
     elif origin is Literal:
         if value not in arguments:
-            raise ConfigError(f"{path} must be one of {', '.join(arguments)}, got {value!r}")
+            raise ConfigError(f"{path} must be one of {', '.join(arguments)}, got {value!r:.100}")
     elif origin is tuple:
         for item in value:
             _check(arguments[0], item, path)
+    elif hint is str:
+        check_text(path, value)
+
+
+def check_text(path: str, value: Any) -> None:
+    """Raises :class:`ConfigError` unless ``value`` is a short text that can be shown."""
+    if not (isinstance(value, str) and len(value) <= MAX_TEXT and (value.isprintable() or not value)):
+        raise ConfigError(f"{path} must be a text of at most {MAX_TEXT} printable characters, got {value!r:.100}")
 
 
 def as_kind(settings: KindSettings, cls: type[K]) -> K:
@@ -105,7 +118,7 @@ def from_dict(cls: type[T], data: Any, path: str = "", kinds: Kinds | None = Non
     first version of that class, is taken as old, and its settings of other kinds are dropped.
     """
     if not isinstance(data, Mapping):
-        raise ConfigError(f"{path or cls.__name__} must be an object with fields, got {data!r}")
+        raise ConfigError(f"{path or cls.__name__} must be an object with fields, got {data!r:.100}")
     if _is_open(cls):
         cls, data = _of_kind(cls, data, path, kinds or {})
     hints = typing.get_type_hints(cls)
@@ -113,7 +126,7 @@ def from_dict(cls: type[T], data: Any, path: str = "", kinds: Kinds | None = Non
     prefix = f"{path}." if path else ""
     for key in data:
         if key not in known:
-            raise ConfigError(f"unknown field {prefix}{key}; allowed are {', '.join(known)}")
+            raise ConfigError(f"unknown field {prefix}{key!s:.100}; allowed are {', '.join(known)}")
     values = {key: _convert(hints[key], value, prefix + key, kinds) for key, value in data.items()}
     for name, field in known.items():
         if name not in values and field.default is field.default_factory is dataclasses.MISSING:
@@ -133,7 +146,7 @@ def _of_kind(cls: Any, data: Mapping[str, Any], path: str, kinds: Kinds) -> tupl
     registry = kinds[cls]
     kind = data.get("kind", next(iter(registry)))
     if not isinstance(kind, str) or kind not in registry:
-        raise ConfigError(f"{path or cls.section}.kind must be one of {', '.join(registry)}, got {kind!r}")
+        raise ConfigError(f"{path or cls.section}.kind must be one of {', '.join(registry)}, got {kind!r:.100}")
     chosen = registry[kind].Config
     if not cls.shared_fields or not cls.shared_fields <= data.keys():
         return chosen, data
@@ -152,16 +165,16 @@ def _convert(hint: Any, value: Any, path: str, kinds: Kinds | None) -> Any:
         return value  # checked by the dataclass
     if origin is Mapping:
         if not isinstance(value, typing.Mapping):
-            raise ConfigError(f"{path} must be an object with fields, got {value!r}")
+            raise ConfigError(f"{path} must be an object with fields, got {value!r:.100}")
         inner = typing.get_args(hint)[1]
         return {str(key): _convert(inner, item, f"{path}.{key}", kinds) for key, item in value.items()}
     if origin is tuple:
         inner = typing.get_args(hint)
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{path} must be a list, got {value!r}")
+            raise ConfigError(f"{path} must be a list, got {value!r:.100}")
         inner = (inner[0],) * len(value) if len(inner) == 2 and inner[1] is Ellipsis else inner
         if len(value) != len(inner):
-            raise ConfigError(f"{path} must hold {len(inner)} values, got {value!r}")
+            raise ConfigError(f"{path} must hold {len(inner)} values, got {value!r:.100}")
         return tuple(_convert(kind, item, path, kinds) for kind, item in zip(inner, value, strict=True))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         try:
@@ -169,7 +182,7 @@ def _convert(hint: Any, value: Any, path: str, kinds: Kinds | None) -> Any:
         except OverflowError:
             raise ConfigError(f"{path} must be a finite number, got one of {value.bit_length()} bits") from None
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{path} must be of type {hint.__name__}, got {value!r}")
+        raise ConfigError(f"{path} must be of type {hint.__name__}, got {value!r:.100}")
     if hint is float and not math.isfinite(value):
-        raise ConfigError(f"{path} must be a finite number, got {value!r}")
+        raise ConfigError(f"{path} must be a finite number, got {value!r:.100}")
     return value

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 
 import pytest
@@ -11,9 +12,19 @@ from factory import tiny_checkpoint, tiny_config, tiny_models
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dear import checkpoint
-from dear.checkpoint import CheckpointError, digest, load_codec, load_config, load_model, resolve, save_checkpoint
+from dear import AudioDEAR, checkpoint
+from dear.checkpoint import (
+    CheckpointError,
+    digest,
+    fingerprint,
+    load_codec,
+    load_config,
+    load_model,
+    resolve,
+    save_checkpoint,
+)
 from dear.codec import build_vae, build_vocoder
+from dear.codec.conv import ConvConfig
 from dear.codec.istft import ISTFTConfig
 from dear.config import ConfigError
 from dear.kinds import KINDS
@@ -237,3 +248,63 @@ def test_resolve_finds_folders_and_refuses_what_is_neither_folder_nor_repository
     monkeypatch.setattr(checkpoint, "BUNDLED", tmp_path / "assets")
     with pytest.raises(CheckpointError, match="bundled weights are missing: there is no folder"):
         resolve(None)
+
+
+@pytest.mark.parametrize("name", ["config.json", "README.md", "student.safetensors", "codec/vae.safetensors"])
+def test_pipes_devices_and_folders_are_refused_by_name(own_folder, name):
+    path = own_folder / name
+    for put in (os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")):
+        path.rmdir() if path.is_dir() else path.unlink()
+        put(path)
+        with pytest.raises(CheckpointError, match=rf"{name}.*not a regular file"):
+            AudioDEAR.from_pretrained(own_folder, device="cpu")
+        if name != "README.md":
+            with pytest.raises(CheckpointError, match=rf"{name}"):
+                fingerprint(own_folder)
+
+
+@pytest.mark.parametrize("name", ["student", "codec/vae"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused(own_folder, name, value):
+    path = own_folder / f"{name}.safetensors"
+    weights = load_file(path)
+    key = sorted(weights)[-1]
+    save_file(weights | {key: torch.full_like(weights[key], value)}, path)
+    with pytest.raises(CheckpointError, match=rf"{path.name} is damaged: {key} holds infinite or NaN values"):
+        AudioDEAR.from_pretrained(own_folder, device="cpu")
+
+
+def test_a_codec_that_would_divide_by_zero_is_refused(own_folder):
+    path = own_folder / "codec" / "vae.safetensors"
+    weights = load_file(path)
+    save_file(weights | {"scale": 0 * weights["scale"]}, path)
+    with pytest.raises(CheckpointError, match=r"vae.safetensors is damaged: scale must be above 0, got 0"):
+        AudioDEAR.from_pretrained(own_folder, device="cpu")
+
+
+def test_a_codec_is_compared_with_its_file_before_it_is_built(own_folder, monkeypatch):
+    config = dataclasses.replace(tiny_config(), vae=ConvConfig(width=1024, depth=32, token_dim=16))
+    built = []
+    before = torch.nn.Linear.__init__
+
+    def linear(self, *arguments, **options):
+        before(self, *arguments, **options)
+        built.append(self.weight.device.type)
+
+    monkeypatch.setattr(torch.nn.Linear, "__init__", linear)
+    with pytest.raises(CheckpointError, match=r"vae.safetensors does not fit its configuration"):
+        load_codec(own_folder, config)
+    assert set(built) == {"meta"}
+
+
+def test_a_header_that_is_too_long_is_refused(own_folder):
+    path = own_folder / "student.safetensors"
+    path.write_bytes((2**40).to_bytes(8, "little") + path.read_bytes()[8:])
+    with pytest.raises(CheckpointError, match="must have a header of at most 8388608 bytes, got 1099511627776"):
+        AudioDEAR.from_pretrained(own_folder, device="cpu")
+
+
+def test_an_unreadable_card_is_refused_in_a_sentence(own_folder):
+    (own_folder / "README.md").write_bytes(b"# caf\xe9")
+    with pytest.raises(CheckpointError, match=r"README.md cannot be read .*0xe9 in line 1"):
+        AudioDEAR.from_pretrained(own_folder, device="cpu")

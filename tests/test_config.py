@@ -213,6 +213,27 @@ def test_hostile_sizes_are_refused_by_name(path, value):
         Config.from_dict(data, KINDS)
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"mel": {"frames": 65_536, "n_fft": 16_384}}, "mel.frames * n_fft must be at most 8388608, got 1073741824"),
+        ({"mel": {"hop_length": 2048}}, "mel.hop_length must be at most n_fft 1024, got 2048"),
+        ({"mel": {"frames": 8192}, "vae": {"patch_frames": 1}}, "a clip must have at most 4096 tokens, got 8192"),
+        ({"name": "x" * 100_000}, "name must be a text of at most 1000 printable characters, got 'xxx"),
+        ({"name": "a\0"}, "name must be a text of at most 1000 printable characters"),
+        ({"variants": {str(number): {} for number in range(17)}}, "variants must name at most 16 variants, got 17"),
+        ({"backbone": {"positions": "x" * 100_000}}, "backbone.positions must be one of"),
+    ],
+)
+def test_sizes_that_are_large_together_and_long_texts_are_refused(changes, told):
+    data = json.loads(preset("mini").to_json())
+    for section, change in changes.items():
+        data[section] = data[section] | change if section in ("mel", "vae", "backbone") else change
+    with pytest.raises(ConfigError) as refusal:
+        Config.from_dict(data, KINDS)
+    assert told in str(refusal.value) and len(str(refusal.value)) < 400
+
+
 SETTINGS = [MelConfig, BackboneConfig, Savings, SamplingConfig]
 SETTINGS += [kind.Config for registry in KINDS.values() for kind in registry.values()]
 

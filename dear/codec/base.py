@@ -29,6 +29,9 @@ class Codec(nn.Module, ABC):
     def decode(self, tokens: Tensor) -> Tensor:
         """tokens [B, L, D] -> log-mel [B, F, M], never below the mel's floor."""
 
+    def check_weights(self) -> None:
+        """Raises ValueError for weights with which the codec cannot compute."""
+
     @abstractmethod
     def latents(self, tokens: Tensor) -> Tensor:
         """tokens [B, L, D] -> the same values as a picture [B, Z, F', M']."""

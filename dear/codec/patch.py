@@ -51,9 +51,15 @@ class PatchVAE(Codec):
         self.bands = mel.n_mels // vae.patch_mels
         self.token_shape = (mel.frames // vae.patch_frames * self.bands, vae.token_dim)
         self.floor = math.log(mel.floor)
-        self.register_buffer("mean", torch.full((size,), self.floor / 2))
-        self.register_buffer("components", torch.eye(size, vae.token_dim))
-        self.register_buffer("scale", torch.ones(vae.token_dim))
+        self.register_buffer("mean", torch.full((size,), self.floor / 2, dtype=torch.float32))
+        # Not torch.eye, which on the meta device imports torch's compiler.
+        components = torch.zeros(size, vae.token_dim, dtype=torch.float32).fill_diagonal_(1)
+        self.register_buffer("components", components)
+        self.register_buffer("scale", torch.ones(vae.token_dim, dtype=torch.float32))
+
+    def check_weights(self) -> None:
+        if not (self.scale > 0).all():
+            raise ValueError(f"scale must be above 0, got {float(self.scale.min()):g}")
 
     def patches(self, mel: Tensor) -> Tensor:
         """mel [B, F, M] -> [B, L, P]. F may be any multiple of patch_frames; ValueError otherwise."""
