@@ -80,6 +80,7 @@ def parser() -> Parser:
     one.add_argument("--savings", metavar="OPTIONS", help="speed for fidelity: fast, or such as refresh_every=4")
     one.add_argument("--seed", type=whole, help="the same seed gives the same sound; drawn where absent")
     one.add_argument("--num-samples", type=whole, default=1, help="sounds, 1 to 64, with seeds one after the other")
+    one.add_argument("--loudness", type=number, help="LUFS, -60 to -5, as far as peaks allow; as it is where absent")
     one.add_argument("--model", help="a checkpoint's folder or owner/name on the Hub; the bundled one where absent")
     one.add_argument("--variant", help="student or teacher; the checkpoint's default where absent")
     one.add_argument("--device", help="cpu, cuda or mps; the best of this machine where absent")
@@ -124,7 +125,7 @@ def generate(options: argparse.Namespace) -> None:
     model = AudioDEAR.from_pretrained(options.model, variant=options.variant, device=options.device)
     out = model.generate(
         prompt, seed=options.seed, num_samples=options.num_samples, negative_prompt=options.negative_prompt,
-        **chosen(options),
+        loudness=options.loudness, **chosen(options),
     )  # fmt: skip
     if options.seconds is not None:
         out = model.fit(out, options.seconds)
@@ -139,6 +140,7 @@ def _check_before_loading(options: argparse.Namespace) -> None:
     """Refuse bad options before the weights are loaded: their ranges follow from the configuration."""
     from dear.checkpoint import load_config, resolve
     from dear.layers import shapes_alone
+    from dear.loudness import HIGHEST, LOWEST
     from dear.model import MaskedModel
     from dear.output import check_paths
     from dear.request import MAX_SAMPLES, MAX_SEED, check_number, check_options, check_whole
@@ -156,6 +158,8 @@ def _check_before_loading(options: argparse.Namespace) -> None:
             raise ValueError(f"num_samples must be 1 where seconds is given, got {options.num_samples}")
     if options.seed is not None:
         check_whole("seed", options.seed, 0, MAX_SEED)
+    if options.loudness is not None:
+        check_number("loudness", options.loudness, LOWEST, HIGHEST)
 
 
 def show_info(options: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from dear.audio import check_audio, fit_clip, region, resample
 from dear.codec.mel import MelSpectrogram
 from dear.isolation import isolated
+from dear.loudness import fade_ends
 from dear.options import SamplingOptions
 from dear.output import Output
 from dear.rendering import Synthesizer
@@ -41,6 +42,32 @@ def inpaint(
     **options: Unpack[SamplingOptions],
 ) -> Output:
     """See :meth:`dear.AudioDEAR.inpaint`."""
+    out, first, last = _draw(
+        synthesizer, audio, sample_rate, start, end, prompt, context=context, seed=seed, num_samples=num_samples,
+        progress=progress, **options,
+    )  # fmt: skip
+    mel = synthesizer.config.mel
+    waveform = fade_ends(out.sound, mel.sample_rate, begin=first == 0, end=last == mel.samples)
+    return dataclasses.replace(out, waveform=waveform)
+
+
+def _draw(
+    synthesizer: Synthesizer,
+    audio: np.ndarray | Tensor,
+    sample_rate: int,
+    start: float,
+    end: float,
+    prompt: str | Sequence[str],
+    *,
+    context: float = 0.0,
+    seed: int | None = None,
+    num_samples: int = 1,
+    progress: Progress | None = None,
+    **options: Unpack[SamplingOptions],
+) -> tuple[Output, int, int]:
+    """:func:`inpaint` without fades at the ends of the clip, which may be joined: the result, and the region's samples
+    from the first to the last, the latter excluded.
+    """
     mel = synthesizer.config.mel
     samples = check_audio(audio)
     sample_rate = check_whole("sample_rate", sample_rate, 1000, 384_000)
@@ -73,13 +100,14 @@ def inpaint(
         given_mask=(keep & ~far).expand(count, -1),
         left_out=far.expand(count, -1),
         settings=request.settings | {"start": start, "end": end, "context": context},
+        fade=False,
     )
     (out,) = synthesizer.run(request)
     weight = region(mel.samples, first, last, round(CROSSFADE * mel.sample_rate))
     original = clip[: mel.samples]
     mixed = (1 - weight.square()).sqrt() * original + weight * out.sound / gain
     waveform = torch.where(weight > 0, mixed, original).clamp(-1, 1)
-    return dataclasses.replace(out, waveform=waveform, mel=out.mel - math.log(gain))
+    return dataclasses.replace(out, waveform=waveform, mel=out.mel - math.log(gain)), first, last
 
 
 def encode(synthesizer: Synthesizer, clip: Tensor) -> tuple[Tensor, float]:
@@ -121,7 +149,7 @@ def redraw(
         options["iterations"] = min(
             check_whole("iterations", options["iterations"], 1, synthesizer.model.length), wanted
         )
-    out = inpaint(
+    out, *_ = _draw(
         synthesizer,
         sound[at : at + clip],
         rate,
@@ -136,6 +164,7 @@ def redraw(
         weight = region(len(sound), first, last, round(CROSSFADE * rate))[at : at + clip]
         drawn = weight * drawn + (1 - weight.square()).sqrt() * sound[at : at + clip]
     whole = torch.cat((sound[:at], drawn, sound[at + clip :]))[: len(sound)]
+    whole = fade_ends(whole[None], rate, begin=first == 0, end=last == len(sound))[0]
     return dataclasses.replace(
         out,
         waveform=whole[None],
@@ -177,7 +206,7 @@ def extend(
     timings: dict[str, float] = {}
     for i, (tail, first) in enumerate(zip(tails, firsts, strict=True)):
         done = sum(counts[:i])
-        out = inpaint(
+        out, *_ = _draw(
             synthesizer,
             sound[-tail:],
             rate,
@@ -195,6 +224,7 @@ def extend(
         )
         sound = torch.cat((sound[:-tail], out.sound[0]))[:wanted]
         timings = {stage: timings.get(stage, 0.0) + each for stage, each in out.timings.items()}
+    sound = fade_ends(sound[None], rate, begin=False)[0]
     return dataclasses.replace(
         out,
         waveform=sound[None],

@@ -37,7 +37,7 @@ def token_schedule(total: int, iterations: int, kind: str = "cosine") -> list[in
 
 def random_order(length: int, generator: torch.Generator) -> Tensor:
     """A random permutation [L] of the positions, in decoding order, on the CPU."""
-    return torch.randperm(length, generator=generator)
+    return torch.randperm(length, generator=generator, device="cpu")
 
 
 def spread_order(length: int, generator: torch.Generator) -> Tensor:

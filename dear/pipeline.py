@@ -172,6 +172,7 @@ class AudioDEAR:
         num_samples: int = 1,
         progress: Progress | None = None,
         negative_prompt: str | None = None,
+        loudness: float | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Output:
         """Sounds for one prompt or several, ``num_samples`` of each, in the order of the prompts.
@@ -181,11 +182,20 @@ class AudioDEAR:
         num_samples: 1 to 64; prompts times num_samples are at most 64.
         progress: called as ``progress(iteration, iterations)`` after each iteration.
         negative_prompt: what should not be heard; takes the place of the null condition in guidance.
+        loudness: LUFS (BS.1770, gated), -60 to -5, of each sound, as far as true peaks below -1 dBFS allow; the page
+            uses ``dear.loudness.PAGE``. None: as the vocoder gives it.
+        Sounds begin and end with a fade of 5 ms.
         Raises ValueError naming the argument, its value and what is allowed, before any work; FloatingPointError where
         the model diverges.
         """
         request = self.synthesizer.request(
-            prompt, options, seed=seed, num_samples=num_samples, progress=progress, negative_prompt=negative_prompt
+            prompt,
+            options,
+            seed=seed,
+            num_samples=num_samples,
+            progress=progress,
+            negative_prompt=negative_prompt,
+            loudness=loudness,
         )
         (out,) = self.synthesizer.run(request)
         return out
@@ -196,6 +206,7 @@ class AudioDEAR:
         *,
         batch: int = 8,
         seed: int | None = None,
+        loudness: float | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Iterator[Output]:
         """One sound for each of any number of prompts, in their order, ``batch`` (1 to 64) of them at a time.
@@ -210,7 +221,7 @@ class AudioDEAR:
         batch = check_whole("batch", batch, 1, MAX_SAMPLES)
         seed = secrets.randbelow(2**32) if seed is None else check_whole("seed", seed, 0, MAX_SEED - len(prompts))
         requests = [
-            self.synthesizer.request(prompts[at : at + batch], options, seed=seed + at)
+            self.synthesizer.request(prompts[at : at + batch], options, seed=seed + at, loudness=loudness)
             for at in range(0, len(prompts), batch)
         ]
         return self.synthesizer.overlapped(requests, ahead=1 if self.device.type == "cuda" else 0)
@@ -224,6 +235,7 @@ class AudioDEAR:
         progress: Progress | None = None,
         every: int = 1,
         negative_prompt: str | None = None,
+        loudness: float | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Iterator[Output]:
         """As :meth:`generate`, one result per iteration; only the last has a waveform. Input is checked at the call.
@@ -232,7 +244,13 @@ class AudioDEAR:
         """
         every = check_whole("every", every, 1, self.model.length)
         request = self.synthesizer.request(
-            prompt, options, seed=seed, num_samples=num_samples, progress=progress, negative_prompt=negative_prompt
+            prompt,
+            options,
+            seed=seed,
+            num_samples=num_samples,
+            progress=progress,
+            negative_prompt=negative_prompt,
+            loudness=loudness,
         )
         return self.synthesizer.run(request, every)
 
@@ -255,6 +273,7 @@ class AudioDEAR:
             given_mask=partial.order >= 0,
             draft=True,
             negative=partial.settings.get("negative_prompt"),
+            loudness=partial.settings.get("loudness"),
         )
         (out,) = self.synthesizer.run(request)
         return dataclasses.replace(out, order=partial.order, iteration=partial.iteration, iterations=partial.iterations)

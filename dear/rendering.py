@@ -20,6 +20,7 @@ from dear.codec.mel import MelSpectrogram
 from dear.conditioning import Conditioning, TextEncoder, check_prompt
 from dear.config import Config, SamplingConfig
 from dear.isolation import isolated
+from dear.loudness import fade_ends, normalise
 from dear.model import MaskedModel
 from dear.options import SamplingOptions
 from dear.output import Output
@@ -73,6 +74,7 @@ class Synthesizer:
         num_samples: int = 1,
         progress: Progress | None = None,
         negative_prompt: str | None = None,
+        loudness: float | None = None,
     ) -> Request:
         """:func:`dear.request.make_request` for this variant. None: its own defaults, and iterations up to L."""
         return make_request(
@@ -87,6 +89,7 @@ class Synthesizer:
             num_samples=num_samples,
             progress=progress,
             negative_prompt=negative_prompt,
+            loudness=loudness,
         )
 
     def run(self, request: Request, every: int | None = None) -> Iterator[Output]:
@@ -208,7 +211,7 @@ class Synthesizer:
             with isolated(self.device), _on(lane):
                 self._check_finite(finite, request)
                 return Output(
-                    waveform=None if waveform is None else waveform.cpu().clone(),
+                    waveform=None if waveform is None else self._finish(waveform.cpu().clone(), request),
                     sample_rate=self.config.mel.sample_rate,
                     mel=mel.cpu().clone(),
                     tokens=tokens.cpu().clone(),
@@ -227,6 +230,13 @@ class Synthesizer:
                 )
 
         return finish
+
+    def _finish(self, waveform: Tensor, request: Request) -> Tensor:
+        """waveform [B, S] -> the same with faded ends and at the loudness that were asked for."""
+        rate = self.config.mel.sample_rate
+        if request.fade:
+            waveform = fade_ends(waveform, rate)
+        return waveform if request.loudness is None else normalise(waveform, rate, request.loudness)
 
     def _check_finite(self, finite: Tensor, request: Request) -> None:
         if not finite:

@@ -17,6 +17,7 @@ from torch import Tensor
 from dear.conditioning import check_prompt
 from dear.config import Config, SamplingConfig, Savings
 from dear.heads import Head
+from dear.loudness import HIGHEST, LOWEST
 from dear.options import NAMES, OPTIONS, SamplingOptions
 
 MAX_SAMPLES = 64
@@ -39,6 +40,8 @@ class Request:
     left_out: Tensor | None = None  # [B, L] bool, positions that the model is neither shown nor draws
     negative: str | None = None  # takes the place of the null condition in guidance
     draft: bool = False  # whether the vocoder's draft is enough
+    fade: bool = True  # whether the sound stands alone: it is then faded in and out
+    loudness: float | None = None  # LUFS; None: as the vocoder gives it
 
 
 def check_number(name: str, value: Any, low: float, high: float) -> float:
@@ -104,6 +107,7 @@ def make_request(
     num_samples: int = 1,
     progress: Progress | None = None,
     negative_prompt: str | None = None,
+    loudness: float | None = None,
 ) -> Request:
     """All inputs of a call, checked.
 
@@ -130,6 +134,8 @@ def make_request(
     if progress is not None and not callable(progress):
         raise ValueError(f"progress must be a function of (iteration, iterations) or None, got {progress!r}")
     identity = dict(settings)
+    if loudness is not None:
+        identity["loudness"] = loudness = check_number("loudness", loudness, LOWEST, HIGHEST)
     if negative_prompt is not None:
         try:
             negative_prompt = check_prompt(negative_prompt)
@@ -146,4 +152,5 @@ def make_request(
         settings=identity | dataclasses.asdict(sampling),
         progress=progress,
         negative=negative_prompt,
+        loudness=loudness,
     )

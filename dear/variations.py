@@ -12,8 +12,10 @@ from torch import Tensor
 
 from dear.audio import check_audio, fit_clip, resample
 from dear.editing import CROSSFADE, encode, extend, redraw
+from dear.masking import random_order
 from dear.options import SamplingOptions
 from dear.output import Output
+from dear.randomness import seeded
 from dear.rendering import Synthesizer
 from dear.request import Progress, check_number, check_whole
 
@@ -54,7 +56,7 @@ def vary(
     clip = fit_clip(samples, sample_rate, mel.sample_rate, mel.frames * mel.hop_length)
     tokens, gain = encode(synthesizer, clip)
     # Each item chooses by its own seed what it redraws.
-    chosen = [torch.randperm(length, generator=torch.Generator().manual_seed(each)) for each in request.seeds]
+    chosen = [random_order(length, seeded(each)) for each in request.seeds]
     kept = torch.stack([order >= wanted for order in chosen])
     request = dataclasses.replace(
         request,

@@ -8,6 +8,7 @@ import pytest
 import soundfile
 from webpage import by_id, function
 
+from dear.loudness import PAGE
 from dear.ui import build, gpu
 from dear.ui.model_registry import ModelRegistry
 from dear.ui.tabs.model import is_fixed
@@ -99,7 +100,7 @@ def test_what_computes_runs_on_the_gpu_and_nothing_else(spaces, student, tiny_fo
     )
     shown = by_id(result)
     path = Path(shown["sound"].value["path"])
-    expected = student.generate("a dog", cfg_scale=2, iterations=4, temperature=1, seed=5, num_samples=2)
+    expected = student.generate("a dog", cfg_scale=2, iterations=4, temperature=1, seed=5, num_samples=2, loudness=PAGE)
     np.testing.assert_allclose(soundfile.read(path)[0], expected[0].waveform[0].numpy(), atol=1e-3)
 
     given = "", "a dog", "CFG scale", "1, 2", "Nothing", "", False, True, 5, True

@@ -17,6 +17,7 @@ from typing import Any
 
 import gradio as gr
 
+from dear.loudness import PAGE
 from dear.output import Output
 from dear.pipeline import AudioDEAR
 from dear.ui.assets import load
@@ -110,7 +111,7 @@ def build(context: Context) -> None:
             for model, options in calls:
 
                 def call(progress: Any, model: AudioDEAR = model, options: dict[str, Any] = options) -> Any:
-                    return model.generate(**options, progress=progress)
+                    return model.generate(**options, progress=progress, loudness=PAGE)
 
                 yield from watch(call)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import gradio as gr
 
+from dear.loudness import PAGE
 from dear.output import Output
 from dear.pipeline import AudioDEAR
 from dear.ui.components import checks, controls
@@ -108,7 +109,7 @@ def build(context: Context) -> None:
         """The title and the mel configuration of each variant; then each result as it comes, as (name, output)."""
         with page_errors():
             variants = {name: models.get(chosen, name) for name in (STUDENT, TEACHER)}
-            streams = {name: model.stream(text, seed=number) for name, model in variants.items()}
+            streams = {name: model.stream(text, seed=number, loudness=PAGE) for name, model in variants.items()}
             yield {name: (_title(name, model), model.config.mel) for name, model in variants.items()}
             spent = dict.fromkeys(streams, 0.0)
             while streams:

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 import gradio as gr
 
 from dear.config import Config
+from dear.loudness import PAGE
 from dear.output import Output
 from dear.pipeline import AudioDEAR
 from dear.ui.components import checks, chips, controls, result, takes
@@ -106,7 +107,7 @@ def build(context: Context) -> None:
             every = round(REPORT_INTERVAL / (expected.iteration(options["steps"]) * count))
             every = min(max(every, 1), options["iterations"])
             began, drafted = time.perf_counter(), False
-            for out in model.stream(text, num_samples=count, every=every, **options):
+            for out in model.stream(text, num_samples=count, every=every, loudness=PAGE, **options):
                 if out.iteration == out.iterations and seconds is not None:
                     out = model.fit(out, seconds)
                 yield model.config, out
