@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from published_networks import cnn14_weights
 
 from dear.audio import resample
 from dear.evaluation.judge import JUDGES, JudgeError, load_judge
@@ -74,7 +75,8 @@ def folder(tmp_path):
 
 @pytest.fixture(params=JUDGES)
 def judge(request, folder):
-    paths = {"efficientat": f":{folder / 'mn01_as_mAP_1.pt'}"}
+    torch.save({"model": cnn14_weights(classes=7)}, folder / "Cnn14.pth")
+    paths = {"efficientat": f":{folder / 'mn01_as_mAP_1.pt'}", "panns": f":{folder / 'Cnn14.pth'}"}
     return load_judge(request.param + paths.get(request.param, ""))
 
 

@@ -3,6 +3,7 @@
 A judge takes waveforms and gives features and class probabilities (:class:`dear.evaluation.judge.base.Judge`).
 ``efficientat`` was trained outside this project and hears the waveform, phase included. ``classifier`` was trained here
 on log-mels, so it hears neither phase nor texture finer than a frame: claims about vocoders need the former.
+``EMBEDDERS`` lists the kinds of the paper's metrics, which ``--embedders KIND[:SOURCE]`` may name beside the judges.
 """
 
 from __future__ import annotations
@@ -10,19 +11,51 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from dear.evaluation.judge.base import Heard, Judge, JudgeError, describe
+from dear.evaluation.judge.clap import load_clap_embedder
 from dear.evaluation.judge.classifier import load_classifier
 from dear.evaluation.judge.efficientat import load_efficientat
+from dear.evaluation.judge.embedder import Embedder, JudgeEmbedder
+from dear.evaluation.judge.panns import load_panns, load_panns_judge
+from dear.evaluation.judge.vggish import load_vggish
+from dear.evaluation.judge.weights import PUBLISHED
 
 # Each loads a judge from a path, or its bundled weights for None where it has some.
 JUDGES: dict[str, Callable[[Path | None], Judge]] = {
     "classifier": load_classifier,
     "efficientat": load_efficientat,
+    "panns": load_panns_judge,
+}
+EMBEDDERS: dict[str, Callable[[str, torch.device], Embedder]] = {
+    "panns": lambda source, device: load_panns(source).to(device),
+    "vggish": lambda source, device: load_vggish(source).to(device),
+    "clap": load_clap_embedder,
 }
 DEFAULT = "classifier"
-JUDGE_HELP = "efficientat:FILE, which hears waveforms, or classifier[:DIR], which hears mels; default: %(default)s"
+JUDGE_HELP = (
+    "efficientat:FILE or panns:FILE, which hear waveforms, or classifier[:DIR], which hears mels; default: %(default)s"
+)
+EMBEDDER_HELP = (
+    "panns:SOURCE and vggish:SOURCE, where SOURCE is the published file or the word published, which downloads it; "
+    "clap[:SOURCE], a folder or owner/name; or a judge's KIND[:PATH]"
+)
 
-__all__ = ["DEFAULT", "JUDGES", "JUDGE_HELP", "Heard", "Judge", "JudgeError", "describe", "load_judge"]
+__all__ = [
+    "DEFAULT",
+    "EMBEDDERS",
+    "EMBEDDER_HELP",
+    "JUDGES",
+    "JUDGE_HELP",
+    "Embedder",
+    "Heard",
+    "Judge",
+    "JudgeError",
+    "describe",
+    "load_embedder",
+    "load_judge",
+]
 
 
 def load_judge(text: str = DEFAULT) -> Judge:
@@ -34,3 +67,20 @@ def load_judge(text: str = DEFAULT) -> Judge:
     if kind not in JUDGES:
         raise JudgeError(f"judge must be KIND:PATH with KIND one of {', '.join(JUDGES)}, got {text!r}")
     return JUDGES[kind](Path(path) if path else None)
+
+
+def load_embedder(text: str, device: torch.device | str = "cpu") -> Embedder:
+    """The embedder that ``KIND:SOURCE`` names, with ``published`` as the source of the files that their authors host.
+
+    device: of the networks of the paper's metrics; judges stay on the CPU.
+    Raises :class:`JudgeError` for an unknown kind or a missing source, and the kind's own error for a damaged file.
+    """
+    kind, _, source = text.partition(":")
+    if kind not in EMBEDDERS:
+        if kind in JUDGES:
+            return JudgeEmbedder(load_judge(text))
+        kinds = ", ".join(dict.fromkeys((*EMBEDDERS, *JUDGES)))
+        raise JudgeError(f"an embedder must be KIND:SOURCE with KIND one of {kinds}, got {text!r}")
+    if not source and kind != "clap":
+        raise JudgeError(f"an embedder must name its weights as {kind}:PATH or {kind}:{PUBLISHED}, got {text!r}")
+    return EMBEDDERS[kind](source, torch.device(device))

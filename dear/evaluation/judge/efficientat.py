@@ -7,9 +7,6 @@ MobileNetV3 on a log-mel of 128 bands at 32 kHz, trained by distillation from tr
 from __future__ import annotations
 
 import csv
-import hashlib
-import io
-import pickle
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dear.evaluation.judge.base import Heard, JudgeError
+from dear.evaluation.judge.weights import Reader, Weights, read_weights
 
 NAMES = ("class_labels_indices.csv", "audioset527.csv")  # AudioSet's list of names, beside the weights
 LARGEST = 128 * 2**20  # bytes; the widest published network has a third of that
@@ -29,8 +27,6 @@ N_FFT, WINDOW, HOP, BANDS, HIGHEST = 1024, 800, 320, 128, 15_000.0
 STRIDES = (1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1)  # of the 15 blocks
 HARD = 7  # the first block, counted from 1, with hard swish in place of ReLU
 EPSILON = 1e-3  # of the batch norms
-
-Weights = Mapping[str, Tensor]
 
 
 class EfficientAT(nn.Module):
@@ -50,20 +46,12 @@ class EfficientAT(nn.Module):
         """weights: the published state, by name. Raises :class:`JudgeError` where it is not of this architecture."""
         super().__init__()
         self.name, self.digest, self.names = name, digest, names
-        reader = _Reader(weights)
-        try:
-            self.stem = reader.convolution("features.0", stride=2)
-            self.blocks = nn.ModuleList(Block(reader, index, stride) for index, stride in enumerate(STRIDES, 1))
-            self.last = reader.convolution(f"features.{len(STRIDES) + 1}")
-            self.hidden, self.out = reader.linear("classifier.2"), reader.linear("classifier.5")
-        except KeyError as error:
-            raise JudgeError(
-                f"the weights must be those of EfficientAT's MobileNetV3, got none named {error}"
-            ) from None
-        if reader.left:
-            raise JudgeError(
-                f"the weights must be those of EfficientAT's MobileNetV3, got {sorted(reader.left)[0]}, too"
-            )
+        reader = Reader(weights, "EfficientAT's MobileNetV3")
+        self.stem = _layer(reader, "features.0", stride=2)
+        self.blocks = nn.ModuleList(Block(reader, index, stride) for index, stride in enumerate(STRIDES, 1))
+        self.last = _layer(reader, f"features.{len(STRIDES) + 1}")
+        self.hidden, self.out = reader.linear("classifier.2"), reader.linear("classifier.5")
+        reader.finish()
         if self.out.out_features != len(names):
             raise JudgeError(f"names must be {self.out.out_features}, one for each class, got {len(names)}")
         self.register_buffer("bands", _bands(), persistent=False)
@@ -89,22 +77,22 @@ class EfficientAT(nn.Module):
 class Block(nn.Module):
     """Inverted residual block: widen, filter each channel, weigh the channels, narrow."""
 
-    def __init__(self, reader: _Reader, index: int, stride: int):
+    def __init__(self, reader: Reader, index: int, stride: int):
         super().__init__()
         self.activate = nn.functional.relu if index < HARD else nn.functional.hardswish
         self.expand: nn.Conv2d | None = None
         self.attention: nn.Sequential | None = None
         parts = iter(range(4))
         name = f"features.{index}.block"
-        if not reader.is_depthwise(f"{name}.0"):
-            self.expand = reader.convolution(f"{name}.{next(parts)}")
-        self.filter = reader.convolution(f"{name}.{next(parts)}", stride, depthwise=True)
+        if reader.look(f"{name}.0.0.weight").shape[1] > 1:
+            self.expand = _layer(reader, f"{name}.{next(parts)}")
+        self.filter = _layer(reader, f"{name}.{next(parts)}", stride, depthwise=True)
         weigh = f"{name}.{next(parts)}"
         if reader.has(f"{weigh}.conc_se_layers.0.fc1.weight"):
             squeeze, excite = (reader.linear(f"{weigh}.conc_se_layers.0.{layer}") for layer in ("fc1", "fc2"))
             self.attention = nn.Sequential(squeeze, nn.ReLU(), excite, nn.Sigmoid())
             weigh = f"{name}.{next(parts)}"
-        self.narrow = reader.convolution(weigh)
+        self.narrow = _layer(reader, weigh)
         self.residual = stride == 1 and self.narrow.out_channels == (self.expand or self.filter).in_channels
 
     def forward(self, x: Tensor) -> Tensor:
@@ -117,42 +105,8 @@ class Block(nn.Module):
         return x + y if self.residual else y
 
 
-class _Reader:
-    """Builds layers from the published tensors, each read once. ``left`` holds the names of unread tensors."""
-
-    def __init__(self, weights: Weights):
-        self.weights = weights
-        self.left = {name for name in weights if not name.endswith("num_batches_tracked")}
-
-    def has(self, name: str) -> bool:
-        return name in self.weights
-
-    def is_depthwise(self, name: str) -> bool:
-        return self.weights[f"{name}.0.weight"].shape[1] == 1
-
-    def take(self, name: str) -> Tensor:
-        tensor = self.weights[name].float()
-        self.left.discard(name)
-        return tensor
-
-    def linear(self, name: str) -> nn.Linear:
-        weight, bias = self.take(f"{name}.weight"), self.take(f"{name}.bias")
-        layer = nn.Linear(weight.shape[1], weight.shape[0])
-        layer.load_state_dict({"weight": weight, "bias": bias}, assign=True)
-        return layer
-
-    def convolution(self, name: str, stride: int = 1, depthwise: bool = False) -> nn.Conv2d:
-        """A convolution with the batch norm folded in."""
-        weight, scale, bias, mean, variance = (
-            self.take(f"{name}.{part}")
-            for part in ("0.weight", "1.weight", "1.bias", "1.running_mean", "1.running_var")
-        )
-        scale = scale / (variance + EPSILON).sqrt()
-        count, inputs, size, _ = weight.shape
-        groups = count if depthwise else 1
-        layer = nn.Conv2d(inputs * groups, count, size, stride, size // 2, groups=groups)
-        layer.load_state_dict({"weight": weight * scale[:, None, None, None], "bias": bias - mean * scale}, assign=True)
-        return layer
+def _layer(reader: Reader, name: str, stride: int = 1, depthwise: bool = False) -> nn.Conv2d:
+    return reader.normed(f"{name}.0", f"{name}.1", EPSILON, stride, depthwise)
 
 
 def load_efficientat(path: str | Path | None) -> EfficientAT:
@@ -163,24 +117,13 @@ def load_efficientat(path: str | Path | None) -> EfficientAT:
     if path is None:
         raise JudgeError("judge must name the file of its weights as efficientat:PATH, got no path")
     path = Path(path)
-    try:
-        size = path.stat().st_size
-        if size > LARGEST:
-            raise JudgeError(f"{path} must be at most {LARGEST} bytes, got {size}")
-        data = path.read_bytes()
-    except OSError as error:
-        raise JudgeError(f"{path} can't be read as EfficientAT's weights: {error.strerror}") from None
-    try:
-        weights = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise JudgeError(f"{path} is not a file of weights: {' '.join(str(error).split()):.200}") from None
-    if not isinstance(weights, Mapping) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
-        raise JudgeError(f"{path} must hold tensors by name, got {type(weights).__name__}")
+    weights, digest = read_weights(path, LARGEST, "EfficientAT")
     name = f"EfficientAT {path.stem.partition('_mAP')[0]}"
-    return EfficientAT(weights, _names(path.parent), name, hashlib.sha256(data).hexdigest()[:12])
+    return EfficientAT(weights, audioset_names(path.parent), name, digest)
 
 
-def _names(folder: Path) -> tuple[str, ...]:
+def audioset_names(folder: Path) -> tuple[str, ...]:
+    """AudioSet's names in the order of their index, from a file of ``folder``. Raises :class:`JudgeError`."""
     path = next((folder / name for name in NAMES if (folder / name).is_file()), None)
     if path is None:
         raise JudgeError(f"{folder} must hold AudioSet's names as {' or '.join(NAMES)}, beside the weights")
