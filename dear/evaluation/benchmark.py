@@ -13,7 +13,8 @@ Rows (``--rows``; each at every batch size of ``--batches`` and every precision 
 - bundled, bundled-fast, bundled-teacher: a checkpoint, prompt to waveform, at its defaults; with those savings.
 - bundled-many: one of four batches in a row, of which a GPU renders each while it decodes the next.
 - start: a fresh process, ``python -m dear generate``, from its start to a written file.
-- audioldm, audioldm2, stable-audio-open: the peers of ``dear.evaluation.bench.peers``.
+- audioldm, audioldm2, stable-audio-open, tango2, consistency-tta, tangoflux: peers of ``dear.evaluation.bench.peers``
+  and ``dear.evaluation.bench.tango``.
 
 The base size and the peers have random weights, as time does not depend on them. On a CPU a few iterations, or steps,
 stand for all where each costs the same, and the row says so; even then all rows take hours on two cores. ``--soak N``
@@ -50,7 +51,9 @@ from dear.evaluation.bench.jobs import (
     start_job,
 )
 from dear.evaluation.bench.machine import describe, matmul_peak
-from dear.evaluation.bench.peers import PEERS, MissingError
+from dear.evaluation.bench.peers import PEERS as LATENT
+from dear.evaluation.bench.peers import MissingError
+from dear.evaluation.bench.tango import FAMILY
 from dear.evaluation.bench.timing import Job, Setting, measure, table
 from dear.request import check_whole
 
@@ -58,6 +61,7 @@ if TYPE_CHECKING:
     from dear.pipeline import AudioDEAR
 
 CHECKPOINT = ("bundled", "bundled-fast", "bundled-many", "bundled-compiled", "bundled-teacher")
+PEERS = {**LATENT, **FAMILY}
 ROWS = (*BASE, *CHECKPOINT, "start", *PEERS)
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 CPU_TIMED = 4  # timed iterations, or steps of a diffusion model, that stand for all on a CPU

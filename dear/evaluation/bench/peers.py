@@ -99,8 +99,8 @@ def audioldm_job(setting: Setting) -> Job:
     from diffusers import UNet2DConditionModel
 
     network = setting.place("audioldm", lambda: UNet2DConditionModel(**AUDIOLDM))
-    voice = _randn((2 * setting.batch, 512), setting)
-    return _latent_job(
+    voice = random_tensor((2 * setting.batch, 512), setting)
+    return latent_job(
         "audioldm",
         setting,
         network,
@@ -116,8 +116,8 @@ def audioldm2_job(setting: Setting) -> Job:
     from diffusers import AudioLDM2UNet2DConditionModel
 
     network = setting.place("audioldm2", lambda: AudioLDM2UNet2DConditionModel(**AUDIOLDM2))
-    generated = _randn((2 * setting.batch, 8, 768), setting)
-    text = _randn((2 * setting.batch, AUDIOLDM2_TEXT, 1024), setting)
+    generated = random_tensor((2 * setting.batch, 8, 768), setting)
+    text = random_tensor((2 * setting.batch, AUDIOLDM2_TEXT, 1024), setting)
     mask = torch.ones(text.shape[:2], dtype=torch.long, device=setting.device)
 
     def denoise(x: Tensor, t: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ def audioldm2_job(setting: Setting) -> Job:
             x, t, encoder_hidden_states=generated, encoder_hidden_states_1=text, encoder_attention_mask_1=mask
         ).sample
 
-    return _latent_job(
+    return latent_job(
         "audioldm2",
         setting,
         network,
@@ -135,9 +135,17 @@ def audioldm2_job(setting: Setting) -> Job:
     )
 
 
-def _latent_job(
-    name: str, setting: Setting, network: nn.Module, denoise: Callable[..., Tensor], scale: float, notes: str
+def latent_job(
+    name: str,
+    setting: Setting,
+    network: nn.Module,
+    denoise: Callable[..., Tensor],
+    scale: float | None,
+    notes: str,
+    steps: int = 200,
+    scheduler: Any = None,
 ) -> Job:
+    """A diffusion model on the latents of AudioLDM, with its decoder and vocoder. scheduler: None for DDIM."""
     from diffusers import DDIMScheduler
 
     vae, vocoder = setting.place("vae", audioldm.autoencoder), setting.place("hifigan", audioldm.hifigan)
@@ -148,9 +156,9 @@ def _latent_job(
         with meter.stage("vocoder"):
             vocoder(mel.squeeze(1))
 
-    scheduler = DDIMScheduler(**DDIM)
+    scheduler = DDIMScheduler(**DDIM) if scheduler is None else scheduler
     return diffusion_job(
-        name, setting, network, denoise, scheduler, 200, LATENTS, scale, finish, (vae, vocoder), 10.24, notes
+        name, setting, network, denoise, scheduler, steps, LATENTS, scale, finish, (vae, vocoder), 10.24, notes
     )
 
 
@@ -163,8 +171,8 @@ def stable_audio_job(setting: Setting) -> Job:
 
     network = setting.place("stable-audio-open", lambda: StableAudioDiTModel(**STABLE_AUDIO))
     decoder = setting.place("oobleck", lambda: AutoencoderOobleck(**OOBLECK))
-    text = _randn((2 * setting.batch, STABLE_AUDIO_TEXT, 768), setting)
-    durations = _randn((2 * setting.batch, 1, 1536), setting)
+    text = random_tensor((2 * setting.batch, STABLE_AUDIO_TEXT, 768), setting)
+    durations = random_tensor((2 * setting.batch, 1, 1536), setting)
     length = network.config.sample_size
     # One position more: the durations come first, as a token.
     angles = get_1d_rotary_pos_embed(
@@ -210,7 +218,7 @@ def diffusion_job(
     scheduler: Any,
     steps: int,
     shape: tuple[int, ...],
-    scale: float,
+    scale: float | None,
     finish: Callable[[Meter, Tensor], None],
     others: tuple[nn.Module, ...],
     seconds: float,
@@ -218,7 +226,8 @@ def diffusion_job(
 ) -> Job:
     """A latent diffusion model: ``denoise(x, t)`` at each of ``steps`` on latents of ``shape``, then ``finish``.
 
-    All steps cost the same, so the first ``setting.timed`` of them stand for all.
+    scale: of guidance, which doubles the batch; None: the model needs none. All steps cost the same, so the first
+    ``setting.timed`` of them stand for all.
     """
     timed = steps if setting.timed is None else min(setting.timed, steps)
 
@@ -228,12 +237,14 @@ def diffusion_job(
         scheduler.set_timesteps(steps, device=setting.device)
         latents = torch.randn(setting.batch, *shape, generator=generator).to(setting.device, setting.dtype)
         latents = latents * scheduler.init_noise_sigma
-        extra = {"generator": generator} if name == "stable-audio-open" else {}
         with meter.stage("decode", steps / timed):
             for t in scheduler.timesteps[:timed]:
-                x = scheduler.scale_model_input(torch.cat((latents, latents)), t)
-                null, conditional = denoise(x, t).chunk(2)
-                latents = scheduler.step(null + scale * (conditional - null), t, latents, **extra).prev_sample
+                x = latents if scale is None else torch.cat((latents, latents))
+                predicted = denoise(scheduler.scale_model_input(x, t), t)
+                if scale is not None:
+                    null, conditional = predicted.chunk(2)
+                    predicted = null + scale * (conditional - null)
+                latents = scheduler.step(predicted, t, latents, generator=generator).prev_sample
         finish(meter, latents.to(setting.dtype))
 
     described = f"all {steps} steps" if timed == steps else f"timed {timed} of {steps} steps, multiplied"
@@ -241,7 +252,8 @@ def diffusion_job(
     return Job(name, run, setting.batch, seconds, network, others, precision, None, steps, described, notes)
 
 
-def _randn(shape: tuple[int, ...], setting: Setting) -> Tensor:
+def random_tensor(shape: tuple[int, ...], setting: Setting) -> Tensor:
+    """Standard normal values, the same in every run, as the setting wants them."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(setting.device, setting.dtype)
 
 
