@@ -3,7 +3,8 @@
 Environment variables: ``AUDIODEAR_MODEL`` names another checkpoint, as a folder or as owner/name on the Hub, and
 ``AUDIODEAR_REVISION`` its branch, tag or commit. ``PORT`` and ``GRADIO_SERVER_NAME`` set the port and the address. In a
 Hugging Face Space, the page listens on all addresses, and visitors can't load other models; ``AUDIODEAR_FIXED_MODEL``
-changes that (1: they can't, 0: they can). ``AUDIODEAR_METRICS=1`` counts runs at ``/metrics``.
+changes that (1: they can't, 0: they can), and ``AUDIODEAR_LOCAL_FOLDERS=1`` lets them name folders of this machine.
+``AUDIODEAR_METRICS=1`` counts runs at ``/metrics``.
 ``GRADIO_MCP_SERVER=true`` offers the endpoints as tools of the Model Context Protocol; it needs the extra
 ``gradio[mcp]``.
 """

@@ -26,7 +26,7 @@ from dear.codec import CODECS, VOCODERS, build_vae, build_vocoder
 from dear.codec.base import Codec, Vocoder
 from dear.config import Config, ConfigError
 from dear.files import read_text, regular_size, sha256
-from dear.hub import REPOSITORY, CheckpointError, fetch, upload
+from dear.hub import REPOSITORY, SCHEME, CheckpointError, UnavailableError, fetch, kept_reference, upload
 from dear.kinds import KINDS
 from dear.layers import shapes_alone
 from dear.model import MaskedModel
@@ -48,7 +48,8 @@ def resolve(
 ) -> Path:
     """The local folder of a checkpoint.
 
-    source: None for the bundled one; a folder; or "owner/name", downloaded from the Hub (or taken from its cache).
+    source: None for the bundled one; a folder; or "owner/name", downloaded from the Hub (or taken from its cache), as
+        "hf://owner/name" even where a folder has that name.
     variants: those whose weights are needed; None: the configuration's default one; empty: none, and no codec.
     revision, token: branch, tag or commit, and access token, of a Hub repository.
     Raises CheckpointError.
@@ -58,7 +59,8 @@ def resolve(
     if source is not None and not isinstance(source, str | Path):
         raise CheckpointError(f"model must be a checkpoint's folder or owner/name on the Hub, got {source!r}")
     folder = BUNDLED if source is None else Path(source)
-    if folder.is_dir():
+    on_hub = isinstance(source, str) and source.startswith(SCHEME)
+    if not on_hub and folder.is_dir():
         if revision is not None:
             raise CheckpointError(
                 f"revision applies to a Hub repository only, got {revision!r} for the folder {folder}"
@@ -68,15 +70,35 @@ def resolve(
         raise CheckpointError(
             f"the bundled weights are missing: there is no folder {folder}; clone the repository whole"
         )
-    if not isinstance(source, str) or not re.fullmatch(REPOSITORY, source) or folder.exists():
+    name = source.removeprefix(SCHEME) if isinstance(source, str) else ""
+    if not re.fullmatch(REPOSITORY, name) or (not on_hub and folder.exists()):
         raise CheckpointError(f"model must be a checkpoint's folder or owner/name on the Hub, got {str(source)!r}")
-    downloaded = fetch(source, ["config.json"], revision, token)
+    try:
+        with kept_reference(name, revision):  # the cache keeps an older commit until the new one is whole
+            return _fetch(name, variants, revision, token)
+    except UnavailableError as error:
+        try:
+            return _fetch(name, variants, revision, token, local=True)
+        except CheckpointError:
+            raise error from None
+
+
+def _fetch(
+    name: str,
+    variants: Sequence[str] | None,
+    revision: str | None,
+    token: str | bool | None,
+    local: bool = False,
+) -> Path:
+    """The configuration and what :func:`resolve` needs beside it, of one commit."""
+    downloaded = fetch(name, ["config.json"], revision, token, local=local)
     config = load_config(downloaded)
     names = [_weights(variant, config) for variant in ((config.default_variant,) if variants is None else variants)]
     if not names:
         return downloaded
     # The commit that the configuration came from, wherever a branch has moved since.
-    return fetch(source, ["config.json", *names, "codec/*", f"{VOCABULARY}/*", CARD], downloaded.name, token)
+    wanted = ["config.json", *names, "codec/*", f"{VOCABULARY}/*", CARD]
+    return fetch(name, wanted, downloaded.name, token, local=local)
 
 
 def load_config(folder: str | Path) -> Config:

@@ -7,24 +7,27 @@ Errors are one sentence: which files, from where, and what to do.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import re
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
-from typing import Any
+
+from dear.transfer import GivenUpError, Progress, Transfer, progress_bar
 
 REPOSITORY = r"\w[\w.-]*/\w[\w.-]*"  # owner/name
-# Called with the bytes of a download that have arrived, and those of all its files known so far. It must not raise.
-Progress = Callable[[int, int], object]
+SCHEME = "hf://"  # before owner/name: on the Hub, even where a folder has that name
 _reported: ContextVar[Progress | None] = ContextVar("reported", default=None)
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be found, read, downloaded, written or published, or whose weights do not fit."""
+
+
+class UnavailableError(CheckpointError):
+    """A download that failed for now, by the network or the Hub."""
 
 
 @contextmanager
@@ -43,85 +46,144 @@ def fetch(
     revision: str | None = None,
     token: str | bool | None = None,
     instead: str = "name a local folder",
+    local: bool = False,
 ) -> Path:
     """The folder of the cache with those files of a repository that match ``names``, all of one commit.
 
     names: patterns, the first a plain name that the repository must hold. revision: a branch, tag or commit.
-    instead: what else a user can do, for the sentence of an error.
-    Where the Hub cannot be reached, or fails, the cache alone counts. Weights are compared with the sha256 that the
-    Hub announced, each time: huggingface_hub compares their size alone. Raises CheckpointError.
+    instead: what else a user can do, for the sentence of an error. local: take the cache alone.
+    Where the Hub cannot be reached, fails, or refuses for now, the cache alone counts, and there the last commit that
+    is whole. Files are compared with the digests that the Hub announced, each time: huggingface_hub compares their
+    size alone. Raises CheckpointError, also where a download is slower than ``SLOWEST`` on the whole, and
+    UnavailableError where the cache may serve as long as the Hub does not.
     """
-    from huggingface_hub import HfFileMetadata, constants, get_hf_file_metadata, hf_hub_url, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    def metadata(name: str, revision: str | None) -> HfFileMetadata:
-        url = hf_hub_url(repository, name, revision=revision)
-        return get_hf_file_metadata(url, token=token, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-
-    unreachable, progress = None, _reported.get()
+    transfer, progress = Transfer(), _reported.get()
     try:
-        try:  # with a time limit: snapshot_download would wait for a silent server for ever
-            metadata(names[0], revision)
-        except Exception as error:  # what a network can raise has no narrower class
-            if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
-                raise
-            unreachable = error
-        folder = Path(
-            snapshot_download(
-                repository,
-                revision=revision,
-                token=token,
-                allow_patterns=list(names),
-                local_files_only=unreachable is not None,
-                tqdm_class=None if progress is None else _bar(progress),
-            )
-        )
-        announced: dict[Path, str] = {}
-        for path in sorted(path for name in names for path in folder.glob(name) if path.suffix == ".safetensors"):
-            if path.is_symlink():  # to bytes that the cache named by their ETag: the sha256, where a file is large
-                announced[path] = Path(os.readlink(path)).name
-            elif unreachable is None:  # a file system without links
-                announced[path] = metadata(path.relative_to(folder).as_posix(), folder.name).etag or ""
+        download = partial(_download, repository, names, revision, token, transfer, progress, local)
+        folder, announced = transfer.run(download, progress)
     except Exception as error:  # network, disk and Hub errors share no narrower class
-        error = unreachable or error
-        raise CheckpointError(
+        if transfer.given_up:  # by the caller's own progress
+            raise
+        kind = UnavailableError if _passes(error) else CheckpointError
+        raise kind(
             f"could not download {', '.join(names)} from {_where(repository, revision)} {_why(error)}, or {instead}"
         ) from error
     for path, etag in announced.items():
-        with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if re.fullmatch(r"[0-9a-f]{64}", etag) and etag != found:
+        found = _digest(path, etag)
+        if found is not None and found != etag:
             _remove(path)
+            name = "sha256" if len(found) == 64 else "sha1"
             raise CheckpointError(
-                f"{path.relative_to(folder).as_posix()} from {_where(repository, revision)} is damaged (its sha256 is "
+                f"{path.relative_to(folder).as_posix()} from {_where(repository, revision)} is damaged (its {name} is "
                 f"{found[:12]}, announced was {etag[:12]}) and was removed from the cache; download it again, "
                 f"or {instead}"
             )
     return folder
 
 
-def _bar(progress: Progress) -> type:
-    """A class of silent progress bars that report the bytes of a snapshot's files as they arrive."""
-    from tqdm.std import tqdm
+def _download(
+    repository: str,
+    names: Sequence[str],
+    revision: str | None,
+    token: str | bool | None,
+    transfer: Transfer,
+    progress: Progress | None,
+    local: bool,
+) -> tuple[Path, dict[Path, str]]:
+    """The folder of :func:`fetch`, and the ETags of its files as far as they are known."""
+    from huggingface_hub import HfFileMetadata, constants, get_hf_file_metadata, hf_hub_url, snapshot_download
 
-    most: float = 0
-    one_at_a_time = threading.Lock()  # files arrive in threads of their own
+    def metadata(name: str, revision: str | None) -> HfFileMetadata:
+        url = hf_hub_url(repository, name, revision=revision)
+        return get_hf_file_metadata(url, token=token, timeout=constants.HF_HUB_ETAG_TIMEOUT)
 
-    class Reported(tqdm):
-        def __init__(self, *arguments: Any, **options: Any):
-            super().__init__(*arguments, **options | {"file": io.StringIO(), "disable": False})
+    def snapshot(local: bool) -> Path:
+        bar = progress_bar(transfer, visible=progress is None)
+        return Path(
+            snapshot_download(
+                repository,
+                revision=revision,
+                token=token,
+                allow_patterns=list(names),
+                local_files_only=local,
+                tqdm_class=bar,
+            )
+        )
 
-        def update(self, n: float | None = 1) -> bool | None:
-            nonlocal most
-            shown = super().update(n)
-            # One bar counts files. Of those that count bytes, the one that is ahead is reported.
-            with one_at_a_time:
-                if self.unit == "B" and self.total and self.n >= most:
-                    most = self.n
-                    progress(int(self.n), int(self.total))
-            return shown
+    unreachable: Exception | None = None
+    try:  # with a time limit: snapshot_download would wait for a silent server for ever
+        if local:
+            raise ConnectionError("the cache alone was to be used")
+        metadata(names[0], revision)
+    except Exception as error:  # what a network can raise has no narrower class
+        if not _passes(error):
+            raise
+        unreachable = error
+    if unreachable is None:
+        try:
+            with kept_reference(repository, revision):
+                folder = snapshot(local=False)
+        except Exception as error:
+            if not _passes(error):
+                raise
+            unreachable = error
+    if unreachable is not None:
+        try:
+            folder = snapshot(local=True)
+        except Exception:
+            raise unreachable from None
+        if any("*" not in name and not name.endswith(".md") and not (folder / name).is_file() for name in names):
+            raise unreachable
+    announced: dict[Path, str] = {}
+    for path in sorted(path for name in names for path in folder.glob(name) if path.is_file()):
+        if path.is_symlink():  # to bytes that the cache named by their ETag
+            announced[path] = Path(os.readlink(path)).name
+        elif unreachable is None and path.suffix == ".safetensors":  # a file system without links
+            announced[path] = metadata(path.relative_to(folder).as_posix(), folder.name).etag or ""
+    return folder, announced
 
-    return Reported
+
+def _passes(error: Exception) -> bool:
+    """Whether an error is one of the network, or of a Hub that fails or refuses for now: then the cache counts."""
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+
+    if isinstance(error, GatedRepoError | GivenUpError):
+        return False
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code >= 500 or error.response.status_code in (403, 408, 429)
+    return not isinstance(error, OSError) or error.errno is None or isinstance(error, ConnectionError)
+
+
+@contextmanager
+def kept_reference(repository: str, revision: str | None) -> Iterator[None]:
+    """Where the block fails, the cache's branch or tag names the commit again that it named before."""
+    from huggingface_hub import constants
+
+    folder = f"models--{repository.replace('/', '--')}"
+    references = (Path(constants.HF_HUB_CACHE) / folder / "refs").resolve()
+    path = (references / (revision or constants.DEFAULT_REVISION)).resolve()
+    before = path.read_bytes() if path.is_relative_to(references) and path.is_file() else None
+    whole = False
+    try:
+        yield
+        whole = True
+    finally:
+        if not whole and before is not None:
+            path.write_bytes(before)
+
+
+def _digest(path: Path, etag: str) -> str | None:
+    """Of a file's bytes, as the Hub computes it for an ETag of this form; None for another form.
+
+    That of a large file is its sha256, that of a small one what git computes of it.
+    """
+    with open(path, "rb") as file:
+        if re.fullmatch(r"[0-9a-f]{64}", etag):
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        if re.fullmatch(r"[0-9a-f]{40}", etag):
+            data = file.read()
+            return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    return None
 
 
 def _remove(path: Path) -> None:

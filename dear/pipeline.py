@@ -131,14 +131,15 @@ class AudioDEAR:
     ) -> AudioDEAR:
         """Load a checkpoint.
 
-        source: None for the bundled one; a folder; or "owner/name" on the Hub.
+        source: None for the bundled one; a folder; or "owner/name" on the Hub ("hf://owner/name" where a folder has
+            that name).
         variant: "student", "teacher", ...; None for the checkpoint's default.
         revision, token: of a Hub repository.
         device: None for CUDA, else MPS, else the CPU. dtype: of the masked model in memory; None for float16
             on CUDA, which loses nothing of the weights, for bfloat16 on a CPU with AVX-512's instructions for it where
             the model is wide (the paper's sizes), and for float32 elsewhere.
-        progress: is called with the bytes of a download so far and all of its bytes, one download after another; it
-            must not raise. None: bars on a terminal.
+        progress: is called with the bytes of a download so far and all of its bytes, one download after another; what
+            it raises ends the download. None: bars on a terminal.
         Raises CheckpointError, ConfigError or EncoderError (all ValueError), before anything is built where possible.
         """
         device = check_device(device)

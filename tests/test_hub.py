@@ -20,9 +20,9 @@ import pytest
 import torch
 import yaml
 from factory import tiny_checkpoint, tiny_config
-from hub_server import READ, WRITE, Blob, hub_server
+from hub_server import READ, WRITE, Blob, hub_server, in_use
 from huggingface_hub import constants
-from huggingface_hub.utils import close_session, disable_progress_bars, enable_progress_bars
+from huggingface_hub.utils import enable_progress_bars
 from webpage import build_tabs, function
 
 import dear
@@ -45,26 +45,8 @@ def hub(tmp_path, monkeypatch):
     for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("NO_PROXY", "*")
-    with hub_server() as server:
-        home = tmp_path / "home"
-        for name, value in {
-            "ENDPOINT": server.url,
-            "HUGGINGFACE_CO_URL_TEMPLATE": server.url + "/{repo_id}/resolve/{revision}/{filename}",
-            "HF_HUB_CACHE": str(home / "hub"),
-            "HF_TOKEN_PATH": str(home / "token"),
-            "HF_STORED_TOKENS_PATH": str(home / "stored_tokens"),
-            "HF_HUB_DISABLE_XET": True,
-            "HF_HUB_DISABLE_TELEMETRY": True,
-            "HF_HUB_OFFLINE": False,
-        }.items():
-            monkeypatch.setattr(constants, name, value)
-        monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)  # between its attempts
-        close_session()
-        disable_progress_bars()
-        server.home = home
+    with hub_server() as server, in_use(server, tmp_path / "home"):
         yield server
-        enable_progress_bars()
-        close_session()
 
 
 @pytest.fixture
@@ -154,9 +136,9 @@ def test_the_page_loads_from_the_hub_and_shows_the_bytes(hub, published, load, s
     models = ModelRegistry(student, str(tiny_folder))
     run = function(build_tabs(models, tmp_path, tab.TAB).page, "load")
     first, *between, last = (list(changes.values()) for changes in run(tab.HUB, NAME, "", "teacher"))
-    assert "Loading" in first[0]
+    assert "Loading" in first[1]
     assert between and all(re.search(r"Downloaded [\d.]+ of [\d.]+ MB", step[0]) for step in between)
-    status, kept, _ = last
+    status, kept, *_ = last
     choice = models.choice(kept)
     assert "Loaded." in status and (choice.source, choice.revision, choice.variant) == (NAME, published, "teacher")
     assert models.get(kept).commit == published
@@ -234,12 +216,54 @@ def test_wrong_bytes_are_refused_and_do_not_stay(hub, published, load, monkeypat
     assert load().variant == "student"
 
 
-def test_a_file_that_was_damaged_in_the_cache_is_refused_and_fetched_again(hub, published, tiny_folder):
-    path = resolve(NAME) / "codec" / "vae.safetensors"
+@pytest.mark.parametrize("name", ["codec/vae.safetensors", "config.json", "README.md"])
+def test_a_file_that_was_damaged_in_the_cache_is_refused_and_fetched_again(hub, published, name):
+    path = resolve(NAME) / name
     data = path.read_bytes()
     path.resolve().write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    refused("codec/vae.safetensors", "removed from the cache")
-    assert (resolve(NAME) / "codec" / "vae.safetensors").read_bytes() == data
+    refused(name, "removed from the cache")
+    assert (resolve(NAME) / name).read_bytes() == data
+
+
+@pytest.mark.parametrize("status", [403, 408, 429, 500])
+def test_a_hub_that_refuses_for_now_leaves_the_cache_in_use(hub, published, status):
+    folder = resolve(NAME)
+    hub.fail("HEAD", "", status=status)
+    assert resolve(NAME) == folder
+    refused("teacher.safetensors", f"HTTP {status}", variants=("teacher",))
+
+
+def test_a_new_commit_counts_when_it_is_whole(hub, published, tmp_path, monkeypatch):
+    folder = resolve(NAME)
+    new = hub.add(NAME, tiny_checkpoint(tmp_path / "other", seed=1))
+    hub.fail("GET", "student.safetensors", status=500)
+    assert resolve(NAME, revision="main") == folder
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert resolve(NAME) == folder
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    hub.faults.clear()
+    assert resolve(NAME).name == new
+
+
+def test_a_download_that_drips_is_given_up(hub, published, monkeypatch):
+    hub.fail("GET", "student.safetensors", drip=0.05)
+    monkeypatch.setattr("dear.transfer.SLOWEST", 10**9)
+    monkeypatch.setattr("dear.transfer.PATIENCE", 2.0)
+    refused("student.safetensors", "TimeoutError: slower than 1000000 kB a second, given up after 2 seconds")
+
+
+def test_whoever_waits_can_end_a_download(hub, published, load):
+    hub.fail("GET", "student.safetensors", drip=0.05)
+
+    class Stop(Exception):
+        pass
+
+    def progress(done, total):
+        if total > 1_000:  # the weights are on their way
+            raise Stop
+
+    with pytest.raises(Stop):
+        load(progress=progress)
 
 
 def test_a_warm_cache_serves_without_network_and_says_nothing(hub, published, load, monkeypatch, capfd, caplog):

@@ -227,10 +227,19 @@ def _result(unit: str, measure: str, system: str, minus: str, scores: Mapping[tu
 
 
 def to_csv(rows: Sequence[Rating] | Sequence[Result], kind: type[Rating] | type[Result]) -> str:
-    """Ratings or results as a CSV table with a header; values that are not numbers are empty."""
+    """Ratings or results as a CSV table with a header; values that are not numbers are empty.
+
+    A text that a spreadsheet would compute as a formula gets an apostrophe in front.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([field.name for field in fields(kind)])
     for row in rows:
-        writer.writerow(["" if isinstance(value, float) and math.isnan(value) else value for value in astuple(row)])
+        writer.writerow([_cell(value) for value in astuple(row)])
     return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, str) and value.lstrip().startswith(("=", "+", "-", "@")):
+        return f"'{value}"
+    return "" if isinstance(value, float) and math.isnan(value) else value

@@ -26,6 +26,7 @@ from dear.ui.gpu import on_gpu
 from dear.ui.model_registry import ModelRegistry
 from dear.ui.tabs.compare import MAX_SOUNDS
 from dear.ui.tabs.edit import MAX_SECONDS
+from dear.ui.turns import stop_if_left
 
 
 def endpoints(models: ModelRegistry, folder: Path) -> None:
@@ -59,7 +60,13 @@ def endpoints(models: ModelRegistry, folder: Path) -> None:
         with _plain_errors():
             check_prompt(prompt)  # the pipeline would take a list
             out = model_of(variant).generate(
-                prompt, cfg_scale=cfg_scale, iterations=iterations, temperature=temperature, seed=seed, steps=steps
+                prompt,
+                cfg_scale=cfg_scale,
+                iterations=iterations,
+                temperature=temperature,
+                seed=seed,
+                steps=steps,
+                progress=stop_if_left,
             )
         return _file(out), _facts(out)
 
@@ -101,7 +108,7 @@ def endpoints(models: ModelRegistry, folder: Path) -> None:
             options: dict[str, Any] = {"temperature": temperature, "seed": first, "steps": steps}
             for each in settings:  # all are checked before the first is generated
                 model.stream(prompt, **each, **options)
-            outs = [model.generate(prompt, **each, **options) for each in settings]
+            outs = [model.generate(prompt, progress=stop_if_left, **each, **options) for each in settings]
         return [_file(out) for out in outs], [_facts(out) for out in outs]
 
     @on_gpu(30)
@@ -139,6 +146,7 @@ def endpoints(models: ModelRegistry, folder: Path) -> None:
             out = model.redraw(
                 _read(audio, model), model.sample_rate, start, end, prompt, context=context,
                 cfg_scale=cfg_scale, iterations=iterations, temperature=temperature, seed=seed, steps=steps,
+                progress=stop_if_left,
             )  # fmt: skip
         return _file(out), _facts(out)
 
@@ -174,6 +182,7 @@ def endpoints(models: ModelRegistry, folder: Path) -> None:
             out = model.extend(
                 _read(audio, model), model.sample_rate, seconds, prompt,
                 cfg_scale=cfg_scale, iterations=iterations, temperature=temperature, seed=seed, steps=steps,
+                progress=stop_if_left,
             )  # fmt: skip
         return _file(out), _facts(out)
 

@@ -12,7 +12,9 @@ import tempfile
 from pathlib import Path
 
 import gradio as gr
+from starlette.middleware import Middleware
 
+from dear.ui.requests import Page, PlainRequests
 from dear.ui.tabs.listening import KEY, TAB, ListeningTest, lay_out, open_test
 from dear.ui.theme import HEAD, THEME, css
 
@@ -26,7 +28,7 @@ def serve_test(test: ListeningTest, host: str, port: int) -> gr.Blocks:
     """
     folder = Path(tempfile.mkdtemp(prefix="audiodear-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    with gr.Blocks(title="Listening test", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
+    with Page(title="Listening test", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         lay_out(blocks, test, folder)
     try:
         blocks.queue(max_size=64, default_concurrency_limit=4).launch(
@@ -37,6 +39,7 @@ def serve_test(test: ListeningTest, host: str, port: int) -> gr.Blocks:
             head=HEAD + NO_DIVIDER,
             footer_links=["settings"],
             max_file_size="1mb",
+            app_kwargs={"middleware": [Middleware(PlainRequests)]},
             ssr_mode=False,
             quiet=True,
             prevent_thread_lock=True,

@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 
 from dear.listening.ratings import Rating, Ratings, RatingsError, Result, results, to_csv
+from dear.ui.callers import LockOut, caller_of
 from dear.ui.components.runs import QUIET, refusal
 
 UNITS = [("each rating", "rating"), ("each rater's mean", "rater")]
@@ -33,9 +34,16 @@ def results_panel(ratings: Ratings, expected: str, folder: Path) -> None:
                 ratings_file = gr.DownloadButton("Ratings as CSV", elem_id="ratings-csv")
                 results_file = gr.DownloadButton("Results as CSV", elem_id="results-csv")
 
-    def show_results(given: str, chosen: str) -> dict[Any, Any]:
-        if not hmac.compare_digest(given.strip().encode(), expected.encode()):
+    guesses = LockOut()
+
+    def show_results(given: str, chosen: str, request: gr.Request | None = None) -> dict[Any, Any]:
+        caller = caller_of(request)
+        if (seconds := guesses.remaining(caller)) > 0:
+            raise refusal(f"Too many wrong keys. Try again in {math.ceil(seconds / 60)} minutes.")
+        if not hmac.compare_digest(given.strip().encode(errors="replace"), expected.encode()):
+            guesses.wrong(caller)
             raise refusal("This is not the key of this test.")
+        guesses.right(caller)
         try:
             rows = ratings.all()
             shown = results(rows, chosen)

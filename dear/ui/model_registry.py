@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from dataclasses import asdict, dataclass
 
 from dear.checkpoint import BUNDLED, fingerprint
 from dear.config import from_dict
-from dear.hub import CheckpointError, Progress
+from dear.hub import REPOSITORY, SCHEME, CheckpointError, Progress
 from dear.pipeline import AudioDEAR
 
 MAX_CHECKPOINTS = 2  # kept in memory beside the page's own; others are loaded again when they are asked for
@@ -47,14 +48,23 @@ class ModelChoice:
 class ModelRegistry:
     """Models by choice. A request keeps the model that it was given, whatever is loaded or dropped meanwhile."""
 
-    def __init__(self, model: AudioDEAR, source: str | None = None, revision: str | None = None, fixed: bool = False):
+    def __init__(
+        self,
+        model: AudioDEAR,
+        source: str | None = None,
+        revision: str | None = None,
+        fixed: bool = False,
+        folders: bool = False,
+    ):
         """``model`` is the page's own: visitors have it by default, and the endpoints use it.
 
         source, revision: where it came from, as in :meth:`AudioDEAR.from_pretrained`. fixed: all visitors use it,
-        whatever their browsers ask for.
+        whatever their browsers ask for. folders: visitors may name folders of this machine; else they cannot learn
+        which ones exist.
         """
         self.own = _choice(model, source, revision)
         self.fixed = fixed
+        self.folders = folders
         self._own = {model.variant: model}
         self._others: dict[ModelChoice, dict[str, AudioDEAR]] = {}  # by variant; least recently used first
         self._lock = threading.Lock()
@@ -131,6 +141,10 @@ class ModelRegistry:
     def _load(
         self, source: str | None, revision: str | None, variant: str | None, progress: Progress | None = None
     ) -> AudioDEAR:
+        if source is not None and source != self.own.source and not self.folders:
+            if not re.fullmatch(REPOSITORY, source):
+                raise CheckpointError(f"model must be owner/name on the Hub, got {source!r:.60}")
+            source = f"{SCHEME}{source}"
         with self._load_slots:
             return AudioDEAR.from_pretrained(
                 source, revision=revision, variant=variant, device=self._device, progress=progress

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import gradio as gr
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
@@ -22,8 +23,10 @@ from dear.ui.context import Context
 from dear.ui.gpu import is_zero
 from dear.ui.model_registry import ModelRegistry
 from dear.ui.registry import TABS
-from dear.ui.tabs.model import is_fixed
+from dear.ui.requests import Page, PlainRequests
+from dear.ui.tabs.model import allows_folders, is_fixed
 from dear.ui.theme import HEAD, THEME, css
+from dear.ui.turns import FairQueue
 
 TITLE = "AudioDEAR"
 TAGLINE = "Describe a sound. Watch ten seconds of it take shape from noise, then listen."
@@ -35,7 +38,7 @@ def build(models: ModelRegistry, folder: Path) -> gr.Blocks:
     if is_zero():  # only weights that are loaded before the launch reach the GPU
         for name in models.get(None).config.variants:
             models.get(None, name)
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as page:
+    with Page(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.HTML(f'<header class="dear-header"><h1>Audio<em>DEAR</em></h1><p>{TAGLINE}</p></header>')
         # Not a gr.State: Gradio drops those an hour after a browser disconnects, such as a phone in a pocket.
         chosen = gr.Textbox("", visible=False)
@@ -47,7 +50,9 @@ def build(models: ModelRegistry, folder: Path) -> gr.Blocks:
         context.close()
         visitor.recall_model(context)
         endpoints(models, folder)
-    return page.queue(max_size=32, default_concurrency_limit=4)
+    page.queue()
+    page._queue = FairQueue(page)
+    return page
 
 
 def health(model: AudioDEAR, _: Request) -> JSONResponse:
@@ -64,7 +69,7 @@ def serve(model: AudioDEAR, host: str, port: int, source: str | None = None, rev
     folder = Path(tempfile.mkdtemp(prefix="audiodear-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     threading.Thread(target=remove_old_files, args=(folder,), daemon=True).start()
-    page = build(ModelRegistry(model, source, revision, is_fixed()), folder)
+    page = build(ModelRegistry(model, source, revision, is_fixed(), allows_folders()), folder)
     try:
         page.launch(
             server_name=host,
@@ -74,6 +79,7 @@ def serve(model: AudioDEAR, host: str, port: int, source: str | None = None, rev
             head=HEAD,
             footer_links=["api", "settings"],
             allowed_paths=[str(folder)],
+            app_kwargs={"middleware": [Middleware(PlainRequests)]},
             max_file_size=MAX_UPLOAD,
             ssr_mode=False,
             quiet=True,

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from unittest.mock import patch
 from urllib.parse import unquote, urlsplit
 
 import yaml
@@ -81,6 +82,7 @@ class Fault:
     reset: bool = False  # end it with a reset instead
     wrong: bool = False  # change one byte of the body
     delay: float = 0.0  # seconds before the answer
+    drip: float = 0.0  # seconds between the bytes of the body
 
 
 class HubServer:
@@ -93,6 +95,7 @@ class HubServer:
         self.tokens: set[str | None] = set()  # that the Hub was sent
         self.faults: list[Fault] = []
         self.closed = False
+        self.home = Path()  # of huggingface_hub's cache and token, where it uses this server
         self.lock = threading.Lock()
         self.hub, self.storage = (self._listen(handler) for handler in (HubHandler, StorageHandler))
         self.url, self.storage_url = (f"http://127.0.0.1:{one.server_port}" for one in (self.hub, self.storage))
@@ -140,6 +143,34 @@ def hub_server() -> Iterator[HubServer]:
         yield server
     finally:
         server.close()
+
+
+@contextmanager
+def in_use(server: HubServer, home: Path) -> Iterator[None]:
+    """Within the block huggingface_hub uses this server, and its cache and token lie in ``home``."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import close_session, disable_progress_bars, enable_progress_bars
+
+    settings = {
+        "ENDPOINT": server.url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": server.url + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(home / "hub"),
+        "HF_TOKEN_PATH": str(home / "token"),
+        "HF_STORED_TOKENS_PATH": str(home / "stored_tokens"),
+        "HF_HUB_DISABLE_XET": True,
+        "HF_HUB_DISABLE_TELEMETRY": True,
+        "HF_HUB_OFFLINE": False,
+    }
+    server.home = home
+    close_session()
+    disable_progress_bars()
+    try:
+        # No pause between its attempts.
+        with patch.multiple(constants, **settings), patch("huggingface_hub.file_download.time.sleep"):
+            yield
+    finally:
+        enable_progress_bars()
+        close_session()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -192,6 +223,15 @@ class Handler(BaseHTTPRequestHandler):
             return
         if fault is not None and fault.wrong:
             data = bytes([data[0] ^ 1]) + data[1:]
+        if fault is not None and fault.drip:
+            for byte in data:
+                if self.world.closed:
+                    self.close_connection = True
+                    return
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                threading.Event().wait(fault.drip)
+            return
         if fault is None or fault.cut < 0:
             self.wfile.write(data)
             return

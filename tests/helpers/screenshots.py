@@ -171,6 +171,7 @@ def main() -> int:
     from dear.evaluation.click import chromium
     from dear.ui import serve
     from dear.ui.tabs.listening import RATINGS, STUDY
+    from dear.ui.tabs.model import FOLDERS
 
     pipeline = AudioDEAR.from_pretrained()
     with socket.socket() as free:
@@ -179,7 +180,7 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as work, chromium("--hide-scrollbars") as browser:
         make_study(Path(work) / "study", pipeline)
-        os.environ |= {STUDY: f"{work}/study", RATINGS: f"{work}/ratings.db"}
+        os.environ |= {STUDY: f"{work}/study", RATINGS: f"{work}/ratings.db", FOLDERS: "1"}
         page = serve(pipeline, "127.0.0.1", port)
         walk = Walk(browser, page.local_url, args.theme)
         walk.open()

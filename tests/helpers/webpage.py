@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import gradio as gr
 from selenium.webdriver import Keys
@@ -18,6 +20,7 @@ from dear.pipeline import AudioDEAR
 from dear.ui import serve
 from dear.ui.context import Context, Tab
 from dear.ui.model_registry import ModelRegistry
+from dear.ui.tabs.model import FOLDERS
 
 
 def free_port() -> int:
@@ -28,8 +31,9 @@ def free_port() -> int:
 
 @contextmanager
 def served(model: AudioDEAR, source: str | None = None) -> Iterator[gr.Blocks]:
-    """The whole page on a free port of this machine."""
-    page = serve(model, "127.0.0.1", free_port(), source)
+    """The whole page on a free port of this machine. Visitors may load models from folders."""
+    with patch.dict(os.environ, {FOLDERS: "1"}):
+        page = serve(model, "127.0.0.1", free_port(), source)
     try:
         yield page
     finally:

@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+import types
 import urllib.request
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from webpage import build_tabs, free_port
 
 from dear.listening.ratings import RatingsError
 from dear.listening.study import StudyError, order_for
+from dear.ui.callers import LockOut
 from dear.ui.listening_page import run, serve_test
 from dear.ui.model_registry import ModelRegistry
 from dear.ui.tabs import listening
@@ -131,6 +133,38 @@ def test_results_open_with_the_key_alone(test, functions):
         ("rating", str(COUNT)),
         ("rater", "2"),
     ]
+
+
+def test_wrong_keys_lock_their_caller_out(tmp_path):
+    test = open_test(make_study(tmp_path / "study"), tmp_path / "ratings.db", SECRET)
+    with gr.Blocks() as page:
+        lay_out(page, test, tmp_path)
+    show_results = next(each.fn for each in page.fns.values() if each.name == "show_results")
+    caller, other = (
+        types.SimpleNamespace(client=types.SimpleNamespace(host=host)) for host in ("93.184.216.34", "93.184.216.35")
+    )
+    for _ in range(4):
+        with pytest.raises(gr.Error, match="not the key"):
+            show_results("\ud800", "rating", caller)
+    assert show_results(SECRET, "rating", caller)  # and is counted anew
+    for _ in range(5):
+        with pytest.raises(gr.Error, match="not the key"):
+            show_results("guess", "rating", caller)
+    for key in ("guess", SECRET):
+        with pytest.raises(gr.Error, match="Too many wrong keys. Try again in 15 minutes."):
+            show_results(key, "rating", caller)
+    assert show_results(SECRET, "rating", other)
+
+
+def test_a_lock_out_ends():
+    now = [0.0]
+    guesses = LockOut(most=2, seconds=10, clock=lambda: now[0])
+    for now[0] in (0.0, 11.0, 12.0):  # the first is forgotten
+        assert guesses.remaining("a") == 0
+        guesses.wrong("a")
+    assert guesses.remaining("a") == 10 and guesses.remaining("b") == 0
+    now[0] = 22.0
+    assert guesses.remaining("a") == 0
 
 
 def test_names_in_the_results_are_text(tmp_path):

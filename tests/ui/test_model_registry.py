@@ -9,11 +9,11 @@ from factory import tiny_checkpoint, tiny_config
 
 from dear.checkpoint import CheckpointError
 from dear.pipeline import AudioDEAR
-from dear.ui.model_registry import ModelRegistry
+from dear.ui.model_registry import ModelChoice, ModelRegistry
 
 
 def test_visitors_choose_their_models_and_a_failed_load_changes_nothing(tiny_folder, tmp_path, student):
-    models = ModelRegistry(student, str(tiny_folder))
+    models = ModelRegistry(student, str(tiny_folder), folders=True)
     with pytest.raises(CheckpointError):
         models.load(str(tmp_path / "nothing"), None, None)
     assert models.get(None) is models.get("") is models.get(models.own) is models.get(None, "student") is student
@@ -41,7 +41,7 @@ def test_visitors_choose_their_models_and_a_failed_load_changes_nothing(tiny_fol
 def test_models_that_nobody_used_for_long_are_dropped_and_come_back_if_they_are_the_same(
     tiny_folder, tmp_path, student
 ):
-    models = ModelRegistry(student, str(tiny_folder))
+    models = ModelRegistry(student, str(tiny_folder), folders=True)
     folders = [tiny_checkpoint(tmp_path / f"other-{seed}", tiny_config(), seed=seed) for seed in (1, 2, 3)]
     first, second, third = (models.load(str(folder), None, None) for folder in folders)
     assert [models.in_memory(each) for each in (first, second, third)] == [False, True, True]
@@ -57,7 +57,7 @@ def test_models_that_nobody_used_for_long_are_dropped_and_come_back_if_they_are_
 
 
 def test_the_pages_own_model_stays_when_its_folder_changes(own_folder):
-    models = ModelRegistry(AudioDEAR.from_pretrained(own_folder, device="cpu"), str(own_folder))
+    models = ModelRegistry(AudioDEAR.from_pretrained(own_folder, device="cpu"), str(own_folder), folders=True)
     own = models.get(None)
     assert models.load(str(own_folder), None, None) == models.own and models.get(None) is own
     config = (own_folder / "config.json").read_text()
@@ -69,8 +69,25 @@ def test_the_pages_own_model_stays_when_its_folder_changes(own_folder):
         models.get(None, "teacher")  # no mixture of old and new
 
 
+def test_visitors_name_no_folder_unless_the_host_allows_it(tiny_folder, tmp_path, student, monkeypatch, offline):
+    models = ModelRegistry(student, str(tiny_folder))
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    sentences = []
+    for name in ("owner/name", "owner/nobody", "/etc", "/nothing", "../etc", "hf://owner/name"):
+        with pytest.raises(CheckpointError) as refused:
+            models.load(name, None, None)
+        sentences.append(str(refused.value).replace(name, "NAME"))
+        with pytest.raises(CheckpointError) as again:
+            models.get(ModelChoice(name, None, "student", "").to_json())  # as a browser may say
+        assert str(again.value).replace(name, "NAME") == sentences[-1]
+    assert sentences[0] == sentences[1] and "could not download config.json from" in sentences[0]
+    assert set(sentences[2:]) == {"model must be owner/name on the Hub, got 'NAME'"}
+    assert models.load(str(tiny_folder), None, "teacher").variant == "teacher"  # the page's own
+
+
 def test_who_has_a_model_waits_for_nobodys_download(tiny_folder, student, monkeypatch):
-    models, begun, go_on = ModelRegistry(student, str(tiny_folder)), threading.Event(), threading.Event()
+    models, begun, go_on = ModelRegistry(student, str(tiny_folder), folders=True), threading.Event(), threading.Event()
     teacher = models.get(None, "teacher")
 
     def load(*_, **options):
@@ -89,7 +106,7 @@ def test_who_has_a_model_waits_for_nobodys_download(tiny_folder, student, monkey
 
 
 def test_one_variant_is_loaded_once_for_all_who_ask_at_the_same_time(tiny_folder, student, monkeypatch):
-    models, loads = ModelRegistry(student, str(tiny_folder)), []
+    models, loads = ModelRegistry(student, str(tiny_folder), folders=True), []
     load = AudioDEAR.from_pretrained
 
     def slowly(*given, **options):

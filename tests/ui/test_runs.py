@@ -10,21 +10,25 @@ import pytest
 from dear.ui.components import runs
 
 
-def test_a_call_that_need_not_end_is_left_alone():
+def test_a_call_that_need_not_be_waited_for_ends_at_its_next_report():
     go_on, ended = threading.Event(), threading.Event()
 
     def call(progress):
         progress(1, 2)
         go_on.wait(60)
-        progress(2, 2)
-        ended.set()
+        try:
+            progress(2, 2)
+        finally:
+            ended.set()
+        go_on.clear()
 
-    watched = runs.watch(call, stop_on_close=False)
+    watched = runs.watch(call, wait_on_close=False)
     assert next(watched) == (1, 2)
     watched.close()  # at once
     assert not ended.is_set()
     go_on.set()
     assert ended.wait(60)
+    assert go_on.is_set()
 
 
 def test_a_watched_call_tells_its_progress_and_stops_when_closed(student):

@@ -75,7 +75,8 @@ def test_no_two_elements_of_the_page_share_an_id_and_every_asset_is_used(models,
 
 
 def test_a_page_recalls_the_model_that_its_browser_chose(tiny_folder, tmp_path, student, monkeypatch):
-    models, other = ModelRegistry(student, str(tiny_folder)), tiny_checkpoint(tmp_path / "other", tiny_config(), seed=1)
+    models = ModelRegistry(student, str(tiny_folder), folders=True)
+    other = tiny_checkpoint(tmp_path / "other", tiny_config(), seed=1)
     context = build_tabs(models, tmp_path, model.TAB)
     with context.page:
         recall_model(context)
@@ -84,7 +85,7 @@ def test_a_page_recalls_the_model_that_its_browser_chose(tiny_folder, tmp_path, 
     def loaded(*arguments):
         """What is stored in the browser, and the facts."""
         *_, last = load(*arguments)
-        status, stored, facts = last.values()
+        status, stored, facts, _ = last.values()
         assert "Loaded." in status
         return stored, facts
 

@@ -17,7 +17,7 @@ from dear.request import Progress
 from dear.ui.assets import load
 from dear.ui.metrics import RUNS
 
-# At most one generation runs at a time, because it uses all cores. max_size of the page's queue bounds the waiting.
+# At most one generation runs at a time, because it uses all cores. dear.ui.turns says who waits and for how long.
 QUEUE: dict[str, Any] = {"concurrency_id": "generation", "concurrency_limit": 1}
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 SHOW_RESULTS_JS = load("show_results.js").rstrip()
@@ -120,11 +120,10 @@ class _Stopped(Exception):
     pass
 
 
-def watch(call: Callable[[Progress], Any], stop_on_close: bool = True) -> Generator[Any, None, None]:
+def watch(call: Callable[[Progress], Any], wait_on_close: bool = True) -> Generator[Any, None, None]:
     """Yield (done, total) while ``call(progress)`` runs in a thread, then its result, which must not be a tuple.
 
-    stop_on_close: closing this iterator ends the call at its next report and waits for that; otherwise the call goes
-        on in the background.
+    Closing this iterator ends the call at its next report. wait_on_close: and waits for that.
     """
     reports: queue.SimpleQueue[Any] = queue.SimpleQueue()
     stopped = threading.Event()
@@ -153,8 +152,8 @@ def watch(call: Callable[[Progress], Any], stop_on_close: bool = True) -> Genera
             if not isinstance(report, tuple):
                 return
     finally:
-        if stop_on_close:
-            stopped.set()
+        stopped.set()
+        if wait_on_close:
             worker.join()
 
 

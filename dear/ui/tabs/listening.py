@@ -132,7 +132,7 @@ def lay_out(page: gr.Blocks, test: ListeningTest, folder: Path) -> None:
             shown[rel], shown[ovl] = (gr.Radio(value=score) for score in given)
         return shown
 
-    def enter(text: str) -> dict[Any, Any]:
+    def enter(text: Any) -> dict[Any, Any]:
         """Show the first sound that this rater hasn't rated."""
         try:
             rater = check_rater(text)
@@ -145,8 +145,9 @@ def lay_out(page: gr.Blocks, test: ListeningTest, folder: Path) -> None:
         order = order_for(rater, test.clips)
         return next((i for i, clip in enumerate(order) if (clip.system, clip.name) not in rated), total)
 
-    def resume(stored: dict[str, str]) -> dict[Any, Any]:
-        return enter(stored["rater"]) if stored["rater"] else show(Session(), {})
+    def resume(stored: Any) -> dict[Any, Any]:
+        rater = stored.get("rater") if isinstance(stored, dict) else None
+        return enter(rater) if rater else show(Session(), {})
 
     def save_rating(now: Session, relevance: int | None, quality: int | None) -> dict[Any, Any]:
         """Save the rating of the current sound, then show the first one without a rating."""

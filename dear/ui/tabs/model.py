@@ -11,15 +11,17 @@ from typing import Any
 import gradio as gr
 
 from dear.pipeline import AudioDEAR
-from dear.ui.components.runs import QUIET, page_errors, progress_bar, refusal, watch
+from dear.ui.components.runs import QUIET, Start, page_errors, progress_bar, refusal, run_buttons, runs, watch
 from dear.ui.context import Context, Tab
 from dear.ui.gpu import is_zero
 from dear.ui.model_registry import ModelChoice
 from dear.ui.visitor import REMEMBER_JS, apply_choice
 
 FIXED = "AUDIODEAR_FIXED_MODEL"  # 1: visitors can't choose another model
+FOLDERS = "AUDIODEAR_LOCAL_FOLDERS"  # 1: visitors may load models from folders of this machine
 OWN, BUNDLED, FOLDER, HUB = "This page's", "Bundled", "Local folder", "Hugging Face Hub"
 PRIVATE = "The model that you load is used in this browser only. Other visitors and programs keep theirs."
+LOADED = '<p class="dear-headline" role="status">Loaded.</p>'
 CLOSED = "Everyone who visits this page uses this model."
 
 
@@ -31,13 +33,18 @@ def is_fixed() -> bool:
     return is_zero() or os.environ.get(FIXED, "1" if os.environ.get("SPACE_ID") else "0") != "0"
 
 
+def allows_folders() -> bool:
+    """Whether visitors may load models from folders of this machine; only where the host says so."""
+    return os.environ.get(FOLDERS, "0") != "0"
+
+
 def build(context: Context) -> None:
     models = context.models
     own = _facts(models.get(None), models.own)
     if models.fixed:
         gr.HTML(f'<div class="dear-model">{own}<p class="dear-note">{CLOSED}</p></div>')
         return
-    kinds = [BUNDLED, FOLDER, HUB] if models.own.source is None else [OWN, BUNDLED, FOLDER, HUB]
+    kinds = [*([] if models.own.source is None else [OWN]), BUNDLED, *([FOLDER] if models.folders else []), HUB]
     with gr.Row(equal_height=False, elem_classes="dear-tab"):
         with gr.Column(scale=4, min_width=320, elem_classes="dear-controls"):
             kind = gr.Radio(kinds, value=kinds[0], label="Source", elem_id="model-kind", elem_classes="dear-pick")
@@ -51,7 +58,7 @@ def build(context: Context) -> None:
                     label="Variant", info="Such as student or teacher. Leave empty for the checkpoint's default.",
                     elem_id="model-variant",
                 )  # fmt: skip
-            button = gr.Button("Load", variant="primary", elem_id="model-load")
+            button, stop = run_buttons("Load", "model-load")
             gr.HTML(f'<p class="dear-note">{PRIVATE}</p>')
         with gr.Column(scale=7, min_width=320, elem_classes="dear-results"):
             facts = gr.HTML(own, elem_id="model-facts")
@@ -71,15 +78,16 @@ def build(context: Context) -> None:
             else:
                 origin = name if source in (FOLDER, HUB) else None
                 request = origin, commit.strip() or None if source == HUB else None, variant_name.strip() or None
-                # If the visitor leaves, nobody waits for the download: its next report may take long.
-                loading = watch(lambda progress: models.load(*request, progress), stop_on_close=False)
+                # The next report of a download may take long.
+                loading = watch(lambda progress: models.load(*request, progress), wait_on_close=False)
                 with closing(loading) as reports:
                     for choice in reports:
                         if isinstance(choice, tuple):
                             done, total = (count / 1e6 for count in choice)
                             text = f"Downloaded {done:.1f} of {total:.1f} MB"
                             yield {status: progress_bar(text, done / total)}
-            yield {status: '<p class="dear-headline" role="status">Loaded.</p>', **apply_choice(context, choice)}
+            changes = apply_choice(context, choice)
+        yield {status: LOADED, **changes, stop: gr.Button(interactive=False)}
 
     def show_fields(source: str) -> list[Any]:
         label = "Folder" if source == FOLDER else "Repository, as owner/name"
@@ -88,12 +96,10 @@ def build(context: Context) -> None:
 
     def connect() -> None:
         """Let a loaded model change the components of all tabs."""
-        loaded = gr.on(
-            [button.click, place.submit, revision.submit, variant.submit], load, [kind, place, revision, variant],
-            [status, context.chosen, *context.model_updates], show_progress="minimal", show_progress_on=[status],
-            concurrency_limit=1, api_visibility="private",
-        )  # fmt: skip
-        loaded.failure(lambda: "", None, status, **QUIET)
+        triggers = [button.click, place.submit, revision.submit, variant.submit]
+        start = Start(triggers, load, [kind, place, revision, variant])
+        outputs = [status, context.chosen, *context.model_updates, stop]
+        (loaded,) = runs([start], outputs, stop, status, {"concurrency_limit": 1})
         loaded.success(None, context.chosen, None, js=REMEMBER_JS, api_visibility="private")
 
     kind.change(show_fields, kind, [place, revision, variant], queue=False, **QUIET)

@@ -1,0 +1,97 @@
+"""A download in a thread of its own, so that one that never ends can be left."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+SLOWEST = 50_000  # bytes per second of a whole download
+PATIENCE = 120.0  # seconds beyond that
+INTERVAL = 0.1  # seconds between reports
+T = TypeVar("T")
+# Called with the bytes of a download that have arrived, and those of all its files known so far. What it raises ends
+# the download.
+Progress = Callable[[int, int], object]
+_transfers: list[Transfer] = []  # of this process, that somebody waits for
+
+
+class GivenUpError(Exception):
+    """Ends the threads of a download that nobody waits for."""
+
+
+class Transfer:
+    """One download. Its thread ends at its next report where nobody waits for it."""
+
+    def __init__(self) -> None:
+        self.bars: list[Any] = []  # of bytes
+        self.left = False  # nobody waits for it
+        self.given_up = False  # because the caller's progress raised
+
+    def run(self, download: Callable[[], T], progress: Progress | None) -> T:
+        """What ``download()`` returns or raises. Raises TimeoutError where it is too slow."""
+        from huggingface_hub.utils import close_session
+
+        ended, outcome = threading.Event(), Future[T]()
+
+        def work() -> None:
+            try:
+                outcome.set_result(download())
+            except BaseException as error:
+                outcome.set_exception(error)
+            ended.set()
+
+        began = time.monotonic()
+        _transfers.append(self)
+        threading.Thread(target=work, daemon=True).start()
+        try:
+            while not ended.wait(INTERVAL):
+                self._report(progress)
+                limit = PATIENCE + self._bytes()[1] / SLOWEST
+                if time.monotonic() - began > limit:
+                    raise TimeoutError(f"slower than {SLOWEST // 1000} kB a second, given up after {limit:.0f} seconds")
+            self._report(progress)
+            return outcome.result()
+        finally:
+            self.left = True
+            _transfers.remove(self)
+            if not ended.is_set() and not _transfers:
+                # Ends a thread that waits for bytes, which holds a lock of the cache. Downloads of others go on.
+                close_session()
+
+    def _bytes(self) -> tuple[int, int]:
+        """Bytes that have arrived, and all of them; of several bars, those of the one that is ahead."""
+        return max(((int(bar.n), int(bar.total or 0)) for bar in list(self.bars)), default=(0, 0))
+
+    def _report(self, progress: Progress | None) -> None:
+        done, total = self._bytes()
+        if progress is not None and total:
+            try:
+                progress(done, total)
+            except BaseException:
+                self.given_up = True
+                raise
+
+
+def progress_bar(transfer: Transfer, visible: bool) -> type:
+    """A class of progress bars whose bytes ``transfer`` knows."""
+    from huggingface_hub.utils import tqdm as hub_bar
+    from tqdm.std import tqdm as plain_bar
+
+    base: Any = hub_bar if visible else plain_bar
+
+    class Counted(base):
+        def __init__(self, *arguments: Any, **options: Any):
+            super().__init__(*arguments, **options | ({} if visible else {"file": io.StringIO(), "disable": False}))
+            if options.get("unit") == "B":
+                transfer.bars.append(self)
+
+        def update(self, n: float | None = 1) -> bool | None:
+            if transfer.left:
+                raise GivenUpError
+            return super().update(n)
+
+    return Counted

@@ -1,0 +1,69 @@
+"""Requests that cannot be read are answered with a sentence, whatever part of Gradio fails on them."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import gradio as gr
+
+Message = MutableMapping[str, Any]
+FAILED = "The page failed on this request. Its host finds the reason in the log."
+
+
+class Page(gr.Blocks):
+    """Gradio's Blocks, whose errors always reach the caller as a sentence and never as ``null``."""
+
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *rest: Any, **options: Any) -> Any:
+        needed = len(block_fn.inputs)
+        if not isinstance(inputs, list) or len(inputs) < needed:
+            count = len(inputs) if isinstance(inputs, list) else 0
+            raise refused(f"{block_fn.name} needs {needed} arguments, got {count}.")
+        try:
+            return await super().preprocess_data(block_fn, inputs, *rest, **options)
+        except gr.Error as error:  # a component's own sentence
+            error.print_exception = False
+            raise
+        except Exception as error:  # each component has errors of its own
+            raise refused(f"{block_fn.name} got an argument of a kind that it does not take.") from error
+
+    async def process_api(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            return await super().process_api(*arguments, **options)
+        except gr.Error:
+            raise
+        except Exception:  # a fault of the page: its host needs the traceback, its visitor does not
+            traceback.print_exc()
+            raise refused(FAILED) from None
+
+
+def refused(sentence: str) -> gr.Error:
+    return gr.Error(sentence, print_exception=False)
+
+
+class PlainRequests:
+    """ASGI middleware: a request on which the server fails before it answers gets status 400 and a sentence."""
+
+    def __init__(self, app: Callable[..., Awaitable[None]]):
+        self.app = app
+
+    async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
+        started = False
+
+        async def watch(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watch)
+        except (ValueError, LookupError, OSError, RecursionError) as error:
+            if scope["type"] != "http" or started:
+                raise
+            print(f"{scope['path']!a:.80} can't be answered: {type(error).__name__}", file=sys.stderr)
+            headers = [(b"content-type", b"application/json")]
+            await send({"type": "http.response.start", "status": 400, "headers": headers})
+            body = b'{"detail": "This request can not be read: check its address and its body."}'
+            await send({"type": "http.response.body", "body": body})
