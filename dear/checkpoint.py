@@ -2,6 +2,7 @@
 
 Weights are float16 on disk and float32 (or what the caller asks for) in memory; the buffers of the codec stay float32.
 Files are checked before a network is built, loaded strictly, and written beside their target before they replace it.
+The file is long because what finds, checks, loads and writes a checkpoint shares its layout.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.attack import __main__ as command
-from tests.attack.runner import Outcome, run
+from tests.attack.runner import Outcome, Table, Try, run
 
 
 def test_each_outcome_is_told_from_the_others() -> None:
@@ -28,3 +28,8 @@ def test_each_outcome_is_told_from_the_others() -> None:
 def test_an_unknown_attack_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["volcano"]) == 2
     assert "ATTACK must be one of" in capsys.readouterr().err
+
+
+def test_the_table_counts_the_outcomes() -> None:
+    tries = [Try("a", Outcome.SOUND, "", 3.0), Try("b", Outcome.REFUSED, "no", 12.4), Try("c", Outcome.HANG, "", 0.0)]
+    assert command.markdown([Table("calls", tries)]).splitlines()[-1] == "| calls | 3 | 1 | 1 | 0 | 1 | 0 | 12 MB |"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import multiprocessing
 import os
 import resource
@@ -148,6 +149,21 @@ def attempt(name: str, case: Callable[[], object], megabytes: float = MEGABYTES)
     if used > megabytes and outcome in (Outcome.SOUND, Outcome.REFUSED):
         outcome, detail = Outcome.MEMORY, f"{used:.0f} MB above rest. {detail}"
     return Try(name, outcome, detail, used)
+
+
+def run_command(main: Callable[[list[str]], int], arguments: list[str], names: str = "") -> None:
+    """Call a command of this repository in this process; the sentence of status 2 is raised.
+
+    names: what that sentence must hold, such as the file that is at fault.
+    """
+    heard = io.StringIO()
+    with contextlib.redirect_stderr(heard):
+        status = main(arguments)
+    if status == 2:
+        sentence = heard.getvalue().strip().splitlines()[-1]
+        assert names in sentence, sentence
+        raise Refused(sentence[:1000])
+    assert status == 0, (status, heard.getvalue()[-1000:])
 
 
 def _judge(error: Exception) -> tuple[Outcome, str]:
