@@ -16,7 +16,7 @@ from dear.heads.energy import EnergyConfig
 
 def _mini() -> Config:
     return Config(
-        vae=PatchConfig(),
+        vae=PatchConfig(deblock=0.3),
         vocoder=MelGainConfig(),
         conditioning=MiniLMConfig(),
         backbone=BackboneConfig(positions="both"),

@@ -17,6 +17,7 @@ from dear.settings import Range
 @dataclass(frozen=True)
 class ConvConfig(VAEConfig):
     kind: str = "conv"
+    deblock: Annotated[float, Range(0, 100)] = 0.0  # as for the linear codec
     width: Annotated[int, Range(1, 1024)] = 64  # channels of the refinement
     depth: Annotated[int, Range(1, 32)] = 4  # residual convolution blocks of the refinement
 
@@ -62,4 +63,4 @@ class ConvVAE(PatchVAE):
 
     def decode(self, tokens: Tensor) -> Tensor:
         """tokens [B, L, D] -> log-mel [B, F, M], never below the mel's floor."""
-        return self.refined(tokens).clamp_min(self.floor)
+        return self.finish(self.refined(tokens))

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from dear.codec.base import Codec
 from dear.config import MelConfig, VAEConfig
+from dear.settings import Range
 
 
 @dataclass(frozen=True)
 class PatchConfig(VAEConfig):
     kind: str = "patch"
+    # Largest step between decoded patches, in the log-mel's unit: the rest of a larger one is spread; 0: none is.
+    deblock: Annotated[float, Range(0, 100)] = 0.0
 
 
 class PatchVAE(Codec):
@@ -51,6 +54,7 @@ class PatchVAE(Codec):
         self.bands = mel.n_mels // vae.patch_mels
         self.token_shape = (mel.frames // vae.patch_frames * self.bands, vae.token_dim)
         self.floor = math.log(mel.floor)
+        self.deblock = getattr(vae, "deblock", 0.0)
         self.register_buffer("mean", torch.full((size,), self.floor / 2, dtype=torch.float32))
         # Not torch.eye, which on the meta device imports torch's compiler.
         components = torch.zeros(size, vae.token_dim, dtype=torch.float32).fill_diagonal_(1)
@@ -91,8 +95,34 @@ class PatchVAE(Codec):
 
     def decode(self, tokens: Tensor) -> Tensor:
         """tokens [B, L, D] -> log-mel [B, F, M], never below the mel's floor."""
-        return self.project(tokens).clamp_min(self.floor)
+        return self.finish(self.project(tokens))
+
+    def finish(self, mel: Tensor) -> Tensor:
+        """Decoded mel [B, F, M] -> the same with limited steps between patches (``deblock``) and at least the floor."""
+        return (without_steps(mel, self.patch[0], self.deblock) if self.deblock else mel).clamp_min(self.floor)
 
     def latents(self, tokens: Tensor) -> Tensor:
         """tokens [B, L, D] -> [B, Z, F', M'], for pictures: Z = D channels over the grid of patches."""
         return tokens.transpose(1, 2).unflatten(2, (-1, self.bands))
+
+
+def without_steps(mel: Tensor, size: int, limit: float) -> Tensor:
+    """mel [B, F, M] with steps between each two stretches of ``size`` frames that are at most ``limit``.
+
+    A step is the difference across a border less the mean of the differences just before and after it. What exceeds the
+    limit is spread over half a stretch on either side, as deblocking filters of video codecs do. Recordings have steps
+    as well, which the limit leaves alone unless an event falls on the border.
+    """
+    half = size // 2
+    if half < 2 or mel.shape[1] < 2 * size:
+        return mel
+    borders = torch.arange(size, mel.shape[1], size, device=mel.device)
+    before, after = mel[:, borders - 1], mel[:, borders]
+    around = (before - mel[:, borders - 2] + mel[:, borders + 1] - after) / 2
+    step = after - before - around
+    excess = (step - step.clamp(-limit, limit))[:, :, None]  # [B, borders, 1, M]
+    ramp = (torch.arange(half, 0, -1, device=mel.device).to(mel)[:, None] - 0.5) / (2 * half)
+    change = torch.cat((ramp.flip(0) * excess, -ramp * excess), dim=2).flatten(1, 2)
+    smooth = mel.clone()
+    smooth[:, size - half : borders[-1] + half] += change
+    return smooth

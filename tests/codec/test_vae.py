@@ -8,7 +8,7 @@ from factory import tiny_config
 
 from dear.codec import build_vae
 from dear.codec.conv import ConvConfig, ConvVAE
-from dear.codec.patch import PatchConfig, PatchVAE
+from dear.codec.patch import PatchConfig, PatchVAE, without_steps
 from dear.config import MelConfig
 from training.data.scenes import Scene
 from training.engine.codec import RefineCodec, fit_patch_vae, measure_codec
@@ -170,3 +170,41 @@ def test_bad_shapes_and_kinds_are_named():
     with pytest.raises(ValueError, match="must divide 64 x 64, got 7 x 64"):
         PatchVAE(PatchConfig(patch_frames=7), MEL)
     assert type(build_vae(ConvConfig(width=8, depth=1), MEL)) is ConvVAE
+
+
+class TestDeblocking:
+    def test_a_staircase_becomes_straight_but_for_its_ends(self):
+        stairs = torch.arange(5.0).repeat_interleave(8)[None, :, None].expand(2, -1, 64)
+        smooth = without_steps(stairs, 8, 0.0)
+        torch.testing.assert_close(smooth[:, 4:36].diff(dim=1), torch.full((2, 31, 64), 0.125))
+        assert torch.equal(smooth[:, :4], stairs[:, :4]) and torch.equal(smooth[:, 36:], stairs[:, 36:])
+
+    def test_steps_up_to_the_limit_stay(self):
+        stairs = torch.arange(5.0).repeat_interleave(8)[None, :, None].expand(1, -1, 64)
+        torch.testing.assert_close(without_steps(stairs, 8, 1.0), stairs)
+        steps = without_steps(stairs, 8, 0.5).diff(dim=1)
+        torch.testing.assert_close(steps[:, 7::8], torch.full((1, 4, 64), 0.5 + 0.5 / 8))
+
+    def test_what_is_smooth_stays(self):
+        ramp = torch.linspace(-8, -2, 40)[None, :, None].expand(1, -1, 64)
+        torch.testing.assert_close(without_steps(ramp, 8, 0.0), ramp)
+
+    def test_the_mean_of_a_border_stays(self, generator):
+        mel = random_mels(2, generator)
+        pairs = [x[:, 8:56].unflatten(1, (-1, 8)).mean(2) for x in (mel, without_steps(mel, 8, 0.3))]
+        around = [x[:, 4:60].unflatten(1, (-1, 8)).mean(2) for x in (mel, without_steps(mel, 8, 0.3))]
+        torch.testing.assert_close(*around)  # the half patches at each side of a border give and take the same
+        assert not torch.equal(*pairs)
+
+    def test_it_is_an_option_of_the_decoder_alone(self, generator):
+        mels = random_mels(8, generator)
+        plain = fit_patch_vae(mels, PatchConfig(token_dim=24), MEL)
+        smooth = PatchVAE(PatchConfig(token_dim=24, deblock=0.3), MEL)
+        smooth.load_state_dict(plain.state_dict())
+        tokens = 2 * torch.randn(2, 8, 24, generator=generator)
+        assert torch.equal(smooth.encode(mels), plain.encode(mels))
+        assert torch.equal(smooth.decode(tokens), without_steps(plain.project(tokens), 8, 0.3).clamp_min(smooth.floor))
+
+    def test_a_single_patch_has_no_border(self, generator):
+        mel = random_mels(1, generator)[:, :8]
+        assert torch.equal(without_steps(mel, 8, 0.3), mel)
