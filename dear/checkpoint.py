@@ -160,6 +160,7 @@ def load_codec(folder: str | Path, config: Config, device: torch.device | str = 
         with torch.random.fork_rng(devices=[]):
             for name, build in blueprints:
                 if name not in sources:
+                    _open(codec / f"{name}.safetensors")
                     with shapes_alone():
                         blueprint = build()
                     if blueprint.state_dict():

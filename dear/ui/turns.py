@@ -201,6 +201,8 @@ def _numbers(value: Any, default: float) -> list[float]:
 def stop_if_left(*_: object) -> None:
     """A progress function for the runs of the page and its endpoints: ends the run once its caller has left."""
     queue = getattr(LocalContext.blocks.get(None), "_queue", None)
-    event = queue.event_ids_to_events.get(LocalContext.event_id.get(None)) if isinstance(queue, FairQueue) else None
+    event = (
+        queue.event_ids_to_events.get(LocalContext.event_id.get(None) or "") if isinstance(queue, FairQueue) else None
+    )
     if event is not None and isinstance(queue, FairQueue) and queue.is_abandoned(event):
         raise gr.Error(LEFT, print_exception=False)

@@ -1,4 +1,4 @@
-"""The formulas of the energy and the diffusion head, and what the shipped heads have in common beside the contract."""
+"""The formulas of the diffusion head, and what the shipped heads have in common beside the contract."""
 
 import dataclasses
 import math
@@ -10,7 +10,6 @@ from small_heads import C, D, N, build, drawer, steps_of
 from dear.config import ConfigError
 from dear.heads import HEADS
 from dear.heads.diffusion import MIN_SIGNAL, cosine_signal
-from dear.heads.energy import energy_loss
 
 SETTINGS = {
     "energy": {"kind": "energy"},
@@ -154,134 +153,6 @@ def test_weights_of_shipped_designs_keep_their_names():
     time = {f"time_in.mlp.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")}
     assert set(build("energy").state_dict()) == net | context
     assert set(build("diffusion").state_dict()) == net | context | time
-
-
-def literal_energy(samples, target):
-    """Equation (8) read aloud, in Python floats."""
-    m = len(samples)
-    values = []
-    for n in range(len(target)):
-        norm = lambda a, b, n=n: math.sqrt(sum((float(p) - float(q)) ** 2 for p, q in zip(a[n], b[n], strict=True)))  # noqa: E731
-        near = sum(norm(samples[i], target) for i in range(m))
-        apart = sum(norm(samples[i], samples[j]) for i in range(m) for j in range(m) if i != j)
-        values.append(2 / m * near - apart / (m * (m - 1)))
-    return torch.tensor(values, dtype=torch.float64)
-
-
-class TestEnergy:
-    @pytest.mark.parametrize("m", [2, 3, 4])
-    def test_equals_a_literal_reading_of_equation_8(self, m):
-        generator = torch.Generator().manual_seed(m)
-        samples = torch.randn(m, 7, D, generator=generator, dtype=torch.float64)
-        target = torch.randn(7, D, generator=generator, dtype=torch.float64)
-        torch.testing.assert_close(energy_loss(samples, target), literal_energy(samples, target), rtol=0, atol=1e-12)
-
-    def test_two_samples_give_equation_3(self):
-        generator = torch.Generator().manual_seed(0)
-        x1, x2, y = torch.randn(3, 7, D, generator=generator, dtype=torch.float64)
-        wanted = (x1 - y).norm(dim=1) + (x2 - y).norm(dim=1) - (x1 - x2).norm(dim=1)
-        torch.testing.assert_close(energy_loss(torch.stack((x1, x2)), y), wanted, rtol=0, atol=1e-12)
-
-    def test_its_gradient_moves_both_samples_and_is_that_of_the_formula(self):
-        samples = torch.randn(2, 3, D, dtype=torch.float64, requires_grad=True)
-        target = torch.randn(3, D, dtype=torch.float64)
-        energy_loss(samples, target).sum().backward()
-        unit = lambda v: v / v.norm(dim=1, keepdim=True)  # noqa: E731
-        x1, x2 = samples.detach()
-        torch.testing.assert_close(samples.grad[0], unit(x1 - target) - unit(x1 - x2))
-        torch.testing.assert_close(samples.grad[1], unit(x2 - target) - unit(x2 - x1))
-        assert samples.grad.abs().sum(dim=(1, 2)).gt(0).all()
-
-    def test_samples_that_coincide_give_finite_gradients(self):
-        samples = torch.zeros(2, 3, D, requires_grad=True)
-        energy_loss(samples, torch.zeros(3, D)).sum().backward()
-        assert samples.grad.isfinite().all()
-
-    def test_half_precision_is_scored_in_float32(self):
-        samples, target = torch.randn(2, 3, D).bfloat16(), torch.randn(3, D).bfloat16()
-        loss = energy_loss(samples, target)
-        assert loss.dtype == torch.float32
-        torch.testing.assert_close(loss, energy_loss(samples.float(), target.float()))
-
-    def test_groups_of_channels_are_scored_beside_the_whole(self, context, target):
-        head = build("energy", groups=(2, 4), samples=3)
-        loss = head.loss(target, context, torch.Generator().manual_seed(0))
-        samples = head(torch.randn(3, N, D, generator=torch.Generator().manual_seed(0)).double(), context).detach()
-        parts = (slice(None), slice(2), slice(2, None))
-        wanted = sum(literal_energy(samples[..., part], target[:, part]) for part in parts) / 3
-        torch.testing.assert_close(loss, wanted, rtol=0, atol=1e-12)
-
-    def test_groups_see_scatter_in_a_few_channels_that_the_whole_hardly_sees(self):
-        """Of 64 channels the first scatter a third as far as the others; samples scatter twice too far in them."""
-        generator = torch.Generator().manual_seed(0)
-        size = torch.ones(64).index_fill(0, torch.arange(4), 0.3)
-        target, *samples = size * torch.randn(5, 20_000, 64, generator=generator)
-        samples = torch.stack(samples)
-        wide = torch.cat((2 * samples[..., :4], samples[..., 4:]), dim=-1)
-        excess = []
-        for seen in (64, 4):
-            fair, far = (energy_loss(x[..., :seen], target[:, :seen]).mean() for x in (samples, wide))
-            excess.append((far / fair - 1).item())
-        assert 0 < excess[0] < 0.02 < 0.1 < excess[1]
-
-    def test_relative_scores_do_not_depend_on_the_scale_of_a_token(self, context, target):
-        head = build("energy", relative=True, samples=4, groups=(2, 4))
-        score = head._score
-        samples = torch.randn(4, N, D, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        near, far = (score(size * samples, size * target) for size in (1e3, 1e6))
-        torch.testing.assert_close(near, far, rtol=1e-3, atol=0)
-        assert (score(1e-3 * samples, 1e-3 * target) < near).all()  # the floor: nothing is divided by 0
-
-    def test_channels_see_variance_in_the_wrong_channels(self):
-        """Samples with the total variance of the target, half of that of some channels moved to others."""
-        generator = torch.Generator().manual_seed(0)
-        target, *samples = torch.randn(5, 4000, 64, generator=generator)
-        samples, size = torch.stack(samples), torch.tensor([0.5, 1.5]).sqrt().repeat(32)
-        excess = []
-        for weight in (0.0, 100.0):
-            head = HEADS["energy"](HEADS["energy"].Config(samples=4, channels=weight), 64, C)
-            losses = []
-            for given in (samples, size * samples):
-                head.forward = lambda noise, context, given=given: given
-                losses.append(head.loss(target, target, generator).mean())
-            excess.append((losses[1] / losses[0] - 1).item())
-        assert 0 < excess[0] < 0.001 < 0.01 < excess[1]
-
-    def test_channels_are_scored_beside_the_whole(self, context, target):
-        head = build("energy", channels=2.0, samples=3)
-        loss = head.loss(target, context, torch.Generator().manual_seed(0))
-        samples = head(torch.randn(3, N, D, generator=torch.Generator().manual_seed(0)).double(), context).detach()
-        single = [literal_energy(samples[..., i : i + 1], target[:, i : i + 1]) for i in range(D)]
-        wanted = literal_energy(samples, target) + 2.0 * torch.stack(single).mean(0)
-        torch.testing.assert_close(loss, wanted, rtol=0, atol=1e-12)
-
-    def test_direct_noise_reaches_each_channel_alone(self, context):
-        plain, direct = build("energy"), build("energy", direct_noise=True)
-        direct.load_state_dict(plain.state_dict(), strict=False)
-        noise = torch.randn(N, D, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        torch.testing.assert_close(direct(noise, context) - plain(noise, context), 0.1 * noise)
-
-    def test_groups_must_be_all_channels(self):
-        with pytest.raises(ConfigError, match="head.groups must sum to the token's 6 channels"):
-            build("energy", groups=(2, 3))
-
-    def test_wrong_shapes_are_refused(self):
-        with pytest.raises(ValueError, match="samples must be"):
-            energy_loss(torch.zeros(1, 3, D), torch.zeros(3, D))
-        with pytest.raises(ValueError, match="samples must be"):
-            energy_loss(torch.zeros(2, 4, D), torch.zeros(3, D))
-
-    def test_guidance_is_equation_9_on_the_context(self, context):
-        head, null = build("energy"), torch.randn(N, C, dtype=torch.float64)
-        guided = head.sample(context, null, cfg_scale=2.5, steps=1, temperature=0.7, draw=drawer(0))
-        mixed = 2.5 * context + (1 - 2.5) * null
-        assert torch.allclose(guided, head(0.7 * drawer(0)(), mixed), rtol=0, atol=1e-12)
-
-    def test_temperature_zero_draws_the_same_for_any_noise(self, context):
-        head = build("energy")
-        options = {"cfg_scale": 1.0, "steps": 1, "temperature": 0.0}
-        first = head.sample(context, None, draw=drawer(0), **options)
-        assert torch.equal(first, head.sample(context, None, draw=drawer(1), **options))
 
 
 class RawTime(torch.nn.Module):

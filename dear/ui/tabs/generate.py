@@ -54,7 +54,7 @@ CONTROLS: dict[str, Callable[..., Any]] = {
     "variations": controls.variations_slider,
     "shown_variant": controls.shown_variant_box,
 }
-MORE = {"seconds": controls.seconds_slider, "negative_prompt": controls.negative_box}
+MORE: dict[str, Callable[..., Any]] = {"seconds": controls.seconds_slider, "negative_prompt": controls.negative_box}
 FOLLOW_VARIANT = (*OPTIONS, "shown_variant")  # the controls that change with the variant
 
 
@@ -125,7 +125,12 @@ def build(context: Context) -> None:
     ) -> Iterator[dict[Any, Any]]:  # fmt: skip
         """One generation. Results of examples are cached."""
         checks.check_prompt(text)
-        options = {"cfg_scale": cfg_scale, "iterations": iterations, "temperature": temperature, "steps": steps}
+        options: dict[str, Any] = {
+            "cfg_scale": cfg_scale,
+            "iterations": iterations,
+            "temperature": temperature,
+            "steps": steps,
+        }
         with page_errors():
             in_memory = models.in_memory(models.choice(chosen), variant)
         if not in_memory:
