@@ -118,7 +118,7 @@ def cache(folder: Path, config: Config, items: int = 12, conditioning: int = 5) 
     save_file({"tokens": tokens.half(), "mask": mask}, folder / "conditioning.safetensors")
     table = {"captions": [str(i) for i in range(items)], "caption": list(range(items))}
     write_json(folder / "captions.json", table | {"labels": [[]] * items, "kind": ["noise"] * items})
-    write_json(folder / "stamp.json", {"made": "of noise", "items": items})
+    write_json(folder / "stamp.json", {"made": "of noise", "count": items})
     return folder
 
 

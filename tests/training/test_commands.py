@@ -142,7 +142,7 @@ def test_a_manifest_is_encoded_on_first_use(trained, capsys):
 @pytest.mark.parametrize(("name", "module"), [("teacher", "teacher"), ("student", "distill")])
 def test_the_card_tells_data_command_commit_and_size(trained, name, module):
     card = (trained / name / "checkpoint" / "README.md").read_text()
-    assert '## Data\n\n12 items of a cache that was made from:\n\n    {"made": "of noise", "items": 12}\n' in card
+    assert '## Data\n\n12 items of a cache that was made from:\n\n    {"made": "of noise", "count": 12}\n' in card
     typed = [line for line in card.splitlines() if line.startswith("    python -m ")]
     more = ("--teacher", str(trained / "teacher")) if name == "student" else ()
     wanted = arguments(trained, name, *more, "--max-steps", "2", out=name)
