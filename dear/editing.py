@@ -19,7 +19,7 @@ from dear.loudness import fade_ends
 from dear.options import SamplingOptions
 from dear.output import Output
 from dear.rendering import Synthesizer
-from dear.request import MAX_SEED, Progress, check_number, check_whole
+from dear.request import MAX_SEED, Progress, Request, check_number, check_whole
 
 CROSSFADE = 0.02  # seconds, on either side of an inpainted region, inside it
 CONTEXT = 0.4  # share of a clip that the model hears of a sound to continue it
@@ -51,6 +51,28 @@ def inpaint(
     return dataclasses.replace(out, waveform=waveform)
 
 
+def request_tokens(
+    synthesizer: Synthesizer,
+    prompt: str | Sequence[str],
+    options: SamplingOptions,
+    wanted: int,
+    *,
+    seed: int | None,
+    num_samples: int,
+    progress: Progress | None,
+) -> Request:
+    """A request that draws ``wanted`` tokens of each clip, in no more iterations than that."""
+    return synthesizer.request(
+        prompt,
+        options,
+        defaults=dataclasses.replace(synthesizer.sampling, iterations=min(synthesizer.sampling.iterations, wanted)),
+        most_iterations=wanted,
+        seed=seed,
+        num_samples=num_samples,
+        progress=progress,
+    )
+
+
 def _draw(
     synthesizer: Synthesizer,
     audio: np.ndarray | Tensor,
@@ -80,15 +102,8 @@ def _draw(
 
     keep = _outside(synthesizer, first, last)
     wanted = _touched(synthesizer, first, last)
-    defaults = dataclasses.replace(synthesizer.sampling, iterations=min(synthesizer.sampling.iterations, wanted))
-    request = synthesizer.request(
-        prompt,
-        options,
-        defaults=defaults,
-        most_iterations=wanted,
-        seed=seed,
-        num_samples=num_samples,
-        progress=progress,
+    request = request_tokens(
+        synthesizer, prompt, options, wanted, seed=seed, num_samples=num_samples, progress=progress
     )
     clip = fit_clip(samples, sample_rate, mel.sample_rate, mel.frames * mel.hop_length)
     tokens, gain = encode(synthesizer, clip)

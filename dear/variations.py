@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dear.audio import check_audio, fit_clip, resample
-from dear.editing import CROSSFADE, encode, extend, redraw
+from dear.editing import CROSSFADE, encode, extend, redraw, request_tokens
 from dear.masking import random_order
 from dear.options import SamplingOptions
 from dear.output import Output
@@ -41,17 +41,10 @@ def vary(
     samples = check_audio(audio)
     sample_rate = check_whole("sample_rate", sample_rate, 1000, 384_000)
     wanted = max(1, round(check_number("strength", strength, 0, 1) * length))
-    defaults = dataclasses.replace(synthesizer.sampling, iterations=min(synthesizer.sampling.iterations, wanted))
     if options.get("iterations") is not None:
         options["iterations"] = min(check_whole("iterations", options["iterations"], 1, length), wanted)
-    request = synthesizer.request(
-        prompt,
-        options,
-        defaults=defaults,
-        most_iterations=wanted,
-        seed=seed,
-        num_samples=num_samples,
-        progress=progress,
+    request = request_tokens(
+        synthesizer, prompt, options, wanted, seed=seed, num_samples=num_samples, progress=progress
     )
     clip = fit_clip(samples, sample_rate, mel.sample_rate, mel.frames * mel.hop_length)
     tokens, gain = encode(synthesizer, clip)

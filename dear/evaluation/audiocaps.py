@@ -128,7 +128,7 @@ def _check_use(args: argparse.Namespace) -> None:
     usual = _parser().parse_args(["--manifest", "", "--out", ""])
     for name in ("model", "variant", "seed", "batch", "worker", *OPTIONS):
         if args.sounds is not None and getattr(args, name) != getattr(usual, name):
-            raise SoundsError(f"--{name.replace('_', '-')} is of no use with --sounds, which generates nothing")
+            raise SoundsError(f"--{name.replace('_', '-')} has no effect with --sounds, which generates nothing")
     kinds = [text.partition(":")[0] for text in args.embedders]
     if len(set(kinds)) < len(kinds):
         raise SoundsError(f"--embedders must be of different kinds, got {', '.join(args.embedders)}")

@@ -200,8 +200,8 @@ def test_the_command_generates_and_measures(long_folder, manifest, embedders, tm
         (["--embedders", "clap:a", "clap:b"], "--embedders must be of different kinds"),
         (["--splits", "3"], "--splits"),
         (["--sounds", "nowhere"], "nowhere is not a folder of sounds"),
-        (["--sounds", "nowhere", "--worker", "0/2"], "--worker is of no use with --sounds"),
-        (["--sounds", "nowhere", "--cfg-scale", "2"], "--cfg-scale is of no use with --sounds"),
+        (["--sounds", "nowhere", "--worker", "0/2"], "--worker has no effect with --sounds"),
+        (["--sounds", "nowhere", "--cfg-scale", "2"], "--cfg-scale has no effect with --sounds"),
     ],
 )
 def test_bad_use_is_refused(manifest, tmp_path, capsys, extra, words):

@@ -333,7 +333,7 @@ def test_compositions_on_the_command_line(tiny_folder, tmp_path, monkeypatch, ca
     ("arguments", "words"),
     [
         (["--sounds", "nowhere"], "nowhere is not a folder of sounds"),
-        (["--sounds", "x", "--model", "y"], "--model is of no use with --sounds"),
+        (["--sounds", "x", "--model", "y"], "--model has no effect with --sounds"),
         (["--sounds", "x", "--reference", "nowhere"], "nowhere is not a folder of sounds"),
     ],
 )

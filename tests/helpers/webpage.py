@@ -110,7 +110,7 @@ class Hand:
 
     def open(self, query: str = "") -> None:
         self.browser.get(self.url + query)
-        self.until(lambda: self.find(".dear-examples button").is_displayed())
+        self.until(lambda: self.find("#generate").is_displayed())
 
     def find(self, selector: str) -> Any:
         return self.browser.find_element("css selector", selector)

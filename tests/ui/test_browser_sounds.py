@@ -44,7 +44,7 @@ def test_uploads_that_can_not_be_edited_are_told_and_others_are_taken(browser, p
     for name, place, told in [
         ("two hours.wav", ".toast-body", "exceed the maximum allowed size of 250"),
         ("empty.wav", "#edit-map .dear-refused", "empty.wav must hold a sound, got an empty file of 0 bytes."),
-        ("paper.wav", "#edit-map .dear-refused", "paper.wav must be a sound as WAV, FLAC, MP3, OGG or AIFF"),
+        ("paper.wav", "#edit-map .dear-refused", "paper.wav can't be read as a sound (WAV, FLAC, MP3, OGG or AIFF)"),
         (
             "minutes.wav",
             "#edit-map .dear-refused",
