@@ -100,8 +100,9 @@ class EnergyHead(Head):
         plus ``channels`` times the mean of those of single channels.
 
         A norm over many channels depends on their total variance and hardly on how it is distributed. A mean of
-        proper scores with that of the whole among them has the same minimum and sees both. It keeps its minimum where
-        the weight of a token depends on the context alone, as the expected distance of its samples does (``relative``).
+        proper scores with that of the whole among them has the same minimum and sees both. A weight that depends on the
+        context alone would keep the minimum as well; ``relative`` estimates such a weight, one over the expected
+        distance of two samples, from the samples at hand.
         """
         shape = (self.config.samples, *target.shape)
         noise = torch.randn(shape, generator=generator, device=generator.device).to(target)
