@@ -62,7 +62,7 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        others: FullKV | CachedKV,
+        others: FullKV | SparseKV | CachedKV,
         visible: Tensor,
         angles: tuple[Tensor, Tensor] | None,
         wanted: Tensor | slice | None = None,
@@ -96,6 +96,27 @@ class FullKV:
 
     def mix(self, mixing: LocalMixing, x: Tensor) -> Tensor:
         return mixing(x, self.shown)
+
+    def join(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.cat((self.prefix[0], keys), dim=2), torch.cat((self.prefix[1], values), dim=2)
+
+
+@dataclass(frozen=True)
+class SparseKV:
+    """Keys, values and neighbours of a block where P tokens are computed, all known ones among them."""
+
+    prefix: tuple[Tensor, Tensor]
+    shown: Tensor  # [B, P] bool: what neighbours may see
+    positions: Tensor  # [B, P] of the computed tokens
+    length: int  # L
+
+    def mix(self, mixing: LocalMixing, x: Tensor) -> Tensor:
+        taps, (batch, _, width) = mixing.weight.shape[0], x.shape
+        seen = torch.where(self.shown[..., None], x, 0)
+        own = (self.positions + taps // 2)[..., None].expand_as(x)
+        # A position that is computed twice is shown once at most, and zeros add nothing.
+        rows = x.new_zeros(batch, self.length + taps - 1, width).scatter_add(1, own, seen)
+        return mixing.combine(x, [take(rows, self.positions + tap) for tap in range(taps)])
 
     def join(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         return torch.cat((self.prefix[0], keys), dim=2), torch.cat((self.prefix[1], values), dim=2)
@@ -210,6 +231,33 @@ class Backbone(nn.Module):
         last = self.blocks[-1]
         for block, pair in zip(self.blocks, prefix.blocks, strict=True):
             x = block(x, FullKV(pair, shown), visible, angles, wanted if block is last else None)
+        return self.norm(x)
+
+    def sparse(self, tokens: Tensor, known: Tensor, prefix: Prefix, wanted: Tensor) -> Tensor:
+        """:meth:`forward` at ``wanted``, without the hidden tokens that are not wanted: under "visible" they change nothing.
+
+        Raises ValueError where attention is "full".
+        """
+        if self.config.masked_attention == "full":
+            raise ValueError('sparse needs masked_attention="visible": under "full" every token is attended to')
+        filled = int(known.sum(1).max())
+        # Where an item knows fewer tokens than another, some of its hidden ones fill the gap.
+        first = known.byte().argsort(dim=1, descending=True)[:, :filled]
+        positions = torch.cat((first, wanted), dim=1)
+        given = known.gather(1, positions)
+        x = torch.where(given[..., None], self.token_in(take(tokens, positions)), self.mask_token)
+        if self.positions is not None:
+            x = x + self.positions[positions]
+        shown = torch.cat((given[:, :filled], torch.zeros_like(wanted, dtype=torch.bool)), dim=1)
+        batch, count = positions.shape
+        # A known token that is wanted is computed twice, and attends to its first place alone.
+        own = torch.eye(count, dtype=torch.bool, device=known.device) & ~given[:, :, None]
+        among = shown[:, None, :] | own
+        visible = torch.cat((prefix.mask[:, None, :].expand(-1, count, -1), among), dim=2)[:, None]
+        angles, last = self._angles(positions), self.blocks[-1]
+        for block, pair in zip(self.blocks, prefix.blocks, strict=True):
+            others = SparseKV(pair, shown, positions, self.length)
+            x = block(x, others, visible, angles, slice(filled, count) if block is last else None)
         return self.norm(x)
 
     def cache(self, prefix: Prefix) -> KVCache:

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from dear.conditioning import Conditioning
-from dear.model import MaskedModel
+from dear.model import MaskedModel, targets
 
 REDUCTIONS = ("mean", "sum")
 
 
 def representation_loss(student: Tensor, teacher: Tensor, channels: str = "mean") -> Tensor:
-    """Equation (4) on contexts [B, L, C] -> scalar: mean over items and all L positions.
+    """Equation (4) on contexts [B, P, C] -> scalar: mean over items and positions (all L in the paper).
 
     channels: "mean" reads the paper's prose (MSE), "sum" its formula (squared norm). Raises ValueError otherwise.
     """
@@ -43,16 +43,25 @@ class Distillation:
         self.teacher.eval().requires_grad_(False)
 
     def __call__(
-        self, tokens: Tensor, conditioning: Conditioning, drop: Tensor, mask: Tensor, generator: torch.Generator
+        self,
+        tokens: Tensor,
+        conditioning: Conditioning,
+        drop: Tensor,
+        mask: Tensor,
+        generator: torch.Generator,
+        wanted: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """tokens [B, L, D], drop [B], mask [B, L] (True: hidden) -> scalars ``loss``, ``head``, ``representation``."""
-        context = self.student.context(tokens, ~mask, self.student.null(conditioning, drop))
-        head = self.student.head_loss(tokens, context, mask, generator).mean()
+        """tokens [B, L, D], drop [B], mask [B, L] (True: hidden) -> scalars ``loss``, ``head``, ``representation``.
+
+        wanted: [B, W] hidden positions, to score and compare theirs alone.
+        """
+        context = self.student.context(tokens, ~mask, self.student.null(conditioning, drop), wanted)
+        head = self.student.head_loss(*targets(tokens, context, mask, wanted), generator).mean()
         if self.weight == 0:
             return {"loss": head, "head": head.detach()}
         with torch.no_grad():
-            wanted = self.teacher.context(tokens, ~mask, self.teacher.null(conditioning, drop))
-        representation = representation_loss(context, wanted, self.channels)
+            goal = self.teacher.context(tokens, ~mask, self.teacher.null(conditioning, drop), wanted)
+        representation = representation_loss(context, goal, self.channels)
         return {
             "loss": head + self.weight * representation,
             "head": head.detach(),

@@ -27,6 +27,13 @@ def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
 
 
+def plain_attention(queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
+    """``F.scaled_dot_product_attention`` with a mask, in separate operations."""
+    scores = (queries @ keys.transpose(-1, -2)).float() * queries.shape[-1] ** -0.5
+    scores = scores.masked_fill(~visible, -torch.inf) if visible.dtype == torch.bool else scores + visible
+    return scores.softmax(-1).to(values.dtype) @ values
+
+
 class Attention(nn.Module):
     """Multi-head attention in two halves, so that keys and values can be kept."""
 
@@ -51,7 +58,11 @@ class Attention(nn.Module):
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
         """queries [B, H, P, d], keys and values [B, H, K, d], visible [B, 1, P or 1, K] bool -> [B, P, C]."""
-        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=visible)
+        trained = torch.is_grad_enabled() and queries.requires_grad
+        if trained and queries.device.type == "cpu":  # the fused backward pass with a mask takes three times as long
+            mixed = plain_attention(queries, keys, values, visible)
+        else:
+            mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=visible)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 

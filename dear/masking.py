@@ -58,21 +58,41 @@ def spread_order(length: int, generator: torch.Generator) -> Tensor:
 
 
 def random_mask(
-    batch: int, length: int, ratio: tuple[float, float], generator: torch.Generator, shares: str = "uniform"
+    batch: int,
+    length: int,
+    ratio: tuple[float, float],
+    generator: torch.Generator,
+    shares: str = "uniform",
+    empty: float = 0.0,
+    together: bool = False,
 ) -> Tensor:
     """Mask [B, L] (True: hidden) of a training step; each item's share of hidden tokens lies in ``ratio``.
 
     shares: how they are distributed there: "uniform" (Section 4.2), or "cosine": each as often as decoding by
         the cosine schedule meets it, so that nearly empty scenes, in which everything is decided, are frequent.
+    empty: probability that the share is the largest of ``ratio`` instead.
+    together: all items have one share, so that they know equally many tokens.
     At least one position of every item is hidden, so that every item is trained on.
     """
     device = generator.device
     low, high = ratio
-    share = torch.rand(batch, 1, generator=generator, device=device)
+    rows = 1 if together else batch
+    share = torch.rand(rows, 1, generator=generator, device=device)
     if shares == "cosine":
         share = torch.cos(math.acos(high) + (math.acos(low) - math.acos(high)) * share)
     else:
         share = low + (high - low) * share
+    if empty:
+        share = torch.where(torch.rand(rows, 1, generator=generator, device=device) < empty, high, share)
     hidden = (share * length).round().clamp(1, length)
     ranks = torch.rand(batch, length, generator=generator, device=device).argsort(dim=1).argsort(dim=1)
     return ranks < hidden
+
+
+def random_targets(mask: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Positions [B, W] of hidden tokens, chosen at random: ``count`` of each item, or as many as the fullest item hides.
+
+    mask: [B, L], True: hidden, on the generator's device.
+    """
+    order = (torch.rand(mask.shape, generator=generator, device=mask.device) + ~mask).argsort(dim=1)
+    return order[:, : min(count, int(mask.sum(1).min()))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dear.backbone import Backbone
+from dear.backbone import Backbone, take
 from dear.conditioning import Conditioning, NullCondition
 from dear.config import Config, ConfigError
 from dear.decoding import Decoding, default_decoding
@@ -49,26 +49,49 @@ class MaskedModel(nn.Module):
         for block in self.backbone.blocks:
             block.compile(dynamic=False)
 
-    def context(self, tokens: Tensor, known: Tensor, conditioning: Conditioning) -> Tensor:
-        """tokens [B, L, D], known [B, L] bool, conditioning of B items -> contexts [B, L, C] of all positions."""
+    def context(
+        self, tokens: Tensor, known: Tensor, conditioning: Conditioning, wanted: Tensor | None = None
+    ) -> Tensor:
+        """tokens [B, L, D], known [B, L] bool, conditioning of B items -> contexts [B, L, C] of all positions.
+
+        wanted: [B, W] positions, to compute theirs alone [B, W, C]. It needs ``masked_attention="visible"``.
+        """
         prefix = self.backbone.prefix(conditioning.tokens, conditioning.mask)
+        if wanted is not None:
+            return self.backbone.sparse(tokens, known, prefix, wanted)
         return self.backbone(tokens, known, prefix)
 
-    def head_loss(self, tokens: Tensor, context: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
-        """The head's loss [N] at the N masked positions of tokens [B, L, D] with contexts [B, L, C], mask [B, L].
+    def head_loss(self, target: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
+        """The head's loss [N] for tokens [N, D] and their contexts [N, C].
 
         generator: on the CPU. Elsewhere the noise, several draws of each token, is that of one on the device, seeded
         from it: drawn on the CPU, millions of values would be what a GPU waits for in every step.
         """
-        return self.head.loss(tokens[mask], context[mask], _beside(generator, tokens.device))
+        return self.head.loss(target, context, _beside(generator, target.device))
 
-    def loss(self, tokens: Tensor, conditioning: Conditioning, mask: Tensor, generator: torch.Generator) -> Tensor:
-        """Masked-modelling loss, one value [N] for each masked position.
+    def loss(
+        self,
+        tokens: Tensor,
+        conditioning: Conditioning,
+        mask: Tensor,
+        generator: torch.Generator,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
+        """Masked-modelling loss, one value [N] for each masked position, or for each of ``wanted``.
 
-        tokens: [B, L, D]; mask: [B, L] bool, True where the token is hidden and to be predicted. Items whose condition
-        is to be dropped come with ``self.null(conditioning, drop)``.
+        tokens: [B, L, D]; mask: [B, L] bool, True where the token is hidden and to be predicted; wanted: [B, W] hidden
+        positions, as in :meth:`context`. Items whose condition is to be dropped come with
+        ``self.null(conditioning, drop)``.
         """
-        return self.head_loss(tokens, self.context(tokens, ~mask, conditioning), mask, generator)
+        context = self.context(tokens, ~mask, conditioning, wanted)
+        return self.head_loss(*targets(tokens, context, mask, wanted), generator)
+
+
+def targets(tokens: Tensor, context: Tensor, mask: Tensor, wanted: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Tokens [N, D] and contexts [N, C] of the masked positions, or of ``wanted`` ones, which ``context`` is of."""
+    if wanted is None:
+        return tokens[mask], context[mask]
+    return take(tokens, wanted).flatten(0, 1), context.flatten(0, 1)
 
 
 def _beside(generator: torch.Generator, device: torch.device) -> torch.Generator:

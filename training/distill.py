@@ -76,10 +76,16 @@ class DistilledModelling(MaskedModelling):
         return settings | {"freeze": True} if self.freeze else settings
 
     def objective(
-        self, tokens: Tensor, conditioning: Conditioning, drop: Tensor, mask: Tensor, generator: torch.Generator
+        self,
+        tokens: Tensor,
+        conditioning: Conditioning,
+        drop: Tensor,
+        mask: Tensor,
+        generator: torch.Generator,
+        wanted: Tensor | None,
     ) -> dict[str, Tensor]:
         self.distillation.teacher.to(tokens.device)
-        return self.distillation(tokens, conditioning, drop, mask, generator)
+        return self.distillation(tokens, conditioning, drop, mask, generator, wanted)
 
 
 def load_teacher(source: str, student: Config) -> MaskedModel:

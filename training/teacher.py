@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dear.conditioning import Conditioning
 from dear.config import ConfigError
-from dear.masking import random_mask
+from dear.masking import random_mask, random_targets
 from dear.model import MaskedModel
 from training.engine.recipe import MaskingConfig, ModelRecipe, load_recipe
 from training.engine.stage import Stage, TokenCache, command, parse
@@ -57,6 +57,12 @@ def jitter(conditioning: Conditioning, chosen: Tensor, size: float, generator: t
     return Conditioning(tokens + noise.to(tokens) * scale, conditioning.mask)
 
 
+def trimmed(conditioning: Conditioning) -> Conditioning:
+    """The conditioning without the columns that no item uses. Padding is never attended to, and costs as much as words."""
+    length = int(conditioning.mask.sum(1).max())
+    return Conditioning(conditioning.tokens[:, :length], conditioning.mask[:, :length])
+
+
 class MaskedModelling:
     """A :class:`training.engine.task.Task`: mask tokens, drop some conditions, and score the masked tokens."""
 
@@ -92,21 +98,36 @@ class MaskedModelling:
         return self.cache.batch(self.cache.indices(step, self.batch_size, self.seed))
 
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        tokens, conditioning = batch["tokens"], Conditioning(batch["conditioning"], batch["mask"])
-        drop = torch.rand(len(tokens), generator=generator) < self.masking.drop
-        masking = self.masking
-        mask = random_mask(len(tokens), self.module.length, masking.ratio, generator, masking.shares)
+        tokens, masking = batch["tokens"], self.masking
+        conditioning = trimmed(Conditioning(batch["conditioning"], batch["mask"]))
+        drop = torch.rand(len(tokens), generator=generator) < masking.drop
+        mask = random_mask(
+            len(tokens),
+            self.module.length,
+            masking.ratio,
+            generator,
+            masking.shares,
+            masking.empty,
+            together=masking.targets > 0,
+        )
+        wanted = random_targets(mask, masking.targets, generator).to(tokens.device) if masking.targets else None
         blurred = torch.rand(len(tokens), generator=generator) < masking.blurred
         conditioning = thin(conditioning, blurred, generator)
         conditioning = jitter(conditioning, blurred, masking.jitter, generator)
-        return self.objective(tokens, conditioning, drop.to(tokens.device), mask.to(tokens.device), generator)
+        return self.objective(tokens, conditioning, drop.to(tokens.device), mask.to(tokens.device), generator, wanted)
 
     def objective(
-        self, tokens: Tensor, conditioning: Conditioning, drop: Tensor, mask: Tensor, generator: torch.Generator
+        self,
+        tokens: Tensor,
+        conditioning: Conditioning,
+        drop: Tensor,
+        mask: Tensor,
+        generator: torch.Generator,
+        wanted: Tensor | None,
     ) -> dict[str, Tensor]:
-        """drop [B]: items without condition. mask [B, L]: hidden tokens."""
+        """drop [B]: items without condition. mask [B, L]: hidden tokens. wanted [B, W]: those to score; None: all."""
         conditioning = self.module.null(conditioning, drop)
-        return {"loss": self.module.loss(tokens, conditioning, mask, generator).mean()}
+        return {"loss": self.module.loss(tokens, conditioning, mask, generator, wanted).mean()}
 
     def validate(self) -> dict[str, float]:
         """The head's loss on held-out items, with fixed noise, for each share of hidden tokens."""

@@ -64,6 +64,11 @@ class MaskingConfig:
 
     ratio: tuple[float, float] = (0.7, 1.0)  # range of the share of hidden tokens (the paper's by default)
     shares: str = "uniform"  # distribution of the share: uniform (the paper's), or cosine, as in decoding
+    empty: float = 0.0  # probability that the share is the largest of ``ratio`` instead
+    # Hidden tokens that are scored in each item, chosen at random; the other hidden ones are left out of the pass, and
+    # all items of a micro-batch share one share. Many items with few targets each teach what a prompt means sooner than
+    # few items with many. 0: all are scored.
+    targets: int = 0
     drop: float = 0.1  # probability that an item's condition is dropped, for guidance
     # Probability that an item's prompt is blurred: it loses some conditioning tokens, and noise is added to the others.
     # A blurred prompt hardly tells the order of two sounds, so some prompts should stay as they are.
@@ -76,6 +81,10 @@ class MaskingConfig:
             raise ConfigError(f"masking.ratio must satisfy 0 <= low <= high <= 1, got {self.ratio!r}")
         if self.shares not in SHARES:
             raise ConfigError(f"masking.shares must be one of {', '.join(SHARES)}, got {self.shares!r}")
+        if not 0 <= self.empty <= 1:
+            raise ConfigError(f"masking.empty must be in [0, 1], got {self.empty!r}")
+        if self.targets < 0:
+            raise ConfigError(f"masking.targets must be at least 0, got {self.targets!r}")
         if not 0 <= self.drop < 1:
             raise ConfigError(f"masking.drop must be in [0, 1), got {self.drop!r}")
         if not 0 <= self.blurred <= 1:
