@@ -15,19 +15,24 @@ import torch
 from torch import Tensor, nn
 
 from dear.config import BackboneConfig
-from dear.layers import Attention, FeedForward, LocalMixing, init_weights, rotary_angles, rotate
+from dear.layers import Attention, FeedForward, LocalMixing, init_weights, rotary_angles, rotate, to_device
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """Keys and values of the conditioning, per block [B, H, T, C / H], and its mask [B, T]."""
+    """Keys and values of the conditioning, per block [B, H, T, C / H], and its mask [B, T].
+
+    padded: whether any of the mask may be False.
+    """
 
     blocks: tuple[tuple[Tensor, Tensor], ...]
     mask: Tensor
+    padded: bool = True
 
     def first(self, count: int) -> Prefix:
         """A view of the first ``count`` items."""
-        return Prefix(tuple((keys[:count], values[:count]) for keys, values in self.blocks), self.mask[:count])
+        blocks = tuple((keys[:count], values[:count]) for keys, values in self.blocks)
+        return Prefix(blocks, self.mask[:count], self.padded)
 
 
 def take(x: Tensor, index: Tensor | slice) -> Tensor:
@@ -51,7 +56,7 @@ class Block(nn.Module):
         self.mlp = FeedForward(width, int(width * config.mlp_ratio))
 
     def prefix(
-        self, x: Tensor, visible: Tensor, angles: tuple[Tensor, Tensor] | None
+        self, x: Tensor, visible: Tensor | None, angles: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Conditioning states x [B, T, C] -> next states, and the keys and values that audio tokens attend to."""
         queries, keys, values = self.attention.project(self.attention_norm(x))
@@ -62,19 +67,25 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        others: FullKV | SparseKV | CachedKV,
-        visible: Tensor,
+        others: FullKV | SparseKV | CachedKV | None,
+        visible: Tensor | None,
         angles: tuple[Tensor, Tensor] | None,
         wanted: Tensor | slice | None = None,
     ) -> Tensor:
-        """Audio states x [B, P, C] -> next states [B, P, C]; with ``wanted``, of W of them, theirs alone [B, W, C]."""
-        if self.mixing is not None and self.mixing_norm is not None:
+        """States x [B, P, C] -> next states [B, P, C]; with ``wanted``, of W of them, theirs alone [B, W, C].
+
+        others: what x attends to beside itself; None for one sequence, without local mixing.
+        visible: [B, 1, P or 1, K] bool, or None for all.
+        """
+        if self.mixing is not None and self.mixing_norm is not None and others is not None:
             x = x + others.mix(self.mixing, self.mixing_norm(x))
         normed = self.attention_norm(x)
         if wanted is None:
             queries, keys, values = self.attention.project(normed)
         else:  # the others serve as keys and values only
-            x, visible = take(x, wanted), take(visible[:, 0], wanted)[:, None]
+            x = take(x, wanted)
+            if visible is not None and visible.shape[2] > 1:
+                visible = take(visible[:, 0], wanted)[:, None]
             queries, keys, values = self.attention.project_apart(take(normed, wanted), normed)
         if angles is not None:
             keys = rotate(keys, angles)
@@ -82,7 +93,8 @@ class Block(nn.Module):
                 cos, sin = (take(part[:, 0].expand(len(x), -1, -1), wanted)[:, None] for part in angles)
                 angles = cos, sin
             queries = rotate(queries, angles)
-        keys, values = others.join(keys, values)
+        if others is not None:
+            keys, values = others.join(keys, values)
         x = x + self.attention.attend(queries, keys, values, visible)
         return x + self.mlp(self.mlp_norm(x))
 
@@ -198,10 +210,13 @@ class Backbone(nn.Module):
         if self.positions is not None:
             nn.init.normal_(self.positions, std=0.02)
 
-    def prefix(self, tokens: Tensor, mask: Tensor) -> Prefix:
-        """Conditioning tokens [B, T, E] with mask [B, T] (True: real) -> keys and values that all iterations share."""
+    def prefix(self, tokens: Tensor, mask: Tensor, padded: bool = True) -> Prefix:
+        """Conditioning tokens [B, T, E] with mask [B, T] (True: real) -> keys and values that all iterations share.
+
+        padded: whether any of the mask may be False.
+        """
         x = self.conditioning_norm(self.conditioning_in(tokens))
-        visible = mask[:, None, None, :]
+        visible = mask[:, None, None, :] if padded else None
         # Without angles, attention among words would not know their order.
         ordered = self.config.positions == "both"
         angles = self._angles(torch.arange(x.shape[1], device=x.device)[None]) if ordered else None
@@ -209,13 +224,15 @@ class Backbone(nn.Module):
         for block in self.blocks:
             x, pair = cast(Block, block).prefix(x, visible, angles)
             kept.append(pair)
-        return Prefix(tuple(kept), mask)
+        return Prefix(tuple(kept), mask, padded)
 
     def forward(self, tokens: Tensor, known: Tensor, prefix: Prefix, wanted: Tensor | None = None) -> Tensor:
         """Contexts [B, L, C] of all audio tokens, or [B, W, C] of those at ``wanted`` [B, W].
 
-        tokens: [B, L, D] values; those at hidden positions are ignored. known: [B, L] bool, False where hidden.
+        tokens: [B, L, D] values; those at hidden positions are ignored. known: [B, L] bool, False where hidden, on any
+            device.
         """
+        known = to_device(known, tokens.device)
         x = torch.where(known[..., None], self.token_in(tokens), self.mask_token)
         if self.positions is not None:
             x = x + self.positions
@@ -226,7 +243,9 @@ class Backbone(nn.Module):
         else:
             among = known.new_ones(batch, count, count)
             shown = torch.ones_like(known)
-        visible = torch.cat((prefix.mask[:, None, :].expand(-1, count, -1), among), dim=2)[:, None]
+        visible = None  # for all
+        if prefix.padded or self.config.masked_attention == "visible":
+            visible = torch.cat((prefix.mask[:, None, :].expand(-1, count, -1), among), dim=2)[:, None]
         angles = self._angles(torch.arange(count, device=x.device)[None])
         last = self.blocks[-1]
         for block, pair in zip(self.blocks, prefix.blocks, strict=True):

@@ -88,7 +88,7 @@ def parser() -> Parser:
 
     info = commands.add_parser("info", help="print a configuration and its parameters as JSON", allow_abbrev=False)
     source = info.add_mutually_exclusive_group()
-    source.add_argument("--preset", help="mini, base or base-teacher")
+    source.add_argument("--preset", help="mini, base, base-teacher, base-visible or base-visible-teacher")
     source.add_argument("--model", help="a checkpoint's folder or owner/name on the Hub; the bundled one where absent")
     info.add_argument("--variant", help="student or teacher; the default one where absent")
     info.set_defaults(run=show_info)

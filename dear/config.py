@@ -124,6 +124,9 @@ class BackboneConfig(Settings):
     depth: Annotated[int, Range(1, 128)] = 6  # blocks
     heads: Annotated[int, Range(1, 128)] = 6  # attention heads
     mlp_ratio: Annotated[float, Range(0.1, 16)] = 4.0  # hidden width of a block's MLP over C
+    # prefix: conditioning attends to itself alone, so it is computed once per generation. joint: MAR's layout, in which
+    # half of the blocks encode known tokens and the others decode, and conditioning and audio attend to each other.
+    attention: Literal["prefix", "joint"] = "prefix"
     # full: all attend to all; visible: to conditioning, known tokens, self
     masked_attention: Literal["full", "visible"] = "visible"
     # rotary: angles among audio tokens; learned: a vector for each of them, as in MAR; both: these, and angles among a
@@ -139,6 +142,13 @@ class BackboneConfig(Settings):
             raise ConfigError(
                 f"backbone.width / heads must be even for rotary positions, got {self.width}/{self.heads}"
             )
+        if self.attention == "joint":
+            for name, wanted in (("masked_attention", "full"), ("positions", "learned"), ("conv_width", 0)):
+                if getattr(self, name) != wanted:
+                    got = getattr(self, name)
+                    raise ConfigError(f'backbone.{name} must be {wanted!r} for attention "joint", got {got!r}')
+            if self.depth % 2:
+                raise ConfigError(f'backbone.depth must be even for attention "joint", got {self.depth!r}')
         if self.conv_width and self.conv_width % 2 == 0:
             raise ConfigError(f"backbone.conv_width must be 0 or odd, got {self.conv_width!r}")
 
@@ -260,8 +270,8 @@ class Config:
         """Raises :class:`ConfigError` for an option that this backbone cannot honour."""
         if savings.refresh_every > 1 and self.backbone.masked_attention == "full":
             raise ConfigError(
-                'savings.refresh_every must be 1 for masked_attention "full", where hidden tokens are seen, too, '
-                f"got {savings.refresh_every!r}"
+                'savings.refresh_every must be 1 for masked_attention "full", where hidden tokens are seen, too, as in '
+                f'the presets base and base-teacher ("visible" is that of base-visible), got {savings.refresh_every!r}'
             )
 
     @property

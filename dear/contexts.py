@@ -52,7 +52,7 @@ class Contexts:
             dropped = torch.ones(len(order), dtype=torch.bool, device=order.device)
             null = model.null(conditioning, dropped) if negative is None else negative
             tokens, mask = torch.cat((tokens, null.tokens)), torch.cat((mask, null.mask))
-        self.passes = model.decoding.begin(model.backbone.prefix(tokens, mask))
+        self.passes = model.decoding.begin(model.backbone.prefix(tokens, mask, conditioning.padded))
         # Of each branch: how many known tokens its cache holds, and the iteration in which they are recomputed.
         self.cached, self.refresh_at = [0, 0], [0, 0]
         self.difference: Tensor | None = None  # null minus conditional contexts [B, N, C], of this iteration and on

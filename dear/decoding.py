@@ -6,12 +6,13 @@ protocols alone.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from dear.backbone import Backbone, KVCache, Prefix
 from dear.conditioning import Conditioning
+from dear.joint import JointBackbone, JointPrefix
 
 
 class Passes(Protocol):
@@ -34,8 +35,8 @@ class Decoding(Protocol):
     def fit(self, conditioning: Conditioning, longest: int) -> Conditioning:
         """``conditioning`` at the length T at which it is used, at most ``longest`` if it was no longer before."""
 
-    def begin(self, prefix: Prefix) -> Passes:
-        """Begin a generation."""
+    def begin(self, prefix: Any) -> Passes:
+        """Begin a generation. prefix: what the backbone's own ``prefix`` returned."""
 
 
 class FullDecoding:
@@ -58,6 +59,32 @@ class FullPasses:
 
     def __call__(self, tokens: Tensor, known: Tensor, order: Tensor, first: int, start: int, end: int) -> Tensor:
         return self.backbone(tokens, known, self.prefix.first(len(tokens)), order[:, start:end])
+
+    def close(self) -> None:
+        pass
+
+
+class JointDecoding:
+    """Computes all tokens in each pass, hidden ones in the decoder alone, as ``attention`` "joint" needs."""
+
+    def __init__(self, backbone: JointBackbone):
+        self.backbone = backbone
+
+    def fit(self, conditioning: Conditioning, longest: int) -> Conditioning:
+        return conditioning.trim()
+
+    def begin(self, prefix: JointPrefix) -> Passes:
+        return JointPasses(self.backbone, prefix)
+
+
+class JointPasses:
+    def __init__(self, backbone: JointBackbone, prefix: JointPrefix):
+        self.backbone = backbone
+        self.prefix = prefix
+
+    def __call__(self, tokens: Tensor, known: Tensor, order: Tensor, first: int, start: int, end: int) -> Tensor:
+        prefix = self.prefix.first(len(tokens))
+        return self.backbone(tokens, known, prefix, order[:, start:end], order[:, :start])
 
     def close(self) -> None:
         pass
@@ -89,6 +116,8 @@ class CachedPasses:
         pass
 
 
-def default_decoding(backbone: Backbone) -> Decoding:
+def default_decoding(backbone: Backbone | JointBackbone) -> Decoding:
     """The exact way that the form of attention allows."""
+    if isinstance(backbone, JointBackbone):
+        return JointDecoding(backbone)
     return CachedDecoding(backbone) if backbone.config.masked_attention == "visible" else FullDecoding(backbone)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dear.conditioning import Conditioning
-from dear.model import MaskedModel, targets
+from dear.model import MaskedModel
 
 REDUCTIONS = ("mean", "sum")
 
@@ -56,7 +56,8 @@ class Distillation:
         wanted: [B, W] hidden positions, to score and compare theirs alone.
         """
         context = self.student.context(tokens, ~mask, self.student.null(conditioning, drop), wanted)
-        head = self.student.head_loss(*targets(tokens, context, mask, wanted), generator).mean()
+        null_context = self.student.null_context(tokens, ~mask, conditioning, wanted)
+        head = self.student.head_loss(tokens, context, mask, generator, null_context, wanted).mean()
         if self.weight == 0:
             return {"loss": head, "head": head.detach()}
         with torch.no_grad():

@@ -12,6 +12,13 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """``tensor`` on ``device``. From the CPU to CUDA it is copied through pinned memory, which waits for nothing."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 def rotary_angles(positions: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """positions [B, P] -> cosine and sine [B, 1, P, dim / 2] of RoFormer's angles."""
     # Float32 throughout: Apple's GPUs know no float64.
@@ -56,10 +63,14 @@ class Attention(nn.Module):
         keys, values = pair.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         return queries.unflatten(-1, (self.heads, -1)).transpose(1, 2), keys, values
 
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
-        """queries [B, H, P, d], keys and values [B, H, K, d], visible [B, 1, P or 1, K] bool -> [B, P, C]."""
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None) -> Tensor:
+        """queries [B, H, P, d], keys and values [B, H, K, d], visible [B, 1, P or 1, K] bool -> [B, P, C].
+
+        visible: None for all of them, for which more of torch's kernels serve, flash attention among them.
+        """
         trained = torch.is_grad_enabled() and queries.requires_grad
-        if trained and queries.device.type == "cpu":  # the fused backward pass with a mask takes three times as long
+        if visible is not None and trained and queries.device.type == "cpu":
+            # The backward pass of the fused kernel takes three times as long with a mask.
             mixed = plain_attention(queries, keys, values, visible)
         else:
             mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=visible)

@@ -10,6 +10,8 @@ from dear.conditioning import Conditioning, NullCondition
 from dear.config import Config, ConfigError
 from dear.decoding import Decoding, default_decoding
 from dear.heads import HEADS
+from dear.joint import JointBackbone
+from dear.layers import to_device
 from dear.static import CUDAGraphs, StaticDecoding
 
 SEEDS = 2**63 - 1  # of a generator
@@ -32,7 +34,7 @@ class MaskedModel(nn.Module):
         self.variant = variant
         self.length = config.length
         self.token_dim = config.vae.token_dim
-        self.backbone = Backbone(config.backbone, self.length, self.token_dim, config.conditioning.dim)
+        self.backbone = _backbone(config)
         self.head = HEADS[kind](config.variants[variant].head, self.token_dim, config.backbone.width)
         self.null = NullCondition(config.conditioning.dim)
         self.decoding: Decoding = default_decoding(self.backbone)  # how ``dear.sampling`` runs the backbone
@@ -44,30 +46,70 @@ class MaskedModel(nn.Module):
         """
         if isinstance(self.decoding, StaticDecoding):
             return
+        if isinstance(self.backbone, JointBackbone):
+            raise ValueError('compiled sampling needs backbone.attention "prefix", got "joint"')
         cuda = self.backbone.mask_token.device.type == "cuda"
         self.decoding = StaticDecoding(self.backbone, CUDAGraphs if cuda else None)
         for block in self.backbone.blocks:
             block.compile(dynamic=False)
+
+    def compile_blocks(self) -> None:
+        """Run the blocks of the transformer, which are nearly all of the work, through torch.compile, for training."""
+        for block in self.backbone.blocks:
+            block.compile()
 
     def context(
         self, tokens: Tensor, known: Tensor, conditioning: Conditioning, wanted: Tensor | None = None
     ) -> Tensor:
         """tokens [B, L, D], known [B, L] bool, conditioning of B items -> contexts [B, L, C] of all positions.
 
-        wanted: [B, W] positions, to compute theirs alone [B, W, C]. It needs ``masked_attention="visible"``.
+        known: where it lies on the CPU, no other device is waited for.
+        wanted: [B, W] positions, for theirs alone [B, W, C]. Under ``masked_attention="visible"`` the other hidden
+            tokens are then left out of the pass.
         """
-        prefix = self.backbone.prefix(conditioning.tokens, conditioning.mask)
-        if wanted is not None:
+        prefix = self.backbone.prefix(conditioning.tokens, conditioning.mask, conditioning.padded)
+        apart = isinstance(self.backbone, Backbone) and self.backbone.config.masked_attention == "visible"
+        if wanted is not None and apart:
             return self.backbone.sparse(tokens, known, prefix, wanted)
-        return self.backbone(tokens, known, prefix)
+        return self.backbone(tokens, known, prefix, wanted)
 
-    def head_loss(self, target: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
-        """The head's loss [N] for tokens [N, D] and their contexts [N, C].
+    @torch.no_grad()
+    def null_context(
+        self, tokens: Tensor, known: Tensor, conditioning: Conditioning, wanted: Tensor | None = None
+    ) -> Tensor | None:
+        """As :meth:`context` without the condition, for heads whose loss wants it; None for others."""
+        if not self.head.wants_null_context:
+            return None
+        dropped = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
+        return self.context(tokens, known, self.null(conditioning, dropped), wanted)
 
+    def head_loss(
+        self,
+        tokens: Tensor,
+        context: Tensor,
+        mask: Tensor,
+        generator: torch.Generator,
+        null_context: Tensor | None = None,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
+        """The head's loss [N] at the N masked positions of tokens [B, L, D] with contexts [B, L, C], mask [B, L].
+
+        wanted: [B, W], the positions that the contexts [B, W, C] are of; N is then B * W.
+
+        mask: where it lies on the CPU, no other device is waited for. null_context: [B, L, C], see
+            :meth:`null_context`.
         generator: on the CPU. Elsewhere the noise, several draws of each token, is that of one on the device, seeded
         from it: drawn on the CPU, millions of values would be what a GPU waits for in every step.
         """
-        return self.head.loss(target, context, _beside(generator, target.device))
+        if wanted is None:
+            rows = to_device(mask.flatten().nonzero()[:, 0], tokens.device)
+            target, context = (each.flatten(0, 1).index_select(0, rows) for each in (tokens, context))
+            null_context = None if null_context is None else null_context.flatten(0, 1).index_select(0, rows)
+        else:
+            target, context = take(tokens, wanted).flatten(0, 1), context.flatten(0, 1)
+            null_context = None if null_context is None else null_context.flatten(0, 1)
+        more = {} if null_context is None else {"null_context": null_context}
+        return self.head.loss(target, context, _beside(generator, tokens.device), **more)
 
     def loss(
         self,
@@ -83,15 +125,16 @@ class MaskedModel(nn.Module):
         positions, as in :meth:`context`. Items whose condition is to be dropped come with
         ``self.null(conditioning, drop)``.
         """
+        null_context = self.null_context(tokens, ~mask, conditioning, wanted)
         context = self.context(tokens, ~mask, conditioning, wanted)
-        return self.head_loss(*targets(tokens, context, mask, wanted), generator)
+        return self.head_loss(tokens, context, mask, generator, null_context, wanted)
 
 
-def targets(tokens: Tensor, context: Tensor, mask: Tensor, wanted: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Tokens [N, D] and contexts [N, C] of the masked positions, or of ``wanted`` ones, which ``context`` is of."""
-    if wanted is None:
-        return tokens[mask], context[mask]
-    return take(tokens, wanted).flatten(0, 1), context.flatten(0, 1)
+def _backbone(config: Config) -> Backbone | JointBackbone:
+    shapes = config.length, config.vae.token_dim, config.conditioning.dim
+    if config.backbone.attention == "joint":
+        return JointBackbone(config.backbone, *shapes, config.conditioning.max_tokens)
+    return Backbone(config.backbone, *shapes)
 
 
 def _beside(generator: torch.Generator, device: torch.device) -> torch.Generator:

@@ -1,8 +1,14 @@
-"""Named configurations: ``mini`` (bundled), ``base`` and ``base-teacher`` (the paper's sizes)."""
+"""Named configurations: ``mini`` is the bundled model's, the others have the paper's size.
+
+``base`` and ``base-teacher`` are the paper's models to the parameter. ``base-visible`` and ``base-visible-teacher`` are
+a plain stack of as many blocks in which conditioning attends to itself and nobody attends to hidden tokens, so that
+decoding can leave hidden tokens out and cache known ones.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from dear.codec.audioldm import AudioLDMVAEConfig, AudioLDMVocoderConfig
 from dear.codec.mel_gain import MelGainConfig
@@ -33,25 +39,38 @@ def _mini() -> Config:
     )
 
 
-def _base(name: str, variant: str, head: HeadConfig, sampling: SamplingConfig) -> Config:
+JOINT = BackboneConfig(
+    width=768, depth=24, heads=12, attention="joint", masked_attention="full", positions="learned", conv_width=0
+)
+VISIBLE = replace(JOINT, attention="prefix", masked_attention="visible")
+
+
+def _student(name: str, backbone: BackboneConfig) -> Config:
+    return _base(name, backbone, "student", EnergyConfig(width=1024), SamplingConfig(cfg_scale=4.0))
+
+
+def _teacher(name: str, backbone: BackboneConfig) -> Config:
+    head = DiffusionConfig(width=1024, variance="learned")
+    return _base(name, backbone, "teacher", head, SamplingConfig(cfg_scale=5.0, steps=100))
+
+
+def _base(name: str, backbone: BackboneConfig, variant: str, head: HeadConfig, sampling: SamplingConfig) -> Config:
     return Config(
         name=name,
         vae=AudioLDMVAEConfig(token_dim=128, peak=0.5),
         vocoder=AudioLDMVocoderConfig(),
         conditioning=PaperConfig(dim=1024, max_tokens=78),
-        backbone=BackboneConfig(
-            width=768, depth=24, heads=12, masked_attention="full", positions="learned", conv_width=0
-        ),
+        backbone=backbone,
         variants={variant: VariantConfig(head=head, sampling=sampling)},
     )
 
 
 PRESETS: dict[str, Callable[[], Config]] = {
     "mini": _mini,
-    "base": lambda: _base("base", "student", EnergyConfig(width=1024), SamplingConfig(cfg_scale=4.0)),
-    "base-teacher": lambda: _base(
-        "base-teacher", "teacher", DiffusionConfig(width=1024), SamplingConfig(cfg_scale=5.0, steps=100)
-    ),
+    "base": lambda: _student("base", JOINT),
+    "base-teacher": lambda: _teacher("base-teacher", JOINT),
+    "base-visible": lambda: _student("base-visible", VISIBLE),
+    "base-visible-teacher": lambda: _teacher("base-visible-teacher", VISIBLE),
 }
 
 

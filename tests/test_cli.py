@@ -16,6 +16,7 @@ import dear
 from dear.cli import main
 from dear.model import MaskedModel
 from dear.options import OPTIONS
+from dear.presets import PRESETS
 
 ROOT = Path(dear.__file__).parents[1]
 
@@ -204,11 +205,11 @@ def test_info_counts_the_parameters(capsys, tiny_folder):
 
 def test_info_of_presets(capsys):
     totals = {}
-    for name in ("mini", "base", "base-teacher"):
+    for name in PRESETS:
         assert main(["info", "--preset", name]) == 0
         totals[name] = json.loads(capsys.readouterr().out)["parameters"]["total"]
     assert totals["mini"] < 8_000_000
-    assert totals["base"] > 100_000_000
+    assert totals["base"] == 191_201_920
     for arguments in (["--preset", "huge"], ["--preset", "base", "--variant", "teacher"], ["--model", "./none"]):
         assert main(["info", *arguments]) == 2
         captured = capsys.readouterr()

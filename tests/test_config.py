@@ -22,6 +22,8 @@ from dear.kinds import KINDS
 from dear.presets import PRESETS, preset
 from dear.settings import field_annotations
 
+JOINT = {"attention": "joint", "masked_attention": "full", "positions": "learned", "conv_width": 0}
+
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_survive_the_way_through_json(name):
@@ -34,7 +36,8 @@ def test_the_paper_sizes():
     assert (base.length, base.grid, base.vae.token_dim) == (256, (64, 4), 128)
     assert (base.conditioning.max_tokens, base.conditioning.dim) == (78, 1024)
     assert (base.backbone.depth, base.backbone.width) == (24, 768)
-    assert base.backbone.masked_attention == "full" and base.backbone.conv_width == 0
+    assert base.backbone.attention == "joint" and base.backbone.conv_width == 0
+    assert preset("base-visible").backbone.masked_attention == "visible"
     assert (base.mel.frames, base.mel.n_mels, base.mel.sample_rate, base.mel.hop_length) == (1024, 64, 16000, 160)
     assert base.variants["student"].sampling == SamplingConfig(cfg_scale=4.0, iterations=64)
     assert preset("base-teacher").variants["teacher"].sampling.steps == 100
@@ -88,6 +91,14 @@ def test_what_is_not_json_is_refused():
         (BackboneConfig, {"heads": 5}, "backbone.heads"),
         (BackboneConfig, {"conv_width": 4}, "backbone.conv_width"),
         (BackboneConfig, {"masked_attention": "some"}, "backbone.masked_attention"),
+        (
+            BackboneConfig,
+            {"attention": "joint", "conv_width": 0},
+            "backbone.masked_attention must be 'full' for attention",
+        ),
+        (BackboneConfig, JOINT | {"positions": "both"}, "backbone.positions must be 'learned' for attention"),
+        (BackboneConfig, JOINT | {"conv_width": 5}, "backbone.conv_width must be 0 for attention"),
+        (BackboneConfig, JOINT | {"depth": 5}, "backbone.depth must be even"),
         (EnergyConfig, {"samples": 1}, "head.samples"),
         (EnergyConfig, {"groups": (4, 0)}, "head.groups"),
         (SamplingConfig, {"cfg_scale": float("nan")}, "sampling.cfg_scale"),
@@ -106,7 +117,9 @@ def test_configurations_are_frozen():
 
 
 def test_an_unknown_preset_is_refused():
-    with pytest.raises(ConfigError, match="preset must be one of mini, base, base-teacher, got 'huge'"):
+    with pytest.raises(
+        ConfigError, match="preset must be one of mini, base, base-teacher, base-visible, base-visible-teacher, got"
+    ):
         preset("huge")
 
 

@@ -41,13 +41,20 @@ def meta(config, variant=None):
         return MaskedModel(config, variant)
 
 
-@pytest.mark.parametrize(("name", "count"), [("base", 191e6), ("base-teacher", 193e6)])
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("base", 191_201_920),
+        ("base-teacher", 192_645_888),
+        ("base-visible", 190_096_768),
+        ("base-visible-teacher", 191_540_736),
+    ],
+)
 def test_the_paper_s_models_have_its_sizes_and_shapes(name, count):
-    """Section 4.2 and Table 4: 191 M parameters with the energy head, 193 M with the diffusion head."""
     config = preset(name)
     model = meta(config)
     assert all(p.is_meta for p in model.parameters())
-    assert size(model) == pytest.approx(count, rel=0.01)
+    assert size(model) == count
     assert (model.length, model.token_dim) == (256, 128)
     assert (config.conditioning.max_tokens, model.null.vector.shape) == (78, (1024,))
     assert len(model.backbone.blocks) == 24
@@ -55,21 +62,30 @@ def test_the_paper_s_models_have_its_sizes_and_shapes(name, count):
     assert model.backbone.conditioning_in.weight.shape == (768, 1024)
     assert len(model.head.net.blocks) == 3
     assert model.head.net.input.weight.shape == (1024, 128)
-    assert model.head.net.output.weight.shape == (128, 1024)
+    assert model.head.net.output.weight.shape == (256 if "teacher" in name else 128, 1024)
     assert model.head.context_in.weight.shape == (1024, 768)
     with torch.device("meta"):
-        tokens, known = torch.zeros(2, 256, 128), torch.zeros(2, 256, dtype=torch.bool)
+        tokens, known = torch.zeros(2, 256, 128), torch.zeros(2, 256, dtype=torch.bool, device="cpu")
         conditioning = Conditioning(torch.zeros(2, 78, 1024), torch.ones(2, 78, dtype=torch.bool))
         assert model.context(tokens, known, conditioning).shape == (2, 256, 768)
 
 
 @pytest.mark.parametrize(
-    ("kind", "millions"), [("energy", 191), ("diffusion", 193), ("flow", 193), ("meanflow", 194), ("shortcut", 194)]
+    ("kind", "stated", "count"),
+    [
+        ("energy", 191, 191_201_920),
+        ("diffusion", 193, 192_645_888),
+        ("flow", 193, 192_514_688),
+        ("meanflow", 194, 193_827_456),
+        ("shortcut", 194, 193_827_456),
+    ],
 )
-def test_parameter_counts_of_table_4(kind, millions):
-    variant = VariantConfig(head=HEADS[kind].Config(width=1024))
+def test_parameter_counts_of_table_4_to_the_rounded_million(kind, stated, count):
+    options = {"variance": "learned"} if kind == "diffusion" else {}
+    variant = VariantConfig(head=HEADS[kind].Config(width=1024, **options))
     model = meta(dataclasses.replace(preset("base"), variants={kind: variant}))
-    assert size(model) == pytest.approx(millions * 1e6, rel=0.01)
+    assert size(model) == count
+    assert round(size(model) / 1e6) == stated
 
 
 def test_the_bundled_models_stay_small():
@@ -77,9 +93,12 @@ def test_the_bundled_models_stay_small():
         assert size(meta(preset("mini"), variant)) <= 8e6
 
 
-@pytest.mark.parametrize("attention", ["visible", "full"])
-def test_hidden_values_never_reach_a_context(batch, attention):
-    model, (tokens, known, conditioning) = build(masked_attention=attention), batch
+JOINT = {"attention": "joint", "masked_attention": "full", "positions": "learned", "conv_width": 0}
+
+
+@pytest.mark.parametrize("backbone", [{"masked_attention": "visible"}, {"masked_attention": "full"}, JOINT])
+def test_hidden_values_never_reach_a_context(batch, backbone):
+    model, (tokens, known, conditioning) = build(**backbone), batch
     changed = torch.where(known[..., None], tokens, tokens + 5)
     assert torch.equal(model.context(tokens, known, conditioning), model.context(changed, known, conditioning))
 
@@ -136,9 +155,10 @@ def test_a_prefix_depends_on_its_own_item_alone(batch):
         torch.testing.assert_close(own_values[0], values[1, :, :2], rtol=0, atol=1e-12)
 
 
-def test_loss_is_one_value_per_hidden_token_and_reaches_every_parameter(batch):
+@pytest.mark.parametrize("backbone", [{}, JOINT])
+def test_loss_is_one_value_per_hidden_token_and_reaches_every_parameter(batch, backbone):
     for variant in ("student", "teacher"):
-        model, (tokens, known, conditioning) = build(variant), batch
+        model, (tokens, known, conditioning) = build(variant, **backbone), batch
         conditioning = model.null(conditioning, torch.tensor([False, True]))
         loss = model.loss(tokens, conditioning, ~known, torch.Generator().manual_seed(0))
         assert loss.shape == ((~known).sum(),)

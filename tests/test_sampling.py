@@ -286,5 +286,16 @@ def test_the_loop_never_waits_for_the_device(kind, savings, static):
     next(states)  # what comes before the loop may wait
     with OnTheDevice():
         assert len(list(states)) == 4
+
+
+def test_the_loop_never_waits_for_the_device_under_joint_attention():
+    model = build(dtype=torch.float32, **CASES[-1])
+    states = generate(model, condition(model, 2), [0, 1], SamplingConfig(cfg_scale=2.0, iterations=5))
+    next(states)
+    with OnTheDevice():
+        assert len(list(states)) == 4
+
+
+def test_waiting_for_the_device_is_noticed():
     with OnTheDevice(), pytest.raises(AssertionError, match="_local_scalar_dense"):
         torch.ones(1).item()

@@ -64,10 +64,14 @@ def _shorten(text: str, limit: int = 60) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Conditioning:
-    """Conditioning of a batch: ``tokens`` [B, T, E] float, ``mask`` [B, T] bool, True where a token is real."""
+    """Conditioning of a batch: ``tokens`` [B, T, E] float, ``mask`` [B, T] bool, True where a token is real.
+
+    padded: False where all tokens are known to be real, so that attention needs no mask.
+    """
 
     tokens: Tensor
     mask: Tensor
+    padded: bool = True
 
     def __post_init__(self) -> None:
         if self.tokens.dim() != 3 or self.mask.shape != self.tokens.shape[:2] or self.mask.dtype != torch.bool:
@@ -81,12 +85,12 @@ class Conditioning:
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Conditioning:
         """On ``device``; ``dtype`` applies to the tokens, the mask stays bool."""
-        return Conditioning(self.tokens.to(device, dtype), self.mask.to(device))
+        return Conditioning(self.tokens.to(device, dtype), self.mask.to(device), self.padded)
 
     def select(self, index: Tensor | Sequence[int]) -> Conditioning:
         """Items ``index`` [B'] of the batch, repeats allowed -> a batch of B'."""
         index = torch.as_tensor(index, dtype=torch.long, device=self.tokens.device)
-        return Conditioning(self.tokens[index], self.mask[index])
+        return Conditioning(self.tokens[index], self.mask[index], self.padded)
 
     @property
     def pooled(self) -> Tensor:
@@ -97,7 +101,8 @@ class Conditioning:
     def trim(self) -> Conditioning:
         """Without the columns after the last real token of all items, which no token attends to."""
         used = int(self.mask.any(dim=0).nonzero().max()) + 1
-        return Conditioning(self.tokens[:, :used], self.mask[:, :used])
+        mask = self.mask[:, :used]
+        return Conditioning(self.tokens[:, :used], mask, not bool(mask.all()))
 
     def pad(self, length: int) -> Conditioning:
         """Padded behind with zeros that the mask leaves out, to T = ``length``. Raises ValueError where T is longer."""
@@ -118,7 +123,7 @@ class NullCondition(nn.Module):
         """``drop`` [B] bool -> the same conditioning, every real token of dropped items replaced; the mask is kept."""
         replaced = (drop[:, None] & conditioning.mask)[..., None]
         tokens = torch.where(replaced, self.vector.to(conditioning.tokens.dtype), conditioning.tokens)
-        return Conditioning(tokens, conditioning.mask)
+        return Conditioning(tokens, conditioning.mask, conditioning.padded)
 
 
 class TextEncoder(ABC):

@@ -48,6 +48,13 @@ class Head(nn.Module, ABC):
         self.token_dim = token_dim
         self.context_dim = context_dim
 
+    # Whether ``loss`` also takes ``null_context`` [N, C]: the same contexts without the condition, without gradient.
+    wants_null_context: bool = False
+    # Averages of the head's own parameters, by name, which a training updates in place; None outside of one, and for
+    # heads without ``wants_average``.
+    wants_average: bool = False
+    average: Mapping[str, Tensor] | None = None
+
     @abstractmethod
     def loss(self, target: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
         """target [N, D], context [N, C] -> training loss [N]; all noise comes from ``generator``."""
@@ -90,12 +97,15 @@ class Head(nn.Module, ABC):
         null_context: Tensor | None,
         cfg_scale: float,
         forward: Callable[..., Tensor] | None = None,
+        mixed: int | None = None,
     ) -> Callable[..., Tensor]:
         """``forward`` without its last argument, the context: inputs [N, ...] -> prediction [N, D], under guidance.
 
         Both levels mix ``s conditional + (1 - s) unconditional`` (equation 9, Appendix F).
         forward: in place of the head's own, for contexts that went through an affine layer beforehand, which mixing
             leaves as it is.
+        mixed: how many values of a prediction guidance moves beyond the conditional ones, which it leaves the others at
+            (as MAR does with variances). None: all.
         """
         forward = self if forward is None else forward
         if null_context is None or cfg_scale == 1:
@@ -107,7 +117,12 @@ class Head(nn.Module, ABC):
 
         def predict(*inputs: Tensor) -> Tensor:
             conditional, unconditional = forward(*(torch.cat((x, x)) for x in inputs), contexts).chunk(2)
-            return cfg_scale * conditional + (1 - cfg_scale) * unconditional
+            guided = cfg_scale * conditional + (1 - cfg_scale) * unconditional
+            if mixed is None:
+                return guided
+            kept = min(cfg_scale, 1.0)
+            between = kept * conditional + (1 - kept) * unconditional
+            return torch.cat((guided[:, :mixed], between[:, mixed:]), dim=1)
 
         return predict
 

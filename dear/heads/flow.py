@@ -24,7 +24,14 @@ class FlowHead(VelocityHead):
     Config = FlowConfig
     title = "Flow"
 
-    def path_loss(self, target: Tensor, noise: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
+    def path_loss(
+        self,
+        target: Tensor,
+        noise: Tensor,
+        context: Tensor,
+        generator: torch.Generator,
+        null_context: Tensor | None = None,
+    ) -> Tensor:
         """Mean squared error over D of the velocity ``noise - x``."""
         t = draw_times(self.config.times, len(target), generator).to(target.device)
         z = torch.lerp(target, noise, t[:, None].to(target.dtype))

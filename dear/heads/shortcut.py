@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from dear.config import MAX_STEPS, ConfigError
 from dear.heads.velocity import SpanHead, VelocityConfig, draw_times
@@ -20,6 +21,8 @@ class ShortcutConfig(VelocityConfig):
     flow_share: Annotated[float, Range(0, 1)] = 0.75  # of training rows on plain flow matching (its paper's value)
     # The most sampling steps, a power of two; the step sizes in between are trained.
     max_steps: Annotated[int, Range(2, 1024)] = 128
+    # Whose half steps are the targets: the head's own, or those of its averaged weights, as in the published code.
+    targets: Literal["current", "averaged"] = "current"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,29 +49,38 @@ class ShortcutHead(SpanHead):
         super().__init__(config, token_dim, context_dim)
         self.max_steps = min(config.max_steps, MAX_STEPS)
         # The half steps add two forward passes on the rows that are not plain flow matching.
+        self.wants_average = config.targets == "averaged"
         self.train_passes = 3 + 2 * (1 - config.flow_share)
 
     def embed(self, r: Tensor, t: Tensor) -> Tensor:
         """Times r, t [N] -> [N, width]."""
         return super().embed(torch.where(t - r > 1.5 / self.config.max_steps, r, t), t)
 
-    def path_loss(self, target: Tensor, noise: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
-        """Mean squared error over D: on ``flow_share`` of the rows of the velocity ``noise - x``, on the others of the
-        velocity that two half steps of the head itself make."""
+    def path_loss(
+        self,
+        target: Tensor,
+        noise: Tensor,
+        context: Tensor,
+        generator: torch.Generator,
+        null_context: Tensor | None = None,
+    ) -> Tensor:
+        """Mean squared error over D: on ``flow_share`` of the rows of the velocity ``noise - x``, on the others, the
+        first ones, of the velocity that two half steps of the head make."""
         rows, config = len(target), self.config
+        leaps = round((1 - config.flow_share) * rows)  # as many in each batch, so that no device is asked how many
         t = draw_times("uniform", rows, generator)
-        halvings = torch.randint(config.max_steps.bit_length() - 1, (rows,), generator=generator, device=t.device)
+        halvings = torch.randint(config.max_steps.bit_length() - 1, (leaps,), generator=generator, device=t.device)
         span = torch.exp2(-halvings.float())
-        leap = draw_times("uniform", rows, generator) >= config.flow_share
         # Sampling takes a step of this size from its multiples only.
-        t = torch.where(leap, (torch.floor(t / span) + 1) * span, t)
-        r = torch.where(leap, t - span, t)
-        leap, t, r = leap.nonzero()[:, 0].to(target.device), t.to(target.device), r.to(target.device)
+        t = torch.cat(((torch.floor(t[:leaps] / span) + 1) * span, t[leaps:]))
+        r = torch.cat((t[:leaps] - span, t[leaps:]))
+        t, r = t.to(target.device), r.to(target.device)
         z = torch.lerp(target, noise, t[:, None].to(target.dtype))
         with torch.no_grad():
-            part = context[leap]
-            consistent = shortcut_target(lambda z, r, t: self(z, r, t, part), z[leap], r[leap], t[leap])
-        wanted = (noise - target).index_copy(0, leap, consistent.to(target.dtype))
+            part, average = context[:leaps].detach(), self.average or {}
+            step = lambda *inputs: functional_call(self, dict(average), (*inputs, part))  # noqa: E731
+            consistent = shortcut_target(step, z[:leaps], r[:leaps], t[:leaps])
+        wanted = torch.cat((consistent.to(target.dtype), (noise - target)[leaps:]))
         return (self(z, r, t, context) - wanted).square().mean(dim=-1)
 
     def schedule(self, steps: int) -> list[float]:

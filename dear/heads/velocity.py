@@ -56,15 +56,23 @@ class VelocityHead(Head):
         return self.time_in(t)
 
     @abstractmethod
-    def path_loss(self, target: Tensor, noise: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
-        """Both ends of the path [N, D], context [N, C] -> loss [N] at times drawn from ``generator``."""
+    def path_loss(
+        self, target: Tensor, noise: Tensor, context: Tensor, generator: torch.Generator, null_context: Tensor | None
+    ) -> Tensor:
+        """Both ends of the path [N, D], contexts [N, C] -> loss [N] at times drawn from ``generator``.
 
-    def loss(self, target: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
+        null_context: given where the head wants it.
+        """
+
+    def loss(
+        self, target: Tensor, context: Tensor, generator: torch.Generator, null_context: Tensor | None = None
+    ) -> Tensor:
         """Mean of :meth:`path_loss` over ``levels`` draws of noise and times per token."""
         count, levels = target.shape[0], self.config.levels
         target, context = target.repeat(levels, 1), context.repeat(levels, 1)
+        null_context = None if null_context is None else null_context.repeat(levels, 1)
         noise = torch.randn(target.shape, generator=generator, device=generator.device).to(target)
-        return self.path_loss(target, noise, context, generator).view(levels, count).mean(dim=0)
+        return self.path_loss(target, noise, context, generator, null_context).view(levels, count).mean(dim=0)
 
     def loss_flops(self) -> float:
         return self.config.levels * super().loss_flops()

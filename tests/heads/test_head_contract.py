@@ -17,6 +17,8 @@ SETTINGS |= {
     "diffusion-ddim": {"kind": "diffusion", "eta": 0.0},
     "diffusion-velocity": {"kind": "diffusion", "prediction": "velocity"},
     "diffusion-velocity-ddim": {"kind": "diffusion", "prediction": "velocity", "eta": 0.0},
+    "diffusion-learned-variance": {"kind": "diffusion", "variance": "learned"},
+    "diffusion-velocity-learned-variance": {"kind": "diffusion", "prediction": "velocity", "variance": "learned"},
     "diffusion-representation": {"kind": "diffusion", "guidance_level": "representation"},
     "flow-uniform": {"kind": "flow", "times": "uniform"},
     "flow-representation": {"kind": "flow", "guidance_level": "representation"},

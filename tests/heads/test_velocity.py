@@ -192,6 +192,43 @@ def test_the_share_of_plain_flow_matching(kind):
         assert (r == t).double().mean().item() == pytest.approx(share, abs=0.05)
 
 
+def test_shortcut_targets_are_made_by_the_average_once_there_is_one():
+    """All rows are leaps, so the loss of a head is zero exactly where it agrees with its targets."""
+    head = build("shortcut", levels=1, flow_share=0.0, targets="averaged")
+    plain = build("shortcut", levels=1, flow_share=0.0)
+    assert head.wants_average and not plain.wants_average
+    target, context = torch.zeros(8, D).double(), torch.zeros(8, C).double()
+    loss = lambda head: head.loss(target, context, torch.Generator().manual_seed(0))  # noqa: E731
+    assert torch.equal(loss(head), loss(plain))  # as long as no training has attached one
+    head.average = {name: torch.zeros_like(value) for name, value in head.named_parameters()}
+    seen = []
+    forward = head.forward
+    head.forward = lambda *inputs: (seen.append(forward(*inputs)), seen[-1])[1]
+    with torch.no_grad():
+        wanted = loss(head)
+    assert seen[0].abs().max() == seen[1].abs().max() == 0  # an average of zeros stands still
+    torch.testing.assert_close(wanted, seen[2].square().mean(dim=-1))
+    head.average = {"net.output.bias": torch.ones(D).double()}  # in place of one parameter alone
+    assert not torch.equal(loss(head), wanted)
+
+
+def test_guidance_within_meanflow_s_training_is_its_equation():
+    omega, kappa = 2.5, 0.3
+    head = build("meanflow", omega=omega, kappa=kappa)
+    assert head.wants_null_context and not build("meanflow").wants_null_context
+    assert not build("meanflow", omega=0.7, kappa=0.3).wants_null_context
+    velocity, z, c, n = (torch.randn(N, k, dtype=torch.float64) for k in (D, D, C, C))
+    t = torch.rand(N, dtype=torch.float64)
+    got = head.guided(velocity, z, t, c, n)
+    wanted = omega * velocity + kappa * head(z, t, t, c) + (1 - omega - kappa) * head(z, t, t, n)
+    torch.testing.assert_close(got, wanted)
+    assert not got.requires_grad
+    with pytest.raises(ValueError, match="null_context must be given"):
+        head.loss(velocity, c, torch.Generator())
+    loss = lambda null: head.loss(velocity, c, torch.Generator().manual_seed(0), null)  # noqa: E731
+    assert not torch.equal(loss(n), loss(-n))
+
+
 def test_the_adaptive_weight_evens_out_rows(path):
     z, _, _ = path
     scale = torch.logspace(0, 3, N, dtype=torch.float64)[:, None]

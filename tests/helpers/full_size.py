@@ -65,6 +65,7 @@ def recipe(name: str, folder: Path, sources: dict[str, dict[str, str]], batch_si
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="a new folder")
+    parser.add_argument("--form", choices=("base", "base-visible"), default="base")
     parser.add_argument("--batch-size", type=int, default=2, help="sounds in each step")
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--precision", choices=("no", "bf16"), default="no")
@@ -74,7 +75,7 @@ def main() -> None:
     sources, sounds = stand_ins(folder), manifest(folder)
     recipes = [
         str(recipe(name, folder, sources, options.batch_size, options.precision))
-        for name in ("base-teacher.yaml", "base-student.yaml")
+        for name in (f"{options.form}-teacher.yaml", f"{options.form}-student.yaml")
     ]
     cache, taught, learned = (str(folder / name) for name in ("cache", "teacher", "student"))
     data = ["--data", cache, "--max-steps", str(options.steps)]

@@ -25,7 +25,7 @@ def counted(model: MaskedModel, conditioning: int, hidden: int) -> tuple[float, 
     length, dim = model.length, model.token_dim
     device = next(model.parameters()).device
     with torch.device(device):
-        tokens, known = torch.zeros(1, length, dim), torch.zeros(1, length, dtype=torch.bool)
+        tokens, known = torch.zeros(1, length, dim), torch.arange(length, device="cpu")[None] >= hidden
         condition = Conditioning(
             torch.zeros(1, conditioning, model.config.conditioning.dim), torch.ones(1, conditioning, dtype=torch.bool)
         )
@@ -38,7 +38,7 @@ def counted(model: MaskedModel, conditioning: int, hidden: int) -> tuple[float, 
     return backbone, head, counter.get_total_flops()
 
 
-@pytest.mark.parametrize("name", ["base", "base-teacher"])
+@pytest.mark.parametrize("name", ["base", "base-teacher", "base-visible"])
 def test_the_formulas_are_what_torch_counts_at_the_papers_width(name):
     config = preset(name)
     config = replace(config, backbone=replace(config.backbone, depth=2))  # all blocks are alike
@@ -46,7 +46,7 @@ def test_the_formulas_are_what_torch_counts_at_the_papers_width(name):
         model = MaskedModel(config)
     head = config.variants[model.variant].head
     backbone, heads, step = counted(model, 78, 128)
-    assert backbone == pytest.approx(backbone_flops(config, 78), rel=1e-6)
+    assert backbone == pytest.approx(backbone_flops(config, 78, 0.5), rel=1e-6)
     assert heads == pytest.approx(128 * head_flops(head, 128, 768), rel=1e-6)
     assert step == pytest.approx(step_flops(config, model.variant, 1, 78, 0.5), rel=0.05)
 
@@ -88,7 +88,8 @@ def test_meanflow_is_one_pass_and_its_derivative():
 def test_the_work_of_a_step_adds_up():
     config, args = preset("base"), (32, 78, 0.85)
     whole = step_flops(config, "student", *args)
-    backbone = 32 * backbone_flops(config, 78)
+    backbone = 32 * backbone_flops(config, 78, 0.85)
+    assert backbone < 32 * backbone_flops(preset("base-visible"), 78)  # the encoder omits hidden tokens
     assert step_flops(config, "student", *args, teacher=True) == pytest.approx(whole + backbone)
     assert step_flops(config, "student", *args, frozen=True) == pytest.approx(whole - 2 * backbone)
     assert step_flops(config, "student", 64, 78, 0.85) == pytest.approx(2 * whole)

@@ -187,6 +187,19 @@ class SamplesConfig:
 
 
 @dataclass(frozen=True)
+class HistoryConfig:
+    """Checkpoints of the averaged weights to keep during a run, so that one can be chosen by its FD."""
+
+    every: int = 0  # steps between them; 0: none
+    keep: int = 0  # of the latest ones; 0: all
+
+    def __post_init__(self) -> None:
+        for name in ("every", "keep"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"history.{name} must be at least 0, got {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True)
 class ModelRecipe:
     """One model: by masked modelling alone (``training.teacher``), or under a teacher (``training.distill``)."""
 
@@ -194,6 +207,7 @@ class ModelRecipe:
     train: TrainConfig
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
+    history: HistoryConfig = field(default_factory=HistoryConfig)
     distill: DistillConfig | None = None  # None: no teacher
 
     def __post_init__(self) -> None:

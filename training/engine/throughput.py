@@ -20,18 +20,34 @@ from dear.layers import shapes_alone
 ROUNDS = 6  # timed products, of which the fastest counts, after one to warm up
 
 
-def backbone_flops(config: Config, conditioning: int) -> float:
+def backbone_flops(config: Config, conditioning: int, hidden: float = 1.0) -> float:
     """One forward pass for one item of L audio tokens behind T = ``conditioning`` tokens.
 
     ``2 (T E C + L D C) + depth (2 (T + L) (4 + 2 r) C^2 + 4 C (T^2 + L (T + L)))``, r the MLP's ratio: projections
     into the width C, then per block queries, keys, values, output and MLP of all tokens, and attention, where
     conditioning tokens attend to T tokens and audio tokens to T + L.
+
+    Under ``attention`` "joint", where the encoder omits the share ``hidden`` of the audio tokens, K = (1 - hidden) L
+    replaces L in the first half of the blocks, a product of C^2 joins the halves, and all tokens attend to all. Of the
+    conditioning tokens the last block computes keys and values alone.
     """
     width, length, count = config.backbone.width, config.length, conditioning
+    hidden_width = int(width * config.backbone.mlp_ratio)
+
+    def block(tokens: float, seen: float) -> float:
+        """tokens: computed; seen: pairs of a token and one that it attends to."""
+        return 2 * tokens * (4 * width**2 + 2 * width * hidden_width) + 4 * width * seen
+
+    if config.backbone.attention == "joint":
+        known, half = (1 - hidden) * length, config.backbone.depth // 2
+        projections = 2 * width * (count * config.conditioning.dim + known * config.vae.token_dim)
+        projections += 2 * (count + known) * width**2
+        halves = (block(count + n, (count + n) ** 2) for n in (known, length))
+        # Of conditioning tokens the last block needs keys and values alone.
+        spared = block(count, count * (count + length)) - 2 * count * 2 * width**2
+        return projections + half * sum(halves) - spared
     projections = 2 * width * (count * config.conditioning.dim + length * config.vae.token_dim)
-    matrices = 2 * (count + length) * (4 * width**2 + 2 * width * int(width * config.backbone.mlp_ratio))
-    attention = 4 * width * (count**2 + length * (count + length))
-    return projections + config.backbone.depth * (matrices + attention)
+    return projections + config.backbone.depth * block(count + length, count**2 + length * (count + length))
 
 
 def head_flops(head: HeadConfig, token_dim: int, context_dim: int) -> float:
@@ -60,7 +76,8 @@ def step_flops(
     """
     head = _head(config.variants[variant].head, config.vae.token_dim, config.backbone.width)
     heads = head.train_passes * config.length * hidden * head.loss_flops()
-    return batch_size * (backbone_flops(config, conditioning) * ((1 if frozen else 3) + teacher) + heads)
+    passes = (1 if frozen else 3) + teacher + head.wants_null_context
+    return batch_size * (backbone_flops(config, conditioning, hidden) * passes + heads)
 
 
 def measured_peak(device: torch.device, precision: str) -> float:

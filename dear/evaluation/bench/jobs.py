@@ -56,12 +56,16 @@ def base_job(
 ) -> Job:
     """A row of the base size.
 
-    student, teacher: configurations; None for the presets of the paper. sampling: options of this project's rows; None
-    for those of the configuration, in "base-fast" with the recommended savings.
+    student, teacher: configurations; None for ``base-visible`` in rows with "visible" attention, for ``base`` and
+    ``base-teacher``, the paper's, in the others. sampling: options of this project's rows; None for those of the
+    configuration, in "base-fast" with the recommended savings.
     """
-    config = (teacher or preset("base-teacher")) if name == "base-naive-teacher" else (student or preset("base"))
     visible = name in ("base-ours", "base-fast", "base-compiled", "base-end-to-end")
     compiled = name == "base-compiled"
+    if name == "base-naive-teacher":
+        config = teacher or preset("base-teacher")
+    else:
+        config = student or preset("base-visible" if visible else "base")
     model = _model(config, "visible" if visible else "full", setting, compiled)
     if name.startswith("base-naive"):
         return _naive_job(name, model, setting)
