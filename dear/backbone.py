@@ -253,7 +253,9 @@ class Backbone(nn.Module):
         return self.norm(x)
 
     def sparse(self, tokens: Tensor, known: Tensor, prefix: Prefix, wanted: Tensor) -> Tensor:
-        """:meth:`forward` at ``wanted``, without the hidden tokens that are not wanted: under "visible" they change nothing.
+        """:meth:`forward` at ``wanted``, without the other hidden tokens, which change nothing under "visible".
+
+        known, wanted: where they lie on the CPU, no other device is waited for.
 
         Raises ValueError where attention is "full".
         """
@@ -263,14 +265,15 @@ class Backbone(nn.Module):
         # Where an item knows fewer tokens than another, some of its hidden ones fill the gap.
         first = known.byte().argsort(dim=1, descending=True)[:, :filled]
         positions = torch.cat((first, wanted), dim=1)
-        given = known.gather(1, positions)
+        given = to_device(known.gather(1, positions), tokens.device)
+        positions = to_device(positions, tokens.device)
         x = torch.where(given[..., None], self.token_in(take(tokens, positions)), self.mask_token)
         if self.positions is not None:
             x = x + self.positions[positions]
-        shown = torch.cat((given[:, :filled], torch.zeros_like(wanted, dtype=torch.bool)), dim=1)
         batch, count = positions.shape
+        shown = torch.cat((given[:, :filled], given.new_zeros(batch, count - filled)), dim=1)
         # A known token that is wanted is computed twice, and attends to its first place alone.
-        own = torch.eye(count, dtype=torch.bool, device=known.device) & ~given[:, :, None]
+        own = torch.eye(count, dtype=torch.bool, device=given.device) & ~given[:, :, None]
         among = shown[:, None, :] | own
         visible = torch.cat((prefix.mask[:, None, :].expand(-1, count, -1), among), dim=2)[:, None]
         angles, last = self._angles(positions), self.blocks[-1]

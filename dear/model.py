@@ -106,7 +106,8 @@ class MaskedModel(nn.Module):
             target, context = (each.flatten(0, 1).index_select(0, rows) for each in (tokens, context))
             null_context = None if null_context is None else null_context.flatten(0, 1).index_select(0, rows)
         else:
-            target, context = take(tokens, wanted).flatten(0, 1), context.flatten(0, 1)
+            target = take(tokens, to_device(wanted, tokens.device)).flatten(0, 1)
+            context = context.flatten(0, 1)
             null_context = None if null_context is None else null_context.flatten(0, 1)
         more = {} if null_context is None else {"null_context": null_context}
         return self.head.loss(target, context, _beside(generator, tokens.device), **more)

@@ -26,7 +26,7 @@ from dear.layers import shapes_alone
 from dear.model import MaskedModel
 from training.cache.tokens import weights_digest
 from training.engine.recipe import DistillConfig, MaskingConfig, ModelRecipe, load_recipe
-from training.engine.stage import Stage, TokenCache, command, parse
+from training.engine.stage import Stage, TokenCache, command, dry_run, parse
 from training.engine.state import StateError, read_state
 from training.runtime.commands import guarded
 from training.runtime.stamps import difference, plain
@@ -74,6 +74,10 @@ class DistilledModelling(MaskedModelling):
             **self.start,
         }
         return settings | {"freeze": True} if self.freeze else settings
+
+    def compile(self) -> None:
+        super().compile()
+        self.distillation.teacher.compile_blocks()
 
     def objective(
         self,
@@ -133,13 +137,16 @@ def _from_state(path: Path, student: Config) -> MaskedModel:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = command("distill", __doc__)
-    parser.add_argument("--teacher", required=True, help="a checkpoint, or the folder or state of a training run")
-    options = parse(parser, arguments)
+    parser.add_argument("--teacher", help="a checkpoint, or the folder or state of a training run")
+    options = parse(parser, arguments, ("teacher", "data", "out"))
 
     def run() -> None:
         recipe = load_recipe(options.config, ModelRecipe)
         distill = recipe.distill or DistillConfig()
         recipe = replace(recipe, distill=distill)
+        if options.dry_run:
+            dry_run(recipe, options)
+            return
         stage, config = Stage(recipe, options), recipe.train
         teacher = load_teacher(options.teacher, recipe.model)
         cache, held_out = stage.caches()

@@ -3,15 +3,19 @@
     python -m training.encode --manifest audiocaps.jsonl wavcaps.jsonl --config training/configs/mini.yaml \\
         --codec assets/mini --out cache
 
-Several machines can share one ``--out``: start any number of workers with ``--worker 0/4``, ``--worker 1/4`` and so on.
-A killed worker resumes when it is started again; the last worker writes the stamp. The cache does not depend on the
-number of workers or on interruptions (on devices that compute alike).
+    torchrun --nproc_per_node 8 -m training.encode ...
+
+Under ``torchrun`` or ``accelerate launch``, on one machine or several that share ``--out``, each process is a worker
+with a GPU of its own. Without a launcher, start workers with ``--worker 0/4``, ``--worker 1/4`` and so on. A killed
+worker resumes when it is started again; the last worker writes the stamp. The cache does not depend on the number of
+workers or on interruptions (on devices that compute alike).
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from pathlib import Path
 
@@ -39,8 +43,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, required=True, help="a recipe; only its section model is used")
     parser.add_argument("--codec", type=Path, help="checkpoint folder, for codecs that are trained here")
     parser.add_argument("--out", type=Path, required=True, help="folder of the cache")
-    parser.add_argument("--worker", type=worker, default=(0, 1), help="i/n: every n-th shard, from shard i on")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    launched = tuple(int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    parser.add_argument(
+        "--worker",
+        type=worker,
+        default=launched,
+        help="i/n: every n-th shard, from shard i on; default: the launcher's",
+    )
+    gpu = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    parser.add_argument("--device", default=gpu if torch.cuda.is_available() else "cpu")
     parser.add_argument("--bf16", action="store_true", help="text encoders in bfloat16")
     for field in dataclasses.fields(EncodeConfig):
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=int, default=field.default)

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from dear.conditioning import Conditioning
 from dear.config import ConfigError
+from dear.layers import to_device
 from dear.masking import random_mask, random_targets
 from dear.model import MaskedModel
 from training.engine.recipe import MaskingConfig, ModelRecipe, load_recipe
-from training.engine.stage import Stage, TokenCache, command, parse
+from training.engine.stage import Stage, TokenCache, command, dry_run, parse
 from training.runtime.commands import guarded
 
 # Shares of hidden tokens at which a model is validated: an empty scene, half a scene, a nearly finished one.
@@ -36,7 +37,7 @@ def thin(conditioning: Conditioning, chosen: Tensor, generator: torch.Generator)
     """
     batch, length = conditioning.mask.shape
     share = torch.where(chosen, torch.rand(batch, generator=generator), 0.0)
-    kept = (torch.rand(batch, length, generator=generator) >= share[:, None]).to(conditioning.mask.device)
+    kept = to_device(torch.rand(batch, length, generator=generator) >= share[:, None], conditioning.mask.device)
     last = conditioning.mask.sum(1, keepdim=True) - 1
     kept |= torch.arange(length, device=kept.device) == last
     return Conditioning(conditioning.tokens, conditioning.mask & kept)
@@ -54,13 +55,8 @@ def jitter(conditioning: Conditioning, chosen: Tensor, size: float, generator: t
     share = torch.where(chosen, size * torch.rand(len(tokens), generator=generator), 0.0)[:, None, None]
     noise = share * torch.randn(tokens.shape, generator=generator)
     scale = tokens.square().mean(dim=2, keepdim=True).sqrt()
-    return Conditioning(tokens + noise.to(tokens) * scale, conditioning.mask)
-
-
-def trimmed(conditioning: Conditioning) -> Conditioning:
-    """The conditioning without the columns that no item uses. Padding is never attended to, and costs as much as words."""
-    length = int(conditioning.mask.sum(1).max())
-    return Conditioning(conditioning.tokens[:, :length], conditioning.mask[:, :length])
+    noise = to_device(noise.to(tokens.dtype), tokens.device)
+    return Conditioning(tokens + noise * scale, conditioning.mask, conditioning.padded)
 
 
 class MaskedModelling:
@@ -94,12 +90,27 @@ class MaskedModelling:
             "cache": self.cache.stamp,
         }
 
-    def batch(self, step: int) -> dict[str, Tensor]:
-        return self.cache.batch(self.cache.indices(step, self.batch_size, self.seed))
+    def batch(self, step: int, items: slice = slice(None)) -> dict[str, Tensor]:
+        batch = self.cache.batch(self.cache.indices(step, self.batch_size, self.seed)[items])
+        # Padding is never attended to, and costs as much as words.
+        used = int(batch["mask"].sum(1).max())
+        batch |= {key: batch[key][:, :used] for key in ("conditioning", "mask")}
+        # Here it is known for sure, and without asking a device; attention is faster without a mask.
+        if self.masking.blurred == 0 and batch["mask"].all():
+            del batch["mask"]
+        return batch
+
+    def follow(self, averages: Mapping[str, Tensor]) -> None:
+        head, prefix = self.module.head, "head."
+        if head.wants_average:
+            own = {name: value for name, value in averages.items() if name.startswith(prefix)}
+            head.average = {name.removeprefix(prefix): value for name, value in own.items()}
+
+    def compile(self) -> None:
+        self.module.compile_blocks()
 
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        tokens, masking = batch["tokens"], self.masking
-        conditioning = trimmed(Conditioning(batch["conditioning"], batch["mask"]))
+        tokens, conditioning, masking = batch["tokens"], _conditioning(batch), self.masking
         drop = torch.rand(len(tokens), generator=generator) < masking.drop
         mask = random_mask(
             len(tokens),
@@ -110,11 +121,11 @@ class MaskedModelling:
             masking.empty,
             together=masking.targets > 0,
         )
-        wanted = random_targets(mask, masking.targets, generator).to(tokens.device) if masking.targets else None
+        wanted = random_targets(mask, masking.targets, generator) if masking.targets else None
         blurred = torch.rand(len(tokens), generator=generator) < masking.blurred
         conditioning = thin(conditioning, blurred, generator)
         conditioning = jitter(conditioning, blurred, masking.jitter, generator)
-        return self.objective(tokens, conditioning, drop.to(tokens.device), mask.to(tokens.device), generator, wanted)
+        return self.objective(tokens, conditioning, to_device(drop, tokens.device), mask, generator, wanted)
 
     def objective(
         self,
@@ -125,7 +136,8 @@ class MaskedModelling:
         generator: torch.Generator,
         wanted: Tensor | None,
     ) -> dict[str, Tensor]:
-        """drop [B]: items without condition. mask [B, L]: hidden tokens. wanted [B, W]: those to score; None: all."""
+        """drop [B]: items without condition. mask [B, L]: hidden tokens, on the CPU. wanted [B, W]: the positions to
+        score, on the CPU; None: all hidden ones."""
         conditioning = self.module.null(conditioning, drop)
         return {"loss": self.module.loss(tokens, conditioning, mask, generator, wanted).mean()}
 
@@ -140,9 +152,17 @@ class MaskedModelling:
         losses = {}
         for ratio in VALIDATION_RATIOS:
             generator = torch.Generator().manual_seed(0)
-            mask = random_mask(len(conditioning), self.module.length, (ratio, ratio), generator).to(device)
+            mask = random_mask(len(conditioning), self.module.length, (ratio, ratio), generator)
             losses[f"hidden_{ratio:g}"] = self.module.loss(batch["tokens"], conditioning, mask, generator).mean().item()
         return losses
+
+
+def _conditioning(batch: Mapping[str, Tensor]) -> Conditioning:
+    """Of a batch whose mask is absent where no token is padding."""
+    tokens = batch["conditioning"]
+    if "mask" in batch:
+        return Conditioning(tokens, batch["mask"])
+    return Conditioning(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device), padded=False)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -154,6 +174,9 @@ def main(arguments: list[str] | None = None) -> int:
             raise ConfigError(
                 f"{options.config}: distill must be absent, since this command uses no teacher, got {recipe.distill}"
             )
+        if options.dry_run:
+            dry_run(recipe, options)
+            return
         stage, config = Stage(recipe, options), recipe.train
         cache, held_out = stage.caches()
         task = MaskedModelling(stage.new_model(), cache, held_out, recipe.masking, config.batch_size, config.seed)

@@ -52,14 +52,23 @@ class Tokens:
 class Distilled(DistilledModelling):
     """A tiny student under a tiny teacher; ``delay`` seconds per batch."""
 
-    def __init__(self, distill: DistillConfig, dtype: torch.dtype = torch.float32, delay: float = 0.0):
+    def __init__(
+        self,
+        distill: DistillConfig,
+        dtype: torch.dtype = torch.float32,
+        delay: float = 0.0,
+        asked: list[slice] | None = None,
+    ):
+        """asked: receives the items that each batch is asked for."""
         models = {name: model.to(dtype) for name, model in tiny_models(tiny_config()).items()}
         super().__init__(models["student"], models["teacher"], "digest", Tokens(dtype), None, MASKING, distill, 8, 0)
         self.delay = delay
+        self.asked = [] if asked is None else asked
 
-    def batch(self, step: int) -> dict[str, torch.Tensor]:
+    def batch(self, step: int, items: slice = slice(None)) -> dict[str, torch.Tensor]:
         time.sleep(self.delay)
-        return super().batch(step)
+        self.asked.append(items)
+        return super().batch(step, items)
 
 
 def config(**changes) -> TrainConfig:

@@ -76,6 +76,20 @@ def test_a_run_tells_its_speed_and_lets_itself_be_heard(trained, name):
     assert (len(sound), rate) == (10_000, model.sample_rate)
 
 
+def test_a_history_of_checkpoints_is_kept(trained):
+    """Of steps 1 and 2 the latest one, whose weights are those of the checkpoint."""
+    text = yaml.safe_load((trained / "teacher.yaml").read_text()) | {"history": {"every": 1, "keep": 1}}
+    (trained / "history.yaml").write_text(yaml.safe_dump(text))
+    command = arguments(trained, "teacher", "--max-steps", "2", out="kept")
+    assert teacher.main([*command, "--config", str(trained / "history.yaml")]) == 0
+    assert [path.name for path in (trained / "kept" / "history").iterdir()] == ["step-0000002"]
+    kept, last = (
+        AudioDEAR.from_pretrained(trained / "kept" / name, device="cpu")
+        for name in ("history/step-0000002", "checkpoint")
+    )
+    assert weights_digest(kept.model) == weights_digest(last.model)
+
+
 def test_samples_leave_the_run_alone(trained):
     recipe = yaml.safe_load((trained / "teacher.yaml").read_text())
     del recipe["samples"]
@@ -222,11 +236,12 @@ def test_bad_input_is_one_sentence_and_status_2(trained, capsys, option, value, 
     assert not (trained / "refused").exists()
 
 
-def test_the_papers_recipes_are_the_presets():
-    taught = load_recipe(CONFIGS / "base-teacher.yaml", ModelRecipe)
-    student = load_recipe(CONFIGS / "base-student.yaml", ModelRecipe)
-    assert taught.model == preset("base-teacher")
-    assert student.model == preset("base")
+@pytest.mark.parametrize("form", ["base", "base-visible"])
+def test_the_papers_recipes_are_the_presets(form):
+    taught = load_recipe(CONFIGS / f"{form}-teacher.yaml", ModelRecipe)
+    student = load_recipe(CONFIGS / f"{form}-student.yaml", ModelRecipe)
+    assert taught.model == preset(f"{form}-teacher")
+    assert student.model == preset(form)
     for name, recipe in (("teacher", taught), ("student", student)):
         assert asdict(recipe.masking) == {
             "ratio": (0.7, 1.0),
@@ -236,6 +251,7 @@ def test_the_papers_recipes_are_the_presets():
             "jitter": 0.0,
         }
         assert (recipe.train.batch_size, recipe.train.lr, recipe.train.parts(8)) == (2048, 1e-3, 32)
-        lines = [line for line in (CONFIGS / f"base-{name}.yaml").read_text().splitlines() if not line.startswith("#")]
+        text = (CONFIGS / f"{form}-{name}.yaml").read_text()
+        lines = [line for line in text.splitlines() if not line.startswith("#")]
         assert all(" # " in line for line in lines if ": " in line)  # where each value comes from
     assert student.distill == DistillConfig(weight=1000.0, channels="mean", freeze=False)

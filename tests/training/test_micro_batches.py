@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from factory import tiny_config
-from small_training import Distilled, by_name, config, log, state
+from small_training import MASKING, Distilled, Tokens, by_name, config, log, state
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from dear.config import ConfigError
 from dear.heads import HEADS
+from dear.heads.shortcut import ShortcutConfig
+from dear.model import MaskedModel
+from training.distill import DistilledModelling
 from training.engine.board import Board
 from training.engine.recipe import DistillConfig
 from training.engine.schedule import step_seed
 from training.engine.trainer import StateError, train
 from training.runtime.stamps import completed, difference, plain
+from training.teacher import MaskedModelling
 
 
 def test_micro_batches_have_noise_of_their_own_and_their_gradients_are_averaged(tmp_path):
@@ -134,3 +141,60 @@ def test_tensorboard_holds_the_log_and_forgets_what_was_lost(tmp_path):
     assert [event.step for event in losses] == [line["step"] for line in log(tmp_path)] == list(range(1, 13))
     assert [event.value for event in losses] == pytest.approx([line["loss"] for line in log(tmp_path)])
     assert all(event.value > 0 for event in events.Scalars("speed/tokens"))
+
+
+# The average, and waiting for a device
+
+
+def test_a_shortcut_head_follows_the_average_of_its_run(tmp_path):
+    """A resumed run follows the same average, to the last bit."""
+
+    def run(folder: Path, **options) -> MaskedModelling:
+        head = ShortcutConfig(width=16, depth=1, flow_share=0.5, targets="averaged")
+        model = tiny_config()
+        model = replace(model, variants={"any": replace(model.variants["student"], head=head)})
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            task = MaskedModelling(MaskedModel(model), Tokens(), None, MASKING, 8, 0)
+        train(task, config(steps=6, save_every=2), folder, "run", **options)
+        return task
+
+    followed = run(tmp_path / "whole").module.head
+    saved = state(tmp_path / "whole")
+    assert followed.average.keys() == dict(followed.named_parameters()).keys()
+    assert all(torch.equal(value, saved["ema"]["head." + name]) for name, value in followed.average.items())
+    run(tmp_path / "halves", max_steps=3)
+    run(tmp_path / "halves")
+    again = state(tmp_path / "halves")
+    assert all(torch.equal(value, again["model"][name]) for name, value in saved["model"].items())
+
+
+class Synchronised(TorchDispatchMode):
+    """Refuses what makes the host wait for tensors of the meta device, which stands for an accelerator."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        on_device = any(isinstance(each, torch.Tensor) and each.is_meta for each in tree_leaves(args))
+        waits = name in ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "item")
+        assert not (on_device and waits), name
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("backbone", [{}, {"attention": "joint", "masked_attention": "full", "conv_width": 0}])
+def test_a_micro_batch_never_waits_for_the_device(kind, backbone, monkeypatch):
+    """Forward and backward pass of a student under its teacher. All noise is drawn on the CPU, as there is no other."""
+    monkeypatch.setattr("dear.model._beside", lambda generator, device: generator)
+    model = tiny_config()
+    shape = replace(model.backbone, positions="learned", **backbone)
+    head = HEADS[kind].Config(width=32, depth=1)
+    model = replace(model, backbone=shape, variants={"any": replace(model.variants["student"], head=head)})
+    with torch.device("meta"):
+        models = [MaskedModel(model) for _ in range(2)]
+    task = DistilledModelling(*models, "digest", Tokens(), None, MASKING, DistillConfig(10.0), 8, 0)
+    batch = {key: value.to("meta") for key, value in task.batch(0).items()}
+    with Synchronised():
+        task.loss(batch, torch.Generator().manual_seed(0))["loss"].backward()
+    assert all(p.grad is not None for p in task.module.parameters() if p.requires_grad)
+    with Synchronised(), pytest.raises(AssertionError, match="nonzero"):
+        torch.ones(3, device="meta").nonzero()

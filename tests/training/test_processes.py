@@ -18,6 +18,7 @@ from processes import end, start, wait_until
 from small_training import Distilled, arguments, by_name, config, log, prepare, state, write_shards
 
 from dear.config import ConfigError
+from dear.files import write_json
 from dear.pipeline import AudioDEAR
 from training import teacher
 from training.engine.recipe import DistillConfig
@@ -25,10 +26,10 @@ from training.engine.trainer import train
 from training.runtime.lock import BusyError, locked
 
 
-def shared(folder: Path, delay: float = 0.0) -> None:
+def shared(folder: Path, delay: float = 0.0, asked: list[slice] | None = None) -> None:
     """A run in four micro-batches. In float64: Adam turns the rounding of a vanishing gradient into whole steps."""
     train(
-        Distilled(DistillConfig(weight=10.0), torch.float64, delay),
+        Distilled(DistillConfig(weight=10.0), torch.float64, delay, asked),
         config(micro_batch=2, steps=8, save_every=3),
         folder,
         "run",
@@ -38,7 +39,9 @@ def shared(folder: Path, delay: float = 0.0) -> None:
 def first_session(folder: Path) -> None:
     with pytest.raises(BusyError, match="busy is in use by process"):
         shared(folder / "busy")
-    shared(folder / "whole")
+    asked: list[slice] = []
+    shared(folder / "whole", asked=asked)
+    write_json(folder / f"asked-{os.environ['RANK']}.json", [[each.start, each.stop, each.step] for each in asked])
     shared(folder / "stopped", delay=0.15)
 
 
@@ -135,6 +138,12 @@ def test_two_processes_write_one_checkpoint(two):
 def test_two_processes_train_any_head(two, tmp_path, kind):
     by_name(tmp_path, kind)
     assert log(two / kind)[0] == pytest.approx(log(tmp_path)[0], rel=1e-4)
+
+
+def test_each_process_loads_its_share_alone(two):
+    for rank in range(2):
+        asked = {tuple(line) for line in json.loads((two / f"asked-{rank}.json").read_text())}
+        assert asked == {(rank, None, 2)}
 
 
 def test_a_process_that_did_not_join_the_others_is_stopped(tmp_path, monkeypatch):

@@ -191,6 +191,30 @@ def test_a_killed_run_ends_with_the_same_bytes(small_shards, small_entries, smal
     assert content(folder) == content(small_shards)
 
 
+def slow_worker(manifest: Path, folder: Path, rank: int) -> None:
+    """One of two, which begin together."""
+    ready = [folder.with_name(f"ready-{number}") for number in range(2)]
+    ready[rank].touch()
+    while not all(path.exists() for path in ready):
+        time.sleep(0.01)
+    make(read_manifest(manifest), folder, text_encoder=Slow(), worker=(rank, 2))
+
+
+def test_two_workers_that_are_killed_and_resumed_leave_the_same_bytes(
+    small_shards, small_entries, small_sounds, tmp_path
+):
+    folder = tmp_path / "killed"
+    processes = [start(slow_worker, small_sounds / "manifest.jsonl", folder, rank) for rank in range(2)]
+    # Each has written a shard, and is at work on another one.
+    wait_until(lambda: {int(path.stem) % 2 for path in folder.glob("parts/0*.json")} == {0, 1}, *processes)
+    for process in processes:
+        process.kill()
+    assert end(*processes) == [-signal.SIGKILL] * 2
+    assert not (folder / "stamp.json").exists()
+    assert [make(small_entries, folder, worker=(rank, 2)) for rank in range(2)] == [False, True]
+    assert content(folder) == content(small_shards)
+
+
 def test_a_run_stopped_within_a_shard_goes_on(small_shards, small_entries, tmp_path):
     class Failing(Hearing):
         calls = 0
@@ -246,7 +270,7 @@ def test_the_codec_is_that_of_a_checkpoint(tiny_folder):
     assert vae.token_shape == (8, 16)
 
 
-def test_the_command_encodes_and_names_bad_input(tiny_folder, tmp_path, capsys):
+def test_the_command_encodes_and_names_bad_input(tiny_folder, tmp_path, capsys, monkeypatch):
     (tmp_path / "meta.csv").write_text(
         "filename,fold,target,category,esc10,src_file,take\n"
         "1-1-A-0.wav,1,0,dog,True,1,A\n"
@@ -269,6 +293,14 @@ def test_the_command_encodes_and_names_bad_input(tiny_folder, tmp_path, capsys):
     assert "finished" in capsys.readouterr().out
     cache = ShardedCache(tmp_path / "out")
     assert len(cache) == 6 and cache.batch([0])["tokens"].shape == (1, 8, 16)
+    for rank in range(2):  # as a launcher starts them
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        assert main([*command, "--out", str(tmp_path / "launched"), "--variants", "3", "--shard-items", "2"]) == 0
+        assert ("finished" in capsys.readouterr().out) == (rank == 1)
+    assert len(ShardedCache(tmp_path / "launched")) == 6
+    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.delenv("RANK")
     assert main([*command, "--bf16"]) == 2
     assert "dtype must be torch.float32 for 'minilm'" in capsys.readouterr().err
     config.write_text(yaml.safe_dump({"model": model | {"vae": model["vae"] | {"token_dim": 32}}}))

@@ -6,53 +6,20 @@ import json
 import signal
 import socket
 import threading
-import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
 from processes import end, start, wait_until
+from regression import Regression, config
 from torch import nn
 
 from dear.config import ConfigError
-from training.engine.schedule import TrainConfig, ema_decay, learning_rate, parameter_groups
+from training.engine.schedule import ema_decay, learning_rate, parameter_groups
 from training.engine.trainer import StateError, train
 from training.runtime import lock
 from training.runtime.lock import BusyError, locked
-
-
-class Regression:
-    """A noisy linear map to be learnt by a two-layer network with dropout; ``delay`` seconds per batch."""
-
-    def __init__(self, delay: float = 0.0, settings: dict | None = None):
-        with torch.random.fork_rng([]):
-            torch.manual_seed(0)
-            self.module = nn.Sequential(
-                nn.Linear(6, 16), nn.LayerNorm(16), nn.Dropout(0.1), nn.GELU(), nn.Linear(16, 3)
-            )
-            self.truth = torch.randn(6, 3)
-        self.delay = delay
-        self.settings = settings or {"width": 16}
-        self.asked: list[int] = []
-
-    def batch(self, step: int) -> dict[str, torch.Tensor]:
-        self.asked.append(step)
-        time.sleep(self.delay)
-        return {"x": torch.randn(8, 6, generator=torch.Generator().manual_seed(step))}
-
-    def loss(self, batch: dict[str, torch.Tensor], generator: torch.Generator) -> dict[str, torch.Tensor]:
-        noise = 0.05 * torch.randn(8, 3, generator=generator)
-        error = self.module(batch["x"]) - batch["x"] @ self.truth - noise
-        return {"loss": error.square().mean(), "bias": error.detach().mean()}
-
-    def validate(self) -> dict[str, float]:
-        return {"norm": float(self.module[0].weight.norm())}
-
-
-def config(**changes) -> TrainConfig:
-    values = {"steps": 40, "batch_size": 8, "lr": 2e-2, "warmup": 5, "ema": 0.9, "save_every": 7, "log_every": 5}
-    return TrainConfig(**{**values, **changes})
 
 
 def log(folder: Path) -> list[dict]:
@@ -255,7 +222,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path):
 
 
 def test_a_batch_of_another_size_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="batch_size 4 items, got 8"):
+    with pytest.raises(ValueError, match="must have 4 items, the share of a process, got 8"):
         train(Regression(), config(batch_size=4), tmp_path, "run")
 
 

@@ -25,13 +25,20 @@ class Board:
         mel: MelConfig,
         every: int = 0,
         generate: Callable[[], Output] | None = None,
+        keep_every: int = 0,
+        keep: Callable[[int], object] | None = None,
     ):
-        """generate: makes the sounds that are logged every ``every`` steps; None: no sounds."""
+        """generate: makes the sounds that are logged every ``every`` steps; None: no sounds.
+
+        keep: called every ``keep_every`` steps, with the step, to keep the averaged weights.
+        """
         self.folder = folder
         self.per_step = per_step
         self.mel = mel
         self.every = every if generate else 0
         self.generate = generate
+        self.keep_every = keep_every if keep else 0
+        self._keep = keep
         self.first: int | None = None  # step of the first event of this session
 
     @cached_property
@@ -66,6 +73,10 @@ class Board:
             self.writer.add_audio(prompt, waveform[None], step, output.sample_rate)
             self.writer.add_figure(prompt, figure, step)
         self.writer.flush()
+
+    def keep(self, step: int) -> None:
+        assert self._keep is not None  # else keep_every is 0
+        self._keep(step)
 
     def close(self) -> None:
         if self.first is not None:

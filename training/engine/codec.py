@@ -137,9 +137,9 @@ class RefineCodec:
         self.held_out = held_out
         self.settings = {"initial": weights_digest(codec), "scenes": scenes.settings}
 
-    def batch(self, step: int) -> dict[str, Tensor]:
-        first = step * self.batch_size
-        waves = [torch.from_numpy(self.scenes.scene(first + i).waveform) for i in range(self.batch_size)]
+    def batch(self, step: int, items: slice = slice(None)) -> dict[str, Tensor]:
+        scenes = range(step * self.batch_size, (step + 1) * self.batch_size)[items]
+        waves = [torch.from_numpy(self.scenes.scene(scene).waveform) for scene in scenes]
         return {"mel": self.spectrogram(torch.stack(waves))}
 
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
@@ -177,7 +177,7 @@ class TrainVocoder:
         self.held_out = held_out
         self.settings = {"initial": weights_digest(vocoder), "scenes": scenes.settings}
 
-    def batch(self, step: int) -> dict[str, Tensor]:
+    def batch(self, step: int, items: slice = slice(None)) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(step)
         waves, mels = [], []
         count = self.batch_size // CROPS
@@ -187,7 +187,7 @@ class TrainVocoder:
             for start in torch.randint(len(mel) - self.frames + 1, (CROPS,), generator=generator).tolist():
                 mels.append(mel[start : start + self.frames])
                 waves.append(wave[start * hop : (start + self.frames) * hop])
-        return {"mel": torch.stack(mels), "waveform": torch.stack(waves)}
+        return {"mel": torch.stack(mels[items]), "waveform": torch.stack(waves[items])}
 
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         mel, real = batch["mel"], batch["waveform"]

@@ -32,6 +32,7 @@ class TrainConfig:
     save_every: int = 500  # steps between saved states
     log_every: int = 50  # steps per line of the log, each the mean over them
     validate_every: int = 0  # steps between calls of the task's validate(); 0: never
+    compile: bool = False  # run the networks' blocks through torch.compile, where the task can
     micro_batch: int = 0  # items per forward pass, whose gradients are accumulated; 0: a process's whole share
 
     def __post_init__(self) -> None:

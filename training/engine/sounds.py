@@ -45,7 +45,7 @@ class SoundTask:
         digest = hashlib.sha256(self.mels.contiguous().view(torch.uint8).numpy().data).hexdigest()
         return {"network": list(self.module.config.channels), "mels": digest, "seed": self.seed}
 
-    def batch(self, step: int) -> dict[str, Tensor]:
+    def batch(self, step: int, items: slice = slice(None)) -> dict[str, Tensor]:
         """Class-balanced examples, half of them mixtures of two: mel [B, CROP, M], shares of the classes [B, K]."""
         generator = torch.Generator().manual_seed(step_seed(self.seed, step))
         mel, target = self._draw(generator)
@@ -57,8 +57,8 @@ class SoundTask:
         mixed = torch.logaddexp(_peak(mel) + torch.log1p(-share), _peak(other) + torch.log(share))
         one_hot = nn.functional.one_hot(torch.stack((target, other_target)), len(self.module.labels)).float()
         return {
-            "mel": mask_spectrogram(mixed, generator),
-            "target": (1 - share[:, 0]) * one_hot[0] + share[:, 0] * one_hot[1],
+            "mel": mask_spectrogram(mixed, generator)[items],
+            "target": ((1 - share[:, 0]) * one_hot[0] + share[:, 0] * one_hot[1])[items],
         }
 
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:

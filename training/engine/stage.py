@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -28,6 +29,7 @@ from dear.pipeline import AudioDEAR
 from training.cache.tokens import Cache, CacheError
 from training.data.manifest import read_manifest
 from training.engine.board import Board
+from training.engine.plan import plan, shown
 from training.engine.provenance import command_line, facts, git_commit
 from training.engine.recipe import ModelRecipe
 from training.engine.task import Task
@@ -68,20 +70,41 @@ def command(name: str, description: str) -> argparse.ArgumentParser:
         prog=f"python -m training.{name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", type=Path, required=True, help="a recipe, as in training/configs")
-    parser.add_argument("--data", required=True, help="a cache: a folder, or the address of shards; or a manifest")
+    parser.add_argument("--data", help="a cache: a folder, or the address of shards; or a manifest")
     parser.add_argument("--cache", help="where the shards of a manifest lie, or are encoded to on first use")
     parser.add_argument("--held-out", help="a cache to measure the loss on, every validate_every steps")
     parser.add_argument("--codec", type=Path, help="a checkpoint folder, for codecs that are trained here")
-    parser.add_argument("--out", type=Path, required=True, help="states, logs, samples and the checkpoint")
+    parser.add_argument("--out", type=Path, help="states, logs, samples and the checkpoint")
     parser.add_argument("--max-steps", type=int, help="stop after that many steps of the run; the schedule stays")
     parser.add_argument("--peak", type=float, help="TFLOP/s of one device, for its utilisation; measured where absent")
+    parser.add_argument("--dry-run", action="store_true", help="print shapes, memory, days and loads, and stop")
     return parser
 
 
-def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options, and the command line as ``prog`` and ``arguments``. arguments: None for those of the process."""
+def parse(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None, needed: Sequence[str] = ("data", "out")
+) -> argparse.Namespace:
+    """The options, and the command line as ``prog`` and ``arguments``. arguments: None for those of the process.
+
+    needed: options without which only a dry run can do.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
-    return parser.parse_args(arguments, argparse.Namespace(prog=parser.prog, arguments=arguments))
+    options = parser.parse_args(arguments, argparse.Namespace(prog=parser.prog, arguments=arguments))
+    missing = [f"--{name}" for name in needed if getattr(options, name) is None]
+    if missing and not options.dry_run:
+        parser.error(f"the following arguments are required: {', '.join(missing)}")
+    return options
+
+
+def dry_run(recipe: ModelRecipe, options: argparse.Namespace) -> None:
+    """Print what the run would need. Reads no more of ``--data``, if it is given, than its size."""
+    conditioning, items = recipe.model.conditioning.max_tokens, None
+    if options.data and options.data.endswith(".jsonl"):
+        items = len(read_manifest(options.data))
+    elif options.data:
+        cache = open_cache(options.data)
+        conditioning, items = cache.batch([0])["conditioning"].shape[1], len(cache)
+    print(shown(plan(recipe, conditioning, items, options.peak)))
 
 
 class Stage:
@@ -173,12 +196,14 @@ class Stage:
         pipeline = self._pipeline(task)
         samples = recipe.samples
         generate = None if pipeline is None else partial(pipeline.generate, samples.prompts, seed=samples.seed)
-        board = Board(options.out, amounts, recipe.model.mel, samples.every, generate)
+        history = recipe.history
+        keep = partial(self._keep, task.module, work)
+        board = Board(options.out, amounts, recipe.model.mel, samples.every, generate, history.every, keep)
         with contextlib.closing(board):
             averaged = train(task, config, options.out, name, board, options.max_steps)
         if self.process.is_main_process:
             steps, seconds = done(options.out / "log.jsonl")
-            self._export(averaged.cpu(), steps, work)
+            self._export(averaged.cpu(), steps, work, options.out / "checkpoint")
             rates = {f"{key}_per_second": value * steps / seconds for key, value in amounts.items()}
             rates["utilisation"] = rates.pop("utilisation_per_second")
             memory = peak_memory(self.process.device)
@@ -229,7 +254,15 @@ class Stage:
             return None
         return AudioDEAR(recipe.model, recipe.variant, task.module, *self.codec, text_encoder)
 
-    def _export(self, model: MaskedModel, steps: int, work: Mapping[str, Any]) -> None:
+    def _keep(self, model: MaskedModel, work: Mapping[str, Any], step: int) -> None:
+        """Keep a checkpoint of these weights, and no more of the earlier ones than the recipe wants."""
+        folder = self.options.out / "history"
+        self._export(model, step, work, folder / f"step-{step:07d}")
+        if keep := self.recipe.history.keep:
+            for old in sorted(folder.glob("step-*"))[:-keep]:
+                shutil.rmtree(old)
+
+    def _export(self, model: MaskedModel, steps: int, work: Mapping[str, Any], folder: Path) -> None:
         recipe, options, config = self.recipe, self.options, self.recipe.model
         about = (
             f"Averaged weights after {steps:,} of {recipe.train.steps:,} steps of {recipe.train.batch_size:,} sounds; "
@@ -240,7 +273,7 @@ class Stage:
         # A codec whose source the configuration names is not part of the checkpoint.
         parts: tuple[nn.Module, nn.Module] = self.codec or (nn.Module(), nn.Module())
         vae, vocoder = parts
-        save_checkpoint(self.options.out / "checkpoint", config, {recipe.variant: model}, vae, vocoder, card)
+        save_checkpoint(folder, config, {recipe.variant: model}, vae, vocoder, card)
 
 
 def done(log: Path) -> tuple[int, float]:

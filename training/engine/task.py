@@ -18,17 +18,20 @@ class Task(Protocol[M]):
       the model's configuration and the digests of its cache and initial weights. A saved state with other settings is
       refused, except for dataclass fields that were added since and have their default values.
     - ``validate() -> dict[str, float]``: called without gradients while ``module`` holds the averaged weights.
+    - ``follow(averages)``: called once before the first step with the averaged parameters, by name, which the run goes
+      on updating in place.
+    - ``compile()``: called once before the first step, if the configuration has ``compile``.
     """
 
     @property
     def module(self) -> M:
         """The module whose parameters are trained."""
 
-    def batch(self, step: int) -> Mapping[str, Tensor]:
+    def batch(self, step: int, items: slice) -> Mapping[str, Tensor]:
         """Tensors [B, ...] of step ``step``, counted from 0.
 
-        A pure function, called in a second thread without gradients. B is the whole ``batch_size`` in every process;
-        process r of W reads only items r, r + W, ...
+        A pure function, called in a second thread without gradients.
+        items: which of the ``batch_size`` items to return; process r of W asks for r, r + W, ...
         """
 
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Mapping[str, Tensor]:
@@ -45,17 +48,35 @@ class Validated(Protocol):
     def validate(self) -> Mapping[str, float]: ...
 
 
+@runtime_checkable
+class Compiled(Protocol):
+    """A task with networks to compile; see :class:`Task`."""
+
+    def compile(self) -> None: ...
+
+
+@runtime_checkable
+class Following(Protocol):
+    """A task that uses the averaged weights; see :class:`Task`."""
+
+    def follow(self, averages: Mapping[str, Tensor]) -> None: ...
+
+
 class Observer(Protocol):
     """Follows a run in its first process, without any effect on it."""
 
     per_step: Mapping[str, float]  # amounts of one step, such as tokens, which the log gives per second as ``speed``
     every: int  # steps between calls of show(), which is also called after the last step; 0: never
+    keep_every: int  # steps between calls of keep(); 0: never
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """values: one line of the log, numbers or objects of numbers."""
 
     def show(self, step: int) -> None:
         """Called without gradients while the task's ``module`` holds the averaged weights."""
+
+    def keep(self, step: int) -> None:
+        """Called likewise, to keep these weights."""
 
 
 class Objective(nn.Module):

@@ -21,8 +21,9 @@ import math
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -37,11 +38,14 @@ from dear.files import write_atomically
 from training.engine.ema import EMA
 from training.engine.schedule import TrainConfig, ema_decay, learning_rate, parameter_groups, step_seed
 from training.engine.state import StateError, read_state, save_state
-from training.engine.task import Objective, Observer, Task, Validated
+from training.engine.task import Compiled, Following, Objective, Observer, Task, Validated
 from training.runtime.interrupts import deferred_signals
 from training.runtime.lock import BusyError, locked
 from training.runtime.progress import Progress
 from training.runtime.stamps import completed, difference, plain
+from training.runtime.workers import one_worker
+
+AHEAD = 4  # batches to load while earlier ones are trained on
 
 T = TypeVar("T", bound=nn.Module)
 
@@ -94,17 +98,24 @@ class _Run(Generic[T]):
                 "where there is no GPU for each, set ACCELERATE_USE_CPU=true"
             )
         self.observer = observer if self.accelerator.is_main_process else None
+        self.signals = torch.distributed.new_group(backend="gloo") if launched > 1 else None
         self.parts = config.parts(self.accelerator.num_processes)
         # Micro-batches of this process.
         self.own = range(self.accelerator.process_index, self.parts, self.accelerator.num_processes)
         if config.validate_every and not isinstance(task, Validated):
             raise ConfigError(f"validate_every must be 0 for a task without validate(), got {config.validate_every!r}")
+        if config.compile:
+            if not isinstance(task, Compiled):
+                raise ConfigError("compile must be false for a task without compile(), got True")
+            task.compile()
         objective = Objective(task, config.precision).to(self.accelerator.device)
         optimizer = torch.optim.AdamW(
             parameter_groups(task.module, config.weight_decay), lr=config.lr, betas=config.betas, fused=True
         )
         self.objective, self.optimizer = self.accelerator.prepare(objective, optimizer)
         self.ema = EMA(task.module)
+        if isinstance(task, Following):
+            task.follow(self.ema.values)
         self.step = 0  # steps done
         self.seconds = 0.0  # spent on them, over all sessions
         self.logged = (0, 0.0)  # steps and seconds at the last line of the log, or at the start of this session
@@ -148,15 +159,14 @@ class _Run(Generic[T]):
         with (
             contextlib.closing(progress),
             deferred_signals() as stopped,
-            ThreadPoolExecutor(1, "batches") as thread,
+            one_worker("batches") as thread,
         ):
-            upcoming = thread.submit(self._batch, self.step)
+            upcoming: deque[Future[list[dict[str, Tensor]]]] = deque()
             while self.step < self.end:
                 started = time.perf_counter()
-                batch = upcoming.result()
-                if self.step + 1 < self.end:
-                    upcoming = thread.submit(self._batch, self.step + 1)
-                self._update(batch)
+                for step in range(self.step + len(upcoming), min(self.step + AHEAD, self.end)):
+                    upcoming.append(thread.submit(self._batch, step))
+                self._update(upcoming.popleft().result())
                 last, signalled = self.step == self.end, self._agreed(stopped())
                 line = last or self.step % config.log_every == 0
                 save = last or signalled or self.step % config.save_every == 0
@@ -169,6 +179,8 @@ class _Run(Generic[T]):
                 observer = self.observer
                 if observer and observer.every and (last or self.step % observer.every == 0):
                     self._with_average(partial(observer.show, self.step))
+                if observer and observer.keep_every and self.step % observer.keep_every == 0:
+                    self._with_average(partial(observer.keep, self.step))
                 if save:
                     self._save()
                 progress.update(note=note)
@@ -179,15 +191,16 @@ class _Run(Generic[T]):
 
     @torch.no_grad()
     def _batch(self, step: int) -> list[dict[str, Tensor]]:
-        """This process's micro-batches of ``step``, on its device."""
-        batch = self.task.batch(step)
+        """This process's micro-batches of ``step``, in pinned memory if its device is CUDA."""
+        items = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
+        batch = self.task.batch(step, items)
+        share = len(range(self.config.batch_size)[items])
         for key, value in batch.items():
-            if len(value) != self.config.batch_size:
-                raise ValueError(
-                    f"batch[{key!r}] must have batch_size {self.config.batch_size} items, got {len(value)}"
-                )
-        device = self.accelerator.device
-        return [{key: value[part :: self.parts].to(device) for key, value in batch.items()} for part in self.own]
+            if len(value) != share:
+                raise ValueError(f"batch[{key!r}] must have {share} items, the share of a process, got {len(value)}")
+        pinned, count = self.accelerator.device.type == "cuda", len(self.own)
+        parts = ({key: value[number::count] for key, value in batch.items()} for number in range(count))
+        return [{key: value.pin_memory() if pinned else value for key, value in part.items()} for part in parts]
 
     def _update(self, batches: list[dict[str, Tensor]]) -> None:
         """One step of the optimiser and of the average."""
@@ -217,6 +230,7 @@ class _Run(Generic[T]):
     def _loss(self, batch: Mapping[str, Tensor], seed: int) -> Mapping[str, Tensor]:
         """The task's loss and logged values of one micro-batch."""
         device = self.accelerator.device
+        batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
         # Dropout uses the global generator; the fork makes it a function of the step too.
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
@@ -226,8 +240,10 @@ class _Run(Generic[T]):
         """The signal that any process received, so that all stop after the same step."""
         if self.accelerator.num_processes == 1:
             return signalled
-        numbers = self.accelerator.gather(torch.tensor([signalled or 0], device=self.accelerator.device))
-        return int(numbers.max()) or None
+        # In main memory: reading a number from an accelerator would wait for all its work.
+        number = torch.tensor([signalled or 0])
+        torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX, group=self.signals)
+        return int(number) or None
 
     def _settle(self) -> None:
         """Average the logged values over all processes, and check that they are finite.

@@ -102,8 +102,8 @@ class ShardedCache:
 
     window: shards of the current windows of all lanes together; each lane has at least one.
     rank, world: of this process among those that share each batch. Item j of a batch belongs to process j % world, as
-    in ``training.engine.trainer``. A process reads the shards of its own lanes only, and rows of other processes are
-    zeros in :meth:`batch`.
+    in ``training.engine.trainer``. A process reads the shards of its own lanes only, if it asks :meth:`batch` for
+    its own items only.
     lanes: a multiple of ``world``; 0: ``world``. The order of items depends on ``lanes``, but not on ``rank`` and
     ``world``. ``training.engine.stage`` sets ``lanes`` to the micro-batches of a step, so that a run is the same on any
     number of processes.
@@ -124,7 +124,12 @@ class ShardedCache:
         self.rank, self.world, self.lanes = rank, world, lanes or world
         self.window = -(-window // self.lanes)  # of each lane
         self._room = self.lanes // world * 2 * self.window  # shards in memory: two windows of each own lane
-        self._files, self._root = url_to_fs(self.source)
+        try:
+            self._files, self._root = url_to_fs(self.source)
+        except (ImportError, ValueError) as error:  # a package that is absent, or a protocol that fsspec doesn't know
+            told = str(error).rstrip(".")
+            hint = "; s3:// needs the extra s3: pip install '.[s3]'" if self.source.startswith("s3") else ""
+            raise CacheError(f"{self.source} can't be opened: {told}{hint}") from None
         try:
             self.stamp = unsealed(json.loads(self._read("stamp.json")), f"{self.source}/stamp.json")
             index = json.loads(self._read("index.json", self.stamp["index"]))
@@ -202,7 +207,7 @@ class ShardedCache:
     def batch(self, indices: Sequence[int] | np.ndarray) -> dict[str, Tensor]:
         """B items -> ``tokens`` [B, L, D] float32, ``conditioning`` [B, T, E] float32, ``mask`` [B, T] bool.
 
-        T is the same in every batch, the longest of the cache. Each of several processes fills its own rows only.
+        T is the same in every batch, the longest of the cache.
         Raises :class:`CacheError` naming a shard that cannot be read or is damaged, IndexError for a number that is
         not below ``len``.
         """
@@ -212,14 +217,13 @@ class ShardedCache:
         tokens = torch.zeros(len(indices), *self.stamp["token_shape"])
         conditioning = torch.zeros(len(indices), self.stamp["longest"], self.stamp["conditioning_dim"])
         mask = torch.zeros(conditioning.shape[:2], dtype=torch.bool)
-        rows = np.arange(self.rank, len(indices), self.world)
-        numbers = np.searchsorted(self._starts, indices[rows], side="right") - 1
+        numbers = np.searchsorted(self._starts, indices, side="right") - 1
         needed = np.unique(numbers).tolist()
         for number in needed[: self._room]:
             self._shard(number)
         for number in needed:
             shard = self._shard(number).result()
-            for row in rows[numbers == number]:
+            for row in np.flatnonzero(numbers == number):
                 place = indices[row] - self._starts[number]
                 condition = torch.from_numpy(shard.conditioning[place])
                 tokens[row] = torch.from_numpy(shard.tokens[place])
