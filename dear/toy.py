@@ -12,7 +12,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -89,8 +90,17 @@ def _pair(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 class ToyTraining:
     """One of the heads while it learns a toy. The same seed gives the same points."""
 
-    def __init__(self, kind: str, toy: str, seed: int, iterations: int | None = None):
+    def __init__(
+        self,
+        kind: str,
+        toy: str,
+        seed: int,
+        iterations: int | None = None,
+        options: Mapping[str, Any] | None = None,
+    ):
         """kind: a key of ``HEADS``; toy: one of ``TOYS``; iterations: of the whole training; None: the head's own.
+
+        options: settings of the head; None for those that the head names for toys.
 
         Raises ValueError naming the argument.
         """
@@ -104,7 +114,8 @@ class ToyTraining:
         seeds = torch.randint(2**62, (2,), generator=torch.Generator().manual_seed(seed)).tolist()
         self._generator, noise = (torch.Generator().manual_seed(each) for each in seeds)
         self._noise = noise.get_state()
-        config = HEADS[kind].Config(width=WIDTH, depth=DEPTH, **HEADS[kind].toy_options)
+        options = HEADS[kind].toy_options if options is None else options
+        config = HEADS[kind].Config(width=WIDTH, depth=DEPTH, **options)
         self.head = HEADS[kind](config, token_dim=2, context_dim=1)
         _initialise(self.head, self._generator)
         self._optimizer = torch.optim.Adam(self.head.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), fused=True)

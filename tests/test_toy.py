@@ -1,5 +1,6 @@
 """The heads on a toy, the two distances that judge them, and the pictures that explain them."""
 
+import itertools
 import math
 import re
 import xml.etree.ElementTree as ElementTree
@@ -120,7 +121,9 @@ def test_the_command_prints_a_table_and_draws_it(tmp_path, capsys):
     assert command.main(["--out", str(out), "--iterations", "1", "--steps", "1", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" | ")[:2] for line in lines[3:]] == [
-        [f"| {kind}", count] for kind in HEADS for count in (["1"] if kind == "energy" else ["1", "3"])
+        [f"| {name}", count]
+        for name in (*HEADS, "meanflow-published")
+        for count in (["1"] if name == "energy" else ["1", "3"])
     ]
     assert out.read_bytes().startswith(b"\x89PNG")
     assert list(tmp_path.iterdir()) == [out]
@@ -128,9 +131,37 @@ def test_the_command_prints_a_table_and_draws_it(tmp_path, capsys):
         (["--out", "roll.txt"], ".png or .svg"),
         (["--toy", "moons"], "toy must be"),
         (["--seed", "x"], "x"),
+        (["--seeds", "0"], "--seeds must be a whole number from 1 to 100, got 0"),
+        (["--seconds", "-1"], "--seconds must be above 0"),
+        (["--seconds", "1", "--iterations", "1"], "not allowed with"),
     ):
         assert command.main(bad) == 2
         assert told in capsys.readouterr().err
+
+
+def test_several_seeds_are_a_mean_and_a_deviation():
+    rows = command.measure_toy("gaussians", [1], [3, 4, 5], iterations=2)
+    first = [row for row in rows if row.head == "flow"]
+    assert [row.seed for row in first] == [3, 4, 5] and len({row.mmd for row in first}) == 3
+    again = ToyTraining("flow", "gaussians", 4, 2)
+    again.train(2)
+    assert torch.equal(first[1].points, again.draw(1))
+    mean, deviation = np.mean([row.wsd for row in first]), np.std([row.wsd for row in first], ddof=1)
+    assert f"| flow | 1 | {np.mean([row.mmd for row in first]):.3f} ± " in command.table("gaussians", rows)
+    assert f"| {mean:.3f} ± {deviation:.3f} | 2 |" in command.table("gaussians", rows)
+
+
+def test_a_time_buys_iterations_in_proportion(monkeypatch):
+    """With a clock that gains a second each time that it is read."""
+    clock = itertools.count()
+    monkeypatch.setattr(command.time, "process_time", lambda: next(clock))
+    assert command.fitting("flow", "gaussians", 2.0) == 2 * command.CALIBRATION
+    assert command.fitting("flow", "gaussians", 1e-9) == 1
+
+
+def test_published_settings_are_those_of_the_configuration():
+    published = ToyTraining("meanflow", "gaussians", 0, 1, {"levels": 1}).head.config
+    assert (published.adaptive_power, published.flow_share, published.times) == (1.0, 0.75, "logit-normal")
 
 
 def test_a_scatter_holds_every_point_within_reach():
