@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,7 @@ class Ablation:
             }
             parts = [row.run, row.steps, row.cfg_scale, row.temperature, row.guidance_level]
             path = self.base.out / "rows" / f"{'-'.join(map(str, parts))}.json"
-            found[name] = once(path, stamp, lambda pipeline=pipeline: self.score(pipeline, asked))
+            found[name] = once(path, stamp, partial(self.score, pipeline, asked))
         return found
 
     def score(self, pipeline: AudioDEAR, asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -111,8 +111,8 @@ class Head(nn.Module, ABC):
         if null_context is None or cfg_scale == 1:
             return lambda *inputs: forward(*inputs, context)
         if self.guidance_level == "representation":
-            mixed = cfg_scale * context + (1 - cfg_scale) * null_context
-            return lambda *inputs: forward(*inputs, mixed)
+            blend = cfg_scale * context + (1 - cfg_scale) * null_context
+            return lambda *inputs: forward(*inputs, blend)
         contexts = torch.cat((context, null_context))
 
         def predict(*inputs: Tensor) -> Tensor:
