@@ -58,8 +58,28 @@ def _number(kind: Callable[[str], float], name: str) -> Callable[[str], float]:
     return convert
 
 
-def parser() -> Parser:
+def _worker(text: str) -> tuple[int, int]:
+    first, _, count = text.partition("/")
+    try:
+        return int(first), int(count)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be i/n with i from 0 to n - 1, got {text[:40]!r}") from None
+
+
+def _add_options(command: argparse.ArgumentParser) -> None:
+    """The options of a generation and of its model."""
     whole, number = _number(int, "a whole number"), _number(float, "a number")
+    for name, option in OPTIONS.items():
+        text = f"{option.low:g} to {option.high:g}. {option.help}"
+        command.add_argument(f"--{name.replace('_', '-')}", type=whole if option.whole else number, help=text)
+    command.add_argument("--savings", metavar="OPTIONS", help="speed for fidelity: fast, or such as refresh_every=4")
+    command.add_argument("--model", help="a checkpoint's folder or owner/name on the Hub; the bundled one where absent")
+    command.add_argument("--variant", help="student or teacher; the checkpoint's default where absent")
+    command.add_argument("--device", help="cpu, cuda or mps; the best of this machine where absent")
+
+
+def parser() -> Parser:
+    whole = _number(int, "a whole number")
     root = Parser(prog="audiodear", description="Text to ten seconds of sound.", allow_abbrev=False)
     commands = root.add_subparsers(dest="command", required=True)
 
@@ -72,19 +92,28 @@ def parser() -> Parser:
         required=True,
         help=".wav, .flac, .mp3 or .ogg; several: FILE-1, -2, ...",
     )
-    for name, option in OPTIONS.items():
-        text = f"{option.low:g} to {option.high:g}. {option.help}"
-        one.add_argument(f"--{name.replace('_', '-')}", type=whole if option.whole else number, help=text)
+    _add_options(one)
     one.add_argument("--negative-prompt", metavar="TEXT", help="what should not be heard")
     one.add_argument("--seconds", type=number, help="1 to 30: the sound is cropped, or continued past its ten seconds")
-    one.add_argument("--savings", metavar="OPTIONS", help="speed for fidelity: fast, or such as refresh_every=4")
     one.add_argument("--seed", type=whole, help="the same seed gives the same sound; drawn where absent")
     one.add_argument("--num-samples", type=whole, default=1, help="sounds, 1 to 64, with seeds one after the other")
     one.add_argument("--loudness", type=number, help="LUFS, -60 to -5, as far as peaks allow; as it is where absent")
-    one.add_argument("--model", help="a checkpoint's folder or owner/name on the Hub; the bundled one where absent")
-    one.add_argument("--variant", help="student or teacher; the checkpoint's default where absent")
-    one.add_argument("--device", help="cpu, cuda or mps; the best of this machine where absent")
     one.set_defaults(run=generate)
+
+    many = commands.add_parser(
+        "batch", help="write the sounds of a list of prompts, in shards; resumable", allow_abbrev=False
+    )
+    many.add_argument("prompts", metavar="FILE", help="JSON objects, one per line: prompt, id (optional), other fields")
+    many.add_argument("--out", metavar="DIR", required=True, help="made where absent; a stopped run goes on there")
+    many.add_argument("--seed", type=whole, default=0, help="of the first line; each line's is one more")
+    many.add_argument("--batch", type=whole, default=8, help="sounds that are generated together, 1 to 64")
+    many.add_argument("--shard", type=whole, default=256, help="sounds of a folder or tar")
+    many.add_argument("--audio", default="flac", help="wav or flac")
+    many.add_argument("--tar", action="store_true", help="WebDataset: one tar per shard")
+    many.add_argument("--worker", type=_worker, default=(0, 1), metavar="I/N", help="write every N-th shard, from I on")
+    many.add_argument("--compile", action="store_true", help="through torch.compile; for long runs on a GPU")
+    _add_options(many)
+    many.set_defaults(run=generate_many, num_samples=1)
 
     info = commands.add_parser("info", help="print a configuration and its parameters as JSON", allow_abbrev=False)
     source = info.add_mutually_exclusive_group()
@@ -134,6 +163,25 @@ def generate(options: argparse.Namespace) -> None:
         print(f"{file}: seed {seed}, {seconds:g} s of sound, all done in {out.timings['total']:.2f} s")
     if out.nearest and not out.nearest[0].known:
         print(out.nearest[0].sentence(), file=sys.stderr)
+
+
+def generate_many(options: argparse.Namespace) -> None:
+    """Write the sounds of a prompt file, and print how many of them a minute."""
+    from dear.batch import BatchConfig, generate_batch, read_items
+    from dear.config import Savings
+    from dear.pipeline import AudioDEAR
+
+    items = read_items(options.prompts)
+    config = BatchConfig(options.seed, options.batch, options.shard, options.audio, options.tar)
+    options.savings = None if options.savings is None else Savings.parse(options.savings)
+    _check_before_loading(options)
+    model = AudioDEAR.from_pretrained(options.model, variant=options.variant, device=options.device)
+    if options.compile:
+        model.compile()
+    done = generate_batch(model, items, options.out, config, options.worker, **chosen(options))
+    rate = f", {60 * done.sounds / done.seconds:.1f} sounds a minute" if done.sounds else ""
+    state = "finished" if done.finished else "this part is done, others are not"
+    print(f"{options.out}: {done.sounds} sounds in {done.seconds:.1f} s{rate}; {state}")
 
 
 def _check_before_loading(options: argparse.Namespace) -> None:

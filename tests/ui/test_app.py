@@ -174,6 +174,7 @@ def test_another_model_for_the_whole_page_that_is_not_there_is_told(tmp_path):
             {"AUDIODEAR_MODEL": str(tmp_path / "no")},
             "model must be a checkpoint's folder or owner/name on the Hub, got ",
         ),
+        ({"AUDIODEAR_COMPILE": "yes"}, "AUDIODEAR_COMPILE must be 0 or 1, got 'yes'"),
         ({"AUDIODEAR_REVISION": "v1"}, "revision applies to a Hub repository only, got 'v1' for the folder "),
     ]:
         done = subprocess.run(
