@@ -10,16 +10,19 @@ Rows (``--rows``; each at every batch size of ``--batches`` and every precision 
   minutes.
 - base-fast: base-ours with the recommended approximate savings, ``dear.config.FAST``.
 - base-end-to-end: base-ours, then AudioLDM's autoencoder and vocoder.
+- base-training: one training step of the base size.
 - bundled, bundled-fast, bundled-teacher: a checkpoint, prompt to waveform, at its defaults; with those savings.
 - bundled-many: one of four batches in a row, of which a GPU renders each while it decodes the next.
-- start: a fresh process, ``python -m dear generate``, from its start to a written file.
+- start: a fresh process, ``python -m dear generate``, from its start to a written file; start-torch: one that imports
+  torch alone.
 - audioldm, audioldm2, stable-audio-open, tango2, consistency-tta, tangoflux: peers of ``dear.evaluation.bench.peers``
   and ``dear.evaluation.bench.tango``.
 
 The base size and the peers have random weights, as time does not depend on them. On a CPU a few iterations, or steps,
 stand for all where each costs the same, and the row says so; even then all rows take hours on two cores. ``--soak N``
 generates N times in one process and tells its memory; ``--curves FILE`` draws the time of whole generations against
-iterations, batch, threads and length.
+iterations, batch, threads and length. ``--all`` takes every row, few iterations for the naive rows and the peers, and a
+soak: what is worth knowing of a machine, in one command.
 """
 
 from __future__ import annotations
@@ -39,16 +42,19 @@ from torch import nn
 from dear.checkpoint import load_config, resolve
 from dear.cli import Parser, check_json, guarded, save_json
 from dear.config import FAST, ConfigError, Savings
+from dear.evaluation.bench.compare import changes, changes_table, differing, load_earlier
 from dear.evaluation.bench.curves import check_picture, curves_figure, measure_curves, save_figure
 from dear.evaluation.bench.jobs import (
     BASE,
     base_job,
     checkpoint_job,
     compiled_job,
+    import_job,
     many_job,
     precision_name,
     soak,
     start_job,
+    training_job,
 )
 from dear.evaluation.bench.machine import describe, matmul_peak
 from dear.evaluation.bench.peers import PEERS as LATENT
@@ -62,8 +68,11 @@ if TYPE_CHECKING:
 
 CHECKPOINT = ("bundled", "bundled-fast", "bundled-many", "bundled-compiled", "bundled-teacher")
 PEERS = {**LATENT, **FAMILY}
-ROWS = (*BASE, *CHECKPOINT, "start", *PEERS)
+START = ("start", "start-torch")
+TRAINING = "base-training"
+ROWS = (*BASE, TRAINING, *CHECKPOINT, *START, *PEERS)
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
+ALL_SOAK = 100  # generations
 CPU_TIMED = 4  # timed iterations, or steps of a diffusion model, that stand for all on a CPU
 
 # {field: (numerator, denominator)}: ratios of medians. "base-ours" and "base-fast" measure decoding alone.
@@ -94,8 +103,9 @@ def figures(rows: Sequence[Mapping[str, Any]], usual: str = "float32") -> dict[s
     found = {}
     groups: dict[tuple[int, str], dict[str, Mapping[str, Any]]] = {}
     for each in rows:
-        if each["name"] == "start" and "skipped" not in each:  # has a precision of its own
-            found["start_to_first_sound_seconds"] = each["median"]
+        if each["name"] in START and "skipped" not in each:  # have a precision of their own
+            name = "start_to_first_sound_seconds" if each["name"] == "start" else "torch_import_seconds"
+            found[name] = each["median"]
         elif "skipped" not in each:
             groups.setdefault((each["batch"], each["precision"]), {})[each["name"]] = each
     for (batch, precision), group in groups.items():
@@ -139,10 +149,14 @@ def build_jobs(args: argparse.Namespace, device: torch.device) -> tuple[list[Job
                     row = many_job if name == "bundled-many" else checkpoint_job
                     job = row(name, pipeline, batch, **options)
                     jobs.append(compiled_job(job, pipeline.model) if compiled else job)
+                elif name == TRAINING:
+                    if dtype == args.dtype[0]:  # in a precision of its own
+                        jobs.append(training_job(setting))
                 elif name in PEERS:
                     jobs.append(PEERS[name](setting))
                 elif (batch, dtype) == (args.batches[0], args.dtype[0]):
-                    jobs.append(start_job(args.model, device, args.threads))
+                    own = name == "start"
+                    jobs.append(start_job(args.model, device, args.threads) if own else import_job())
             except MissingError as error:
                 skipped.append({"name": name, "batch": batch, "precision": dtype, "skipped": str(error)})
     return jobs, skipped
@@ -174,6 +188,9 @@ def _parser() -> Parser:
     parser.add_argument(
         "--rows", nargs="+", metavar="ROW", help="some of the rows; default: all, unless --curves or --soak is given"
     )
+    parser.add_argument(
+        "--all", action="store_true", help=f"every row, --timed {CPU_TIMED}, --repeats 3 and --soak {ALL_SOAK}"
+    )
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8], metavar="N", help="sounds at a time")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
     parser.add_argument(
@@ -192,6 +209,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--model", metavar="PATH", help="a folder, or owner/name on the Hub; the bundled one if absent")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
+    parser.add_argument("--compare", type=Path, metavar="FILE", help="the --json of an earlier run to compare with")
     parser.add_argument("--curves", type=Path, metavar="FILE", help="draw scaling curves (.png or .svg)")
     parser.add_argument("--soak", type=int, metavar="N", help="generate N times and report the memory")
     return parser
@@ -201,6 +219,12 @@ def _check(args: argparse.Namespace) -> torch.device:
     """Complete and check the options. Raises ValueError naming the option, its value and what is allowed."""
     from dear.pipeline import best_dtype, check_device
 
+    if args.all:
+        if args.rows is not None:
+            raise ValueError("--all and --rows must not both be given")
+        args.rows, args.repeats = list(ROWS), 3
+        args.soak = ALL_SOAK if args.soak is None else args.soak
+        args.timed = CPU_TIMED if args.timed is None else args.timed
     if args.rows is None:
         args.rows = [] if args.curves or args.soak is not None else list(ROWS)
     for name in args.rows:
@@ -223,6 +247,7 @@ def _check(args: argparse.Namespace) -> torch.device:
     if args.curves is not None:
         check_picture(args.curves)
     check_json(args.json)
+    args.earlier = None if args.compare is None else load_earlier(args.compare)
     return device
 
 
@@ -238,6 +263,9 @@ def run(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         measured = measure(jobs, device, args.repeats, peaks, failed=skipped)
         rows = [dataclasses.asdict(each) for each in measured] + skipped
         result |= figures(rows, args.dtype[0]) | {"rows": rows}
+        if args.earlier is not None:
+            result["changes"] = changes(rows, args.earlier["rows"])
+            result["another_machine"] = differing(machine, args.earlier["machine"])
     if args.soak is not None:
         result["soak"] = soak(_load(args, device, args.dtype[0]), args.soak)
     if args.curves is not None:
@@ -257,6 +285,8 @@ def report(result: Mapping[str, Any]) -> str:
         parts.append(table(result["rows"]))
     if numbers := [f"- {name}: {value:.3g}" for name, value in result.items() if isinstance(value, float)]:
         parts.append("\n".join(numbers))
+    if "changes" in result:
+        parts.append(changes_table(result["changes"], result["another_machine"]))
     for name in ("soak", "curves"):
         if name in result:
             parts.append(f"{name}: {json.dumps(result[name])}")

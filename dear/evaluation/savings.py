@@ -3,7 +3,7 @@
 Each row is one setting of ``dear.Savings``, or fewer iterations: what it trades, its decoding time beside that of the
 exact computation (one sound at a time, all rows in turn, medians), and accuracy and FD of the evaluation classifier on
 clips of the same prompts and seeds. With ``--base`` decoding is timed at the paper's base size, too, on random weights.
-A Markdown table goes to stdout.
+A Markdown table goes to stdout, and ``--plot FILE`` draws accuracy over speed.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ import torch
 
 from dear.cli import Parser, check_json, guarded, save_json
 from dear.config import FAST, Savings
+from dear.evaluation.bench.curves import check_picture, save_figure
 from dear.evaluation.bench.jobs import base_job, checkpoint_job
 from dear.evaluation.bench.machine import describe
 from dear.evaluation.bench.timing import Job, Setting, measure
+from dear.evaluation.bench.tradeoff import tradeoff_figure
 from dear.evaluation.generation import check_fits, generate_for_scoring, load_prompts
 from dear.evaluation.judge import DEFAULT, JUDGE_HELP, load_judge
 from dear.evaluation.score import embed_reference, score_waveforms
@@ -164,6 +166,7 @@ def _parser() -> Parser:
     parser.add_argument("--model", metavar="PATH", help="a folder, or owner/name on the Hub; the bundled one if absent")
     parser.add_argument("--variant", help="student or teacher")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw accuracy over speed (.png or .svg)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
     return parser
 
@@ -177,6 +180,8 @@ def _check(args: argparse.Namespace) -> None:
     check_whole("--clips-per-class", args.clips_per_class, 1, 1000)
     check_whole("--batch", args.batch, 1, 64)
     check_whole("--repeats", args.repeats, 1, 1000)
+    if args.plot is not None:
+        check_picture(args.plot, "--plot")
     check_json(args.json)
 
 
@@ -189,6 +194,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check(args)
         result = run(args, AudioDEAR.from_pretrained(args.model, variant=args.variant, device=args.device))
         save_json(args.json, result)
+        if args.plot is not None:
+            save_figure(tradeoff_figure(result["rows"], result["judge"]["name"], EXACT), args.plot)
         print(table(result))
 
     return guarded(command)

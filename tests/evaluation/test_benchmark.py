@@ -10,7 +10,7 @@ from small_models import CASES, build, condition
 from dear.config import FAST, SamplingConfig
 from dear.decoding import CachedDecoding
 from dear.evaluation.bench import peers
-from dear.evaluation.bench.jobs import BASE, base_job
+from dear.evaluation.bench.jobs import BASE, base_job, training_job
 from dear.evaluation.bench.machine import PeakMemory, matmul_peak
 from dear.evaluation.bench.naive import naive_generate, sampled
 from dear.evaluation.bench.timing import Job, Meter, Setting, measure, table
@@ -205,6 +205,16 @@ def test_a_compiled_row_is_counted_first_and_shares_no_model():
     (row,) = measure([dataclasses.replace(compiled, compile=compile_it, run=run)], CPU, 2, {})
     assert did == ["count", "compile", "run", "run", "run"] and len(row.seconds) == 2
     assert row.notes.endswith(", compiled")
+
+
+def test_a_training_step_moves_the_weights():
+    each = training_job(Setting(2, CPU, torch.float32, None), tiny_config())
+    before = {name: value.clone() for name, value in each.network.state_dict().items()}
+    meter = Meter(CPU)
+    each.run(meter)
+    assert set(meter.seconds) == {"step"} and (each.name, each.precision) == ("base-training", "float32")
+    assert not torch.equal(each.network.state_dict()["backbone.token_in.weight"], before["backbone.token_in.weight"])
+    assert all(parameter.grad is None for parameter in each.network.parameters())
 
 
 def test_memory_on_top_of_what_was_held():

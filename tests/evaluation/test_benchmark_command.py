@@ -11,9 +11,9 @@ import torch
 from factory import tiny_checkpoint, tiny_config
 
 from dear.evaluation.bench.curves import curves_figure, measure_curves, save_figure
-from dear.evaluation.bench.jobs import many_job, soak, start_job
+from dear.evaluation.bench.jobs import import_job, many_job, soak, start_job
 from dear.evaluation.bench.timing import Meter, table
-from dear.evaluation.benchmark import build_jobs, main
+from dear.evaluation.benchmark import ROWS, build_jobs, main
 from dear.pipeline import AudioDEAR
 
 CPU = torch.device("cpu")
@@ -48,6 +48,10 @@ def test_the_command_measures_a_checkpoint_and_names_what_is_missing(checkpoint,
         found["bundled-teacher", 1]["median"] / one["median"]
     )
     assert result["soak"]["generations"] == 2
+    assert f"({one['stages']['decode'] / sum(one['stages'].values()):.0%})" in printed
+    assert main(["--rows", "bundled", *options[:5], "--model", str(checkpoint), "--compare", str(file)]) == 0
+    told = capsys.readouterr().out
+    assert "| row | batch | precision | seconds then | now |" in told and "another machine" not in told
     assert printed.startswith("| row |") and "real_time_factor: " in printed and "torchsde" in printed
 
 
@@ -94,8 +98,17 @@ def test_many_batches_are_divided(checkpoint):
     assert (each.batch, each.timed) == (2, "4 batches in a row, divided")
 
 
+def test_all_takes_every_row_few_iterations_and_a_soak(monkeypatch):
+    asked = []
+    monkeypatch.setattr("dear.evaluation.benchmark.run", lambda args, device: asked.append(args) or {"machine": {}})
+    assert main(["--all"]) == 0
+    (args,) = asked
+    assert args.rows == list(ROWS) and (args.timed, args.soak, args.repeats) == (4, 100, 3)
+
+
 BAD = [
     (["--rows", "base-ours", "fast"], "--rows must be some of base-ours, .*, got 'fast'"),
+    (["--all", "--rows", "start"], "--all and --rows must not both be given"),
     (["--batches", "0"], "--batches must be a whole number from 1 to 64, got 0"),
     (["--batches", "x"], "argument --batches: invalid int value: 'x'"),
     (["--repeats", "0"], "--repeats must be a whole number from 1 to 1000, got 0"),
@@ -106,6 +119,7 @@ BAD = [
     (["--device", "abacus"], "--device must be one of this machine such as cpu, cuda or mps, got 'abacus'"),
     (["--device", "meta"], "--device must be one of this machine"),
     (["--curves", "curves.txt"], "--curves must be a .png or .svg file"),
+    (["--compare", "/nowhere.json"], "--compare must be the --json of an earlier benchmark"),
     (["--json", "/nowhere/at/all.json"], "--json must lie in an existing directory"),
     (["--rows", "bundled", "--model", "/nowhere"], "/nowhere"),
     (["--fast"], "unrecognized arguments: --fast"),
@@ -124,7 +138,9 @@ def test_bad_options_end_with_one_sentence(options, message, capsys):
 def test_a_fresh_process_writes_its_first_sound(checkpoint):
     meter = Meter(CPU)
     start_job(str(checkpoint), CPU, 1).run(meter)
-    assert meter.seconds["rest"] > 0
+    bare = Meter(CPU)
+    import_job().run(bare)
+    assert meter.seconds["rest"] > 0 and bare.seconds["rest"] > 0
 
 
 def test_curves_are_measured_and_drawn(checkpoint, tmp_path):

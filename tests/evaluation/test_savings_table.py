@@ -30,6 +30,7 @@ def recordings(tmp_path):
 def test_the_table_tells_what_each_saving_gains_and_costs(recordings, tiny_folder, capsys):
     file = recordings / "savings.json"
     options = ["--rows", "refresh-2", "iterations-50", "--clips-per-class", "1", "--repeats", "1", "--json", str(file)]
+    options += ["--plot", str(recordings / "speed.svg")]
     assert evaluate(["--reference", str(recordings), "--model", str(tiny_folder), *options]) == 0
     printed = capsys.readouterr().out.splitlines()
     result = json.loads(file.read_text())
@@ -41,6 +42,8 @@ def test_the_table_tells_what_each_saving_gains_and_costs(recordings, tiny_folde
     for row in result["rows"]:
         assert row["clips"] == 10 and 0 <= row["accuracy"] <= 1 and row["fd"] > 0
     assert result["floor_fd"] > 0
+    plot = (recordings / "speed.svg").read_text()
+    assert all(f"<!-- {name} -->" in plot for name in ("exact", "refresh-2", "iterations-50"))
     assert printed[0] == "| row | iterations | trades | decoding | accuracy | FD |"
     assert printed[3].startswith("| refresh-2 | 4 | known tokens are up to 1 iteration behind | ")
 
@@ -57,6 +60,7 @@ def test_the_base_size_can_be_timed_beside_it(monkeypatch):
     [
         (["--rows", "quick"], "--rows must be some of exact, .*, got 'quick'"),
         (["--clips-per-class", "0"], "--clips-per-class must be a whole number from 1 to 1000, got 0"),
+        (["--plot", "speed.txt"], "--plot must be a .png or .svg file"),
         (["--json", "/nowhere/at/all.json"], "--json must lie in an existing directory"),
         (["--model", "/nowhere"], "/nowhere"),
     ],

@@ -138,10 +138,10 @@ def _panel(axes: Axes, curve: Curve) -> None:
         axes.spines[side].set_color(FAINT)
 
 
-def check_picture(path: Path) -> Path:
+def check_picture(path: Path, option: str = "--curves") -> Path:
     """The path of a picture. Raises ValueError for an unknown suffix or a missing directory."""
     if path.suffix.lower() not in SUFFIXES or not path.parent.is_dir():
-        raise ValueError(f"--curves must be a .png or .svg file in an existing directory, got {str(path)!r}")
+        raise ValueError(f"{option} must be a .png or .svg file in an existing directory, got {str(path)!r}")
     return path
 
 

@@ -25,6 +25,7 @@ from dear.evaluation.bench.machine import resident_bytes
 from dear.evaluation.bench.naive import naive_generate, sampled
 from dear.evaluation.bench.timing import Job, Meter, Setting
 from dear.layers import shapes_alone
+from dear.masking import random_mask
 from dear.model import MaskedModel
 from dear.output import Output
 from dear.presets import preset
@@ -259,6 +260,56 @@ def start_job(model: str | None, device: torch.device, threads: int | None) -> J
         sampling.iterations,
         sampling.steps,
         "process start to written file",
+    )
+
+
+def import_job() -> Job:
+    """A fresh process that imports torch alone: the part of a start that no code of ours can shorten."""
+
+    def run(meter: Meter) -> None:
+        with meter.stage("rest"):
+            subprocess.run([sys.executable, "-c", "import torch"], check=True)
+
+    return Job(
+        "start-torch", run, 1, 0.0, None, (), precision_name(torch.float32), None, None, "python -c 'import torch'"
+    )
+
+
+def training_job(setting: Setting, config: Config | None = None) -> Job:
+    """A training step of the base student without distillation: loss, gradients, AdamW. Random data; on CUDA in
+    bfloat16, as the recipes train."""
+    config = config or preset("base")
+    device = setting.device
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        model = MaskedModel(config).to(device)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(setting.batch, model.length, model.token_dim, generator=generator).to(device)
+    conditioning = _conditioning(model, dataclasses.replace(setting, dtype=torch.float32))
+    hidden = random_mask(setting.batch, model.length, (0.7, 1.0), generator).to(device)
+    mixed = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+    def run(meter: Meter) -> None:
+        with meter.stage("step"):
+            with mixed:
+                loss = model.loss(tokens, conditioning, hidden, generator).mean()
+            loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+
+    return Job(
+        "base-training",
+        run,
+        setting.batch,
+        config.mel.samples / config.mel.sample_rate,
+        model,
+        (),
+        "bfloat16" if device.type == "cuda" else "float32",
+        None,
+        None,
+        "one step",
+        "random weights and data, no distillation, parameters without gradients and moments",
     )
 
 

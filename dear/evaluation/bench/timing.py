@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from tqdm import tqdm
 
+from dear.evaluation.bench.energy import Energy
 from dear.evaluation.bench.machine import PeakMemory, synchronise
 
 
@@ -39,6 +40,7 @@ class Meter:
         self.clock = clock
         self.seconds: dict[str, float] = {}
         self.cpu = 0.0  # processor seconds of this process, over all threads
+        self.joules: float | None = 0.0  # None where the machine has no counter
         self.flops = 0.0
 
     @contextmanager
@@ -46,6 +48,7 @@ class Meter:
         """Add the time of the block to stage ``name``, times ``weight`` where it stands for more work of its kind."""
         counter = FlopCounterMode(display=False, custom_mapping=ATTENTION) if self.count else None
         synchronise(self.device)
+        energy = Energy(self.device)
         begin, cpu = self.clock(), time.process_time()
         if counter is None:
             yield
@@ -56,6 +59,8 @@ class Meter:
         synchronise(self.device)
         self.seconds[name] = self.seconds.get(name, 0.0) + weight * (self.clock() - begin)
         self.cpu += weight * (time.process_time() - cpu)
+        used = energy.joules()
+        self.joules = None if used is None or self.joules is None else self.joules + weight * used
 
     def split(self, name: str, parts: Mapping[str, float]) -> None:
         """Move ``parts`` {stage: seconds} from stage ``name`` to stages of their own."""
@@ -121,6 +126,7 @@ class Row:
     seconds: list[float]  # each repeat
     cpu_seconds: float  # median; far below time x threads on a busy machine
     stages: dict[str, float]  # medians
+    joules: float | None  # median; None where the machine has no counter
     flops: float
     utilisation: float | None  # flops / median / peak of a matrix product; None where not counted
     weights_bytes: int
@@ -195,6 +201,7 @@ def row(job: Job, meters: Sequence[Meter], flops: float, working: int | None, pe
     modules = [module for module in (job.network, *job.others) if module is not None]
     weights = sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
     names = dict.fromkeys(name for meter in meters for name in meter.seconds)
+    joules = [meter.joules for meter in meters if meter.joules is not None]
     return Row(
         name=job.name,
         batch=job.batch,
@@ -210,6 +217,7 @@ def row(job: Job, meters: Sequence[Meter], flops: float, working: int | None, pe
         seconds=totals,
         cpu_seconds=float(np.median([meter.cpu for meter in meters])),
         stages={name: float(np.median([meter.seconds.get(name, 0.0) for meter in meters])) for name in names},
+        joules=float(np.median(joules)) if len(joules) == len(meters) else None,
         flops=flops,
         utilisation=flops / median / peak if flops and median and peak else None,
         weights_bytes=weights,
@@ -223,7 +231,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows (plain data) as a Markdown table; a skipped row states the reason."""
     stages = list(dict.fromkeys(stage for each in rows for stage in each.get("stages", {})))
     titles = ["row", "batch", "iterations x steps", "parameters", "precision", "threads", "seconds (quartiles)"]
-    titles += [*stages, "TFLOP", "of peak", "memory", "timed"]
+    titles += [*(f"{stage} (share)" for stage in stages), "J", "TFLOP", "of peak", "memory", "timed"]
     lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
     for each in rows:
         if "skipped" in each:
@@ -239,7 +247,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
                 each["precision"],
                 str(each["threads"]),
                 f"{each['median']:.3g} ({each['low']:.3g} to {each['high']:.3g})",
-                *(f"{each['stages'][stage]:.3g}" if stage in each["stages"] else "" for stage in stages),
+                *(_share(each, stage) if stage in each["stages"] else "" for stage in stages),
+                "" if each["joules"] is None else f"{each['joules']:.3g}",
                 f"{each['flops'] / 1e12:.3g}" if each["flops"] else "",
                 "" if each["utilisation"] is None else f"{each['utilisation']:.0%}",
                 "" if each["peak_bytes"] is None else f"{each['peak_bytes'] / 2**30:.2f} GiB",
@@ -247,3 +256,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
             ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _share(row: Mapping[str, Any], stage: str) -> str:
+    seconds, whole = row["stages"][stage], sum(row["stages"].values())
+    return f"{seconds:.3g} ({seconds / whole:.0%})" if whole else f"{seconds:.3g}"
