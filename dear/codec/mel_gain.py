@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dear.codec.base import Vocoder
 from dear.codec.convolution import in_groups
-from dear.codec.frames import Frames, MelInverse, limit
+from dear.codec.frames import Frames, MelInverse, limit, modulus
 from dear.config import MelConfig, VocoderConfig
 from dear.settings import Range
 
@@ -57,9 +57,13 @@ class MelGain(Vocoder):
         mel = mel.float()
         magnitudes, share = self.inverse(mel), self.frames.share(mel.shape[1])
         signal = previous = self.frames.signal(magnitudes * self.frames.noise(mel.shape[1]), share)
+
+        def corrected(spectrum: Tensor, part: slice) -> Tensor:
+            own = (modulus(spectrum) @ self.inverse.filters).clamp_min(self.floor).log()
+            gain = ((mel[:, part] - own).clamp(-LARGEST, LARGEST) @ self.inverse.spread).exp()
+            return spectrum * gain
+
         for _ in range(iterations):
-            spectrum = self.frames.spectrum(torch.lerp(previous, signal, 1 + self.momentum))
-            own = (spectrum.abs() @ self.inverse.filters).clamp_min(self.floor).log()
-            gain = ((mel - own).clamp(-LARGEST, LARGEST) @ self.inverse.spread).exp()
-            signal, previous = self.frames.signal(spectrum * gain, share), signal
+            ahead = torch.lerp(previous, signal, 1 + self.momentum)
+            signal, previous = self.frames.changed(ahead, corrected, share), signal
         return self.frames.crop(signal)
