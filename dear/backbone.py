@@ -59,9 +59,9 @@ class Block(nn.Module):
         self, x: Tensor, visible: Tensor | None, angles: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Conditioning states x [B, T, C] -> next states, and the keys and values that audio tokens attend to."""
-        queries, keys, values = self.attention.project(self.attention_norm(x))
-        turned = (queries, keys) if angles is None else (rotate(queries, angles), rotate(keys, angles))
-        x = x + self.attention.attend(*turned, values, visible)
+        projected = self.attention.project(self.attention_norm(x))
+        _, keys, values = projected
+        x = x + self.attention.attend(*rotate(projected[:2], angles), values, visible)
         return x + self.mlp(self.mlp_norm(x)), (keys, values)
 
     def forward(
@@ -81,18 +81,18 @@ class Block(nn.Module):
             x = x + others.mix(self.mixing, self.mixing_norm(x))
         normed = self.attention_norm(x)
         if wanted is None:
-            queries, keys, values = self.attention.project(normed)
+            projected = self.attention.project(normed)
+            queries, keys = rotate(projected[:2], angles)  # at once: small passes wait for Python
+            values = projected[2]
         else:  # the others serve as keys and values only
             x = take(x, wanted)
             if visible is not None and visible.shape[2] > 1:
                 visible = take(visible[:, 0], wanted)[:, None]
             queries, keys, values = self.attention.project_apart(take(normed, wanted), normed)
-        if angles is not None:
             keys = rotate(keys, angles)
-            if wanted is not None:
+            if angles is not None:
                 cos, sin = (take(part[:, 0].expand(len(x), -1, -1), wanted)[:, None] for part in angles)
-                angles = cos, sin
-            queries = rotate(queries, angles)
+                queries = rotate(queries, (cos, sin))
         if others is not None:
             keys, values = others.join(keys, values)
         x = x + self.attention.attend(queries, keys, values, visible)

@@ -20,18 +20,20 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def rotary_angles(positions: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """positions [B, P] -> cosine and sine [B, 1, P, dim / 2] of RoFormer's angles."""
+    """positions [B, P] -> cosine and sine [B, 1, P, dim] of RoFormer's angles, the sine of the first half negated."""
     # Float32 throughout: Apple's GPUs know no float64.
     frequencies = 10000 ** (-torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32) / dim)
     angles = positions[:, None, :, None].float() * frequencies
-    return angles.cos(), angles.sin()
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
-def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn the pairs (first half, second half) of x [B, H, P, dim] by ``angles`` [B, 1, P, dim / 2]."""
+def rotate(x: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
+    """Turn the pairs (first half, second half) of x [..., B, H, P, dim] by ``angles`` [B, 1, P, dim], if any."""
+    if angles is None:
+        return x
     cos, sin = (part.to(x.dtype) for part in angles)
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
 def plain_attention(queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
@@ -50,10 +52,9 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x [B, P, C] -> queries, keys, values, each [B, H, P, C / H]."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
-        return qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    def project(self, x: Tensor) -> Tensor:
+        """x [B, P, C] -> queries, keys and values [3, B, H, P, C / H]."""
+        return self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
 
     def project_apart(self, x: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries of x [B, W, C] alone, [B, H, W, C / H]; keys and values of others [B, P, C], [B, H, P, C / H]."""
