@@ -61,7 +61,8 @@ class Block(nn.Module):
         """Conditioning states x [B, T, C] -> next states, and the keys and values that audio tokens attend to."""
         projected = self.attention.project(self.attention_norm(x))
         _, keys, values = projected
-        x = x + self.attention.attend(*rotate(projected[:2], angles), values, visible)
+        queries, turned = rotate(projected[:2], angles)
+        x = x + self.attention.attend(queries, turned, values, visible)
         return x + self.mlp(self.mlp_norm(x)), (keys, values)
 
     def forward(

@@ -79,7 +79,7 @@ def _add_options(command: argparse.ArgumentParser) -> None:
 
 
 def parser() -> Parser:
-    whole = _number(int, "a whole number")
+    whole, number = _number(int, "a whole number"), _number(float, "a number")
     root = Parser(prog="audiodear", description="Text to ten seconds of sound.", allow_abbrev=False)
     commands = root.add_subparsers(dest="command", required=True)
 

@@ -35,7 +35,8 @@ class BertLayer(nn.Module):
 
     def forward(self, x: Tensor, visible: Tensor) -> Tensor:
         """x [B, T, C], visible [B, 1, 1, T] bool -> [B, T, C]."""
-        x = self.attention_norm(x + self.attention.attend(*self.attention.project(x), visible))
+        queries, keys, values = self.attention.project(x)
+        x = self.attention_norm(x + self.attention.attend(queries, keys, values, visible))
         return self.mlp_norm(x + self.mlp(x))
 
 
