@@ -38,7 +38,8 @@ def rotate(x: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
 
 def plain_attention(queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
     """``F.scaled_dot_product_attention`` with a mask, in separate operations."""
-    scores = (queries @ keys.transpose(-1, -2)).float() * queries.shape[-1] ** -0.5
+    scores = queries @ keys.transpose(-1, -2)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) * queries.shape[-1] ** -0.5
     scores = scores.masked_fill(~visible, -torch.inf) if visible.dtype == torch.bool else scores + visible
     return scores.softmax(-1).to(values.dtype) @ values
 

@@ -90,7 +90,7 @@ def random_mask(
 
 
 def random_targets(mask: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Positions [B, W] of hidden tokens, chosen at random: ``count`` of each item, or as many as the fullest item hides.
+    """Positions [B, W] of hidden tokens, chosen at random: ``count`` of each item, or as many as every item hides.
 
     mask: [B, L], True: hidden, on the generator's device.
     """

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
-from dear.backbone import Backbone, take
+from dear.backbone import Backbone, Prefix, take
 from dear.conditioning import Conditioning, NullCondition
 from dear.config import Config, ConfigError
 from dear.decoding import Decoding, default_decoding
@@ -67,11 +69,11 @@ class MaskedModel(nn.Module):
         wanted: [B, W] positions, for theirs alone [B, W, C]. Under ``masked_attention="visible"`` the other hidden
             tokens are then left out of the pass.
         """
-        prefix = self.backbone.prefix(conditioning.tokens, conditioning.mask, conditioning.padded)
-        apart = isinstance(self.backbone, Backbone) and self.backbone.config.masked_attention == "visible"
-        if wanted is not None and apart:
-            return self.backbone.sparse(tokens, known, prefix, wanted)
-        return self.backbone(tokens, known, prefix, wanted)
+        backbone = self.backbone
+        prefix = backbone.prefix(conditioning.tokens, conditioning.mask, conditioning.padded)
+        if wanted is not None and isinstance(backbone, Backbone) and backbone.config.masked_attention == "visible":
+            return backbone.sparse(tokens, known, cast(Prefix, prefix), wanted)
+        return backbone(tokens, known, prefix, wanted)
 
     @torch.no_grad()
     def null_context(

@@ -1,7 +1,8 @@
+import pytest
 import torch
 from torch.nn import functional as F
 
-from dear.layers import AdaLNMLP, LocalMixing, init_weights, rotary_angles, rotate, shapes_alone
+from dear.layers import AdaLNMLP, Attention, LocalMixing, init_weights, rotary_angles, rotate, shapes_alone
 
 
 def test_rotary_scores_depend_on_the_distance_alone():
@@ -74,3 +75,20 @@ def test_a_network_of_shapes_alone_has_no_values_and_draws_no_random_numbers():
     net.load_state_dict(filled.state_dict(), assign=True)
     assert torch.equal(net[1].weight, filled[1].weight)
     assert filled[1].weight.std() > 0  # outside, networks are filled again
+
+
+@pytest.mark.parametrize("added", [False, True])
+def test_attention_is_the_same_with_and_without_gradients(added):
+    torch.manual_seed(0)
+    attention = Attention(12, 3).double()
+    parts = [torch.randn(2, 3, count, 4, dtype=torch.float64, requires_grad=True) for count in (5, 7, 7)]
+    visible = torch.rand(2, 1, 5, 7) < 0.6
+    visible[..., 0] = True
+    if added:
+        visible = torch.zeros(visible.shape, dtype=torch.float64).masked_fill(~visible, -torch.inf)
+    trained = attention.attend(*parts, visible)
+    with torch.no_grad():
+        torch.testing.assert_close(attention.attend(*parts, visible), trained, rtol=0, atol=1e-12)
+    fused = attention.out(F.scaled_dot_product_attention(*parts, attn_mask=visible).transpose(1, 2).flatten(2))
+    for one, other in zip(*(torch.autograd.grad(y.square().sum(), parts) for y in (trained, fused)), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dear.masking import SCHEDULES, random_mask, random_order, token_schedule
+from dear.masking import SCHEDULES, random_mask, random_order, random_targets, token_schedule
 from training.engine.recipe import MaskingConfig
 
 
@@ -58,3 +58,26 @@ def test_a_mask_hides_one_position_at_least_and_can_hide_all():
     generator = torch.Generator().manual_seed(0)
     assert random_mask(100, 16, (0.0, 0.0), generator).sum(dim=1).tolist() == [1] * 100
     assert random_mask(100, 16, (1.0, 1.0), generator).all()
+
+
+def test_some_masks_hide_all_that_they_may_and_a_batch_can_share_one_share():
+    mask = random_mask(4000, 100, (0.2, 0.9), torch.Generator().manual_seed(0), empty=0.25)
+    assert (mask.float().mean(dim=1) == 0.9).float().mean().item() == pytest.approx(0.25, abs=0.03)
+    generator = torch.Generator().manual_seed(0)
+    shared = [random_mask(8, 100, (0.2, 0.9), generator, empty=0.25, together=True).sum(dim=1) for _ in range(400)]
+    assert all((counts == counts[0]).all() for counts in shared)
+    counts = torch.stack(shared)[:, 0]
+    assert counts.min() >= 20 and counts.max() == 90
+    assert (counts == 90).float().mean().item() == pytest.approx(0.25, abs=0.08)
+
+
+def test_targets_are_different_hidden_positions_chosen_evenly():
+    generator = torch.Generator().manual_seed(0)
+    mask = random_mask(2000, 20, (0.5, 0.5), generator)
+    targets = random_targets(mask, 4, generator)
+    assert targets.shape == (2000, 4)
+    assert mask.gather(1, targets).all()
+    assert all(len(set(row)) == 4 for row in targets.tolist())
+    often = torch.bincount(targets.flatten(), minlength=20) / len(mask)
+    assert (often - 4 / 20).abs().max() < 0.03
+    assert random_targets(mask, 50, generator).shape == (2000, 10)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from factory import tiny_config
 
+from dear.backbone import take
 from dear.conditioning import Conditioning
 from dear.config import ConfigError, HeadConfig, SamplingConfig, VariantConfig
 from dear.distillation import Distillation, representation_loss, student_from_teacher
@@ -117,6 +118,31 @@ def test_visible_hidden_tokens_are_seen_by_themselves_alone(batch):
             tokens[item : item + 1], order, model.backbone.cache(own), slice(0, 5), count, slice(count, 5), 5
         )
         torch.testing.assert_close(part[0], whole[item, order[0, count:]], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("conv_width", [0, 3])
+def test_contexts_of_some_positions_are_those_of_a_pass_over_all(batch, conv_width):
+    model, (tokens, known, conditioning) = build(masked_attention="visible", conv_width=conv_width), batch
+    # Hidden and known ones, of items that know different numbers of tokens.
+    wanted = torch.tensor([[2, 5, 3], [0, 7, 6]])
+    for shown in (known, torch.zeros_like(known)):
+        whole = model.context(tokens, shown, conditioning)
+        some = model.context(tokens, shown, conditioning, wanted)
+        torch.testing.assert_close(some, take(whole, wanted), rtol=0, atol=1e-12)
+    other = build(masked_attention="full", conv_width=conv_width)
+    some = other.context(tokens, known, conditioning, wanted)
+    torch.testing.assert_close(some, take(other.context(tokens, known, conditioning), wanted), rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match='sparse needs masked_attention="visible"'):
+        other.backbone.sparse(tokens, known, other.backbone.prefix(conditioning.tokens, conditioning.mask), wanted)
+
+
+def test_the_loss_of_all_hidden_positions_is_that_of_the_mask(batch):
+    model, (tokens, _, conditioning) = build(), batch
+    mask = torch.ones(tokens.shape[:2], dtype=torch.bool)
+    wanted = torch.arange(tokens.shape[1]).expand(len(tokens), -1)
+    whole = model.loss(tokens, conditioning, mask, torch.Generator().manual_seed(0))
+    some = model.loss(tokens, conditioning, mask, torch.Generator().manual_seed(0), wanted)
+    torch.testing.assert_close(some, whole, rtol=0, atol=1e-12)
 
 
 def test_full_attention_lets_the_number_of_hidden_tokens_show(batch):

@@ -61,6 +61,8 @@ def test_jitter_moves_tokens_by_at_most_so_many_times_their_size():
         {"blurred": -0.1},
         {"drop": 1.0},
         {"ratio": (0.8, 0.2)},
+        {"empty": 1.1},
+        {"targets": -1},
     ],
 )
 def test_bad_masking_is_named(change):
