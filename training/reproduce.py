@@ -49,6 +49,7 @@ from training.distill import DistilledModelling
 from training.engine.codec import RefineCodec, TrainVocoder, fit_patch_vae, linear_codec
 from training.engine.modules import load_module, save_module
 from training.engine.recipe import RECIPES, DistillConfig, Recipe, ScenesConfig, load_recipe
+from training.engine.schedule import TrainConfig
 from training.engine.trainer import train
 from training.report.card import model_card
 from training.report.measure import (
@@ -68,6 +69,11 @@ from training.teacher import MaskedModelling
 VALIDATION = 20  # held-out recordings on which the training of the codec is validated
 
 
+def required(config: TrainConfig | None) -> TrainConfig:
+    assert config is not None  # the recipe is checked for the stages that it has
+    return config
+
+
 class Reproduction:
     """The stages of one run. Each returns its result, which is computed once and kept on disk."""
 
@@ -81,7 +87,10 @@ class Reproduction:
     @cached_property
     def corpus(self) -> Corpus:
         """The recordings of the recipe's sounds."""
-        return load_corpus(self.folders, self.recipe.scenes.held_out, self.recipe.scenes.sounds)
+        corpus = load_corpus(self.folders, self.recipe.scenes.held_out, self.recipe.scenes.sounds)
+        if self.recipe.classifier is None:
+            corpus = replace(corpus, nameable=frozenset(load_classifier(mel=self.recipe.model.mel).labels))
+        return corpus
 
     def scenes(self, held_out: bool, kinds: tuple[float, float, float] | None = None) -> SceneSource:
         """Scenes of the training folds, or of the held-out folds with held-back wordings.
@@ -209,7 +218,7 @@ class Reproduction:
     @cached_property
     def conv(self) -> ConvVAE:
         """The linear codec with a trained refinement behind it."""
-        config, settings = self.recipe.conv, as_kind(self.recipe.model.vae, ConvConfig)
+        config, settings = required(self.recipe.conv), as_kind(self.recipe.model.vae, ConvConfig)
         codec = ConvVAE.from_patch(self.codec, settings, self.recipe.model.mel)
         task = RefineCodec(
             codec, self.codec_scenes, self.recipe.model.mel, config.batch_size, self.held_out[0][:VALIDATION]
@@ -219,7 +228,7 @@ class Reproduction:
     @cached_property
     def istft(self) -> ISTFTVocoder:
         """The one-pass vocoder."""
-        config, settings = self.recipe.vocoder, as_kind(self.recipe.model.vocoder, ISTFTConfig)
+        config, settings = required(self.recipe.vocoder), as_kind(self.recipe.model.vocoder, ISTFTConfig)
         vocoder = ISTFTVocoder(settings, self.recipe.model.mel)
         task = TrainVocoder(
             vocoder,
@@ -232,14 +241,16 @@ class Reproduction:
 
     @cached_property
     def classifier(self) -> SoundClassifier:
-        """The evaluation classifier, trained on the same folds as the generator."""
-        folder, recipe = self.out / "classifier", self.recipe
+        """The evaluation classifier, trained on the same folds as the generator, or the bundled one."""
+        folder, recipe, config = self.out / "classifier", self.recipe, self.recipe.classifier
+        if config is None:
+            return load_classifier(mel=recipe.model.mel)
         settings = {
             "clips": clips_digest(self.corpus.clips),
             "sounds": list(self.corpus.judged),
             "held_out": dict(recipe.scenes.held_out),
             "scenes": recipe.scenes.classifier,
-            "train": recipe.classifier,
+            "train": config,
             "mel": recipe.model.mel,
         }
         once(
@@ -250,7 +261,7 @@ class Reproduction:
                 self.corpus.judged,
                 folder,
                 self.out / "classifier-state",
-                recipe.classifier,
+                config,
                 mel=recipe.model.mel,
                 scenes=recipe.scenes.classifier,
             ),
@@ -274,13 +285,14 @@ class Reproduction:
         """Table of codecs and vocoders, measured on the held-out recordings."""
         kind = self.recipe.model.vocoder.kind
         vaes = {"patch": self.codec, "conv": self.conv} if self.refined else {self.recipe.model.vae.kind: self.codec}
-        stamp = {name: weights_digest(part) for name, part in {**vaes, "istft": self.istft}.items()}
+        learned = {"istft": self.istft} if self.recipe.vocoder else {}
+        stamp = {name: weights_digest(part) for name, part in {**vaes, **learned}.items()}
         return self.report(
             "codecs",
             stamp | {kind: self.recipe.model.vocoder},
             lambda: compare_codecs(
                 vaes,
-                {kind: self.unlearned, "istft": self.istft},
+                {kind: self.unlearned, **learned},
                 *self.held_out,
                 self.classifier,
                 self.reference,
@@ -326,7 +338,7 @@ class Reproduction:
         return AudioDEAR(config, variant, model, *self.sound, self.text_encoder)
 
     def scores(self) -> dict[str, Any]:
-        """Student, teacher and plain student on held-back wordings and the same seeds."""
+        """Student, teacher and, where there is one, plain student on held-back wordings and the same seeds."""
         held_back = {label: prompts(label)[1] for label in self.corpus.judged}
 
         def measure(pipeline: AudioDEAR) -> dict[str, Any]:
@@ -336,7 +348,7 @@ class Reproduction:
         return self.side_by_side("scores", {"measure": self.recipe.measure, "asked": held_back}, measure)
 
     def composed(self) -> dict[str, Any]:
-        """How often "A, then B" is recognised in composed held-out recordings and in sounds of the three models."""
+        """How often "A, then B" is recognised in composed held-out recordings and in sounds of the models."""
         asked, source = compositions(self.corpus.judged, self.recipe.measure.pairs), self.scenes(held_out=True)
         wordings, pairs = [text for text, *_ in asked], [(first, second) for _, first, second in asked]
         stamp = {"asked": asked, "beginning": BEGINNING, "end": END}
@@ -357,7 +369,7 @@ class Reproduction:
     ) -> dict[str, Any]:
         """{model: result of ``measure``}. Results are cached for unchanged weights."""
         table = {}
-        for name in ("student", "teacher", "plain"):
+        for name in ("student", "teacher", "plain") if self.recipe.measure.plain else ("student", "teacher"):
             pipeline = self.pipeline(name, self.config)
             table[name] = self.report(
                 f"{report}-{name}", self.heard(pipeline) | dict(stamp), partial(measure, pipeline)
@@ -400,9 +412,9 @@ STAGES = {
     "cache": lambda run: run.caches,
     "teacher": lambda run: run.teacher,
     "student": lambda run: run.student,
-    "plain": lambda run: run.plain,  # without distillation, for comparison
+    "plain": lambda run: run.plain if run.recipe.measure.plain else None,  # without distillation, for comparison
     "conv": lambda run: run.conv if run.refined else None,
-    "vocoder": lambda run: run.istft,
+    "vocoder": lambda run: run.istft if run.recipe.vocoder else None,
     "classifier": lambda run: run.classifier,
     "codecs": lambda run: run.codecs,
     "sampling": lambda run: [run.sampling(variant) for variant in run.recipe.model.variants],

@@ -76,6 +76,51 @@ def test_all_stages_end_in_a_checkpoint_that_makes_sound(finished):
     assert all(row["clips"] == 12 and row["both"] <= min(row["first"], row["second"]) for row in composed.values())
 
 
+def test_a_recipe_may_leave_out_what_serves_comparisons(clips, recipe, tmp_path):
+    """Without a refined codec, a learned vocoder, a classifier of its own and a student without distillation."""
+    short = yaml.safe_load(recipe.read_text())
+    for name in ("conv", "vocoder", "classifier", "finish"):
+        del short[name]
+    short["model"]["vae"] = {"kind": "lapped", "patch_frames": 8, "patch_mels": 64, "token_dim": 16}
+    short["model"]["vocoder"] = {"kind": "mel-gain", "iterations": 2, "momentum": 0.9}
+    short["masking"] = {"shares": "cosine", "empty": 0.5, "targets": 3}
+    short["measure"]["plain"] = False
+    path = tmp_path / "short.yaml"
+    path.write_text(yaml.safe_dump(short))
+    out = tmp_path / "out"
+    assert main(["--clips", *clips, "--out", str(out), "--recipe", str(path), "--workers", "1"]) == 0
+    assert {folder.name for folder in out.iterdir()} == {
+        "cache",
+        "cache-held-out",
+        "codec",
+        "student",
+        "teacher",
+        "reports",
+        "toy",
+    }
+    scores = reported(out, "scores")
+    assert set(scores) == {"student", "teacher"}
+    assert set(scores["student"]["per_class"]) == {"dog", "rain", "clock_tick"}  # what the bundled classifier knows
+    assert set(json.loads((out / "reports" / "codecs.json").read_text())["result"]) == {"mel-gain", "lapped + mel-gain"}
+    card = (out / "toy" / "README.md").read_text()
+    assert "lambda = 0" not in card
+    assert all(f'"tone {number}" by nobody' in card for number in range(len(SOUNDS)))
+    model = AudioDEAR.from_pretrained(out / "toy", device="cpu")
+    assert (model.config.vae.kind, model.config.vocoder.kind) == ("lapped", "mel-gain")
+
+
+@pytest.mark.parametrize(("part", "kind"), [("vae", "conv"), ("vocoder", "istft")])
+def test_a_recipe_trains_the_parts_that_its_model_names(recipe, tmp_path, part, kind):
+    short = yaml.safe_load(recipe.read_text())
+    short["model"]["vocoder"] = {"kind": "istft"} if part == "vocoder" else {"kind": "mel-gain"}
+    stage = {"vae": "conv", "vocoder": "vocoder"}[part]
+    del short[stage]
+    path = tmp_path / "short.yaml"
+    path.write_text(yaml.safe_dump(short))
+    with pytest.raises(ConfigError, match=f"{stage} must be there for a .* of kind {kind}"):
+        load_recipe(path, Recipe)
+
+
 def test_the_card_thanks_every_author_that_was_heard_and_tells_the_measured_figures(finished):
     card = (finished / "toy" / "README.md").read_text()
     assert card.startswith("---\nlicense: cc-by-4.0\n")

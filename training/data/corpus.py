@@ -16,6 +16,7 @@ class Corpus:
 
     clips: tuple[Clip, ...]
     names: tuple[str, ...]
+    nameable: frozenset[str] | None = None  # the sounds that the judge can name; None: all
 
     def split(self, held_out: bool) -> list[Clip]:
         """The recordings of the held-out folds, or all others."""
@@ -28,9 +29,11 @@ class Corpus:
 
     @property
     def judged(self) -> tuple[str, ...]:
-        """The sounds that can be measured: those with recordings on both sides."""
-        held_out, others = ({clip.sound for clip in self.split(side)} for side in (True, False))
-        return tuple(name for name in self.names if name in held_out and name in others)
+        """The sounds that can be measured: those with recordings on both sides that the judge can name."""
+        known = self.nameable or frozenset(self.names)
+        for side in (True, False):
+            known &= {clip.sound for clip in self.split(side)}
+        return tuple(name for name in self.names if name in known)
 
     def recordings(self, held_out: bool) -> list[Clip]:
         """The recordings of the judged sounds on one side."""

@@ -13,6 +13,8 @@ from typing import TypeVar
 
 import yaml
 
+from dear.codec.conv import ConvConfig
+from dear.codec.istft import ISTFTConfig
 from dear.conditioning import check_prompt
 from dear.config import Config, ConfigError, from_dict
 from dear.distillation import REDUCTIONS
@@ -135,6 +137,7 @@ class MeasureConfig:
     tuning_seed: int = 10_000  # of the first clip; different from the seeds of the scores
     scored_clips: int = 20  # per class and variant, on held-back wordings
     pairs: int = 90  # ordered pairs of sounds in "A, then B" prompts, at most
+    plain: bool = True  # also train and measure a student without distillation
 
     def __post_init__(self) -> None:
         for name in ("tuning_clips", "scored_clips", "pairs"):
@@ -151,9 +154,9 @@ class Recipe:
     model: Config
     teacher: TrainConfig
     student: TrainConfig
-    conv: TrainConfig  # refinement of the linear codec
-    vocoder: TrainConfig  # the ISTFT vocoder
-    classifier: TrainConfig  # the evaluation classifier
+    conv: TrainConfig | None = None  # refinement of the linear codec; None: there is none
+    vocoder: TrainConfig | None = None  # the ISTFT vocoder; None: the model's own vocoder is taken, without comparison
+    classifier: TrainConfig | None = None  # the evaluation classifier; None: the bundled one, for the sounds it knows
     finish: TrainConfig | None = None  # the student's second phase, from its averaged weights; None: one phase only
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
@@ -162,6 +165,10 @@ class Recipe:
     measure: MeasureConfig = field(default_factory=MeasureConfig)
 
     def __post_init__(self) -> None:
+        if self.conv is None and isinstance(self.model.vae, ConvConfig):
+            raise ConfigError("conv must be there for a codec of kind conv, got none")
+        if self.vocoder is None and isinstance(self.model.vocoder, ISTFTConfig):
+            raise ConfigError("vocoder must be there for a vocoder of kind istft, got none")
         if missing := [name for name in self.model.variants if not self.measure.temperatures.get(name)]:
             raise ConfigError(f"measure.temperatures must name some for every variant, got none for {missing[0]!r}")
 

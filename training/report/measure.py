@@ -98,6 +98,8 @@ def choose_codec(table: Mapping[str, Any], usual: str) -> tuple[str, str]:
         other = table[f"{name} + {usual}"]
         if other["l1"] < plain["l1"] and (other["accuracy"], -other["fd"]) > (plain["accuracy"], -plain["fd"]):
             vae = name
+    if "istft" not in table:
+        return vae, usual
     slow, fast = table[usual], table["istft"]
     lossless = fast["l1"] <= slow["l1"] and fast["accuracy"] >= slow["accuracy"]
     return vae, "istft" if lossless else usual
