@@ -150,7 +150,8 @@ def generate(options: argparse.Namespace) -> None:
     from dear.pipeline import AudioDEAR
 
     options.savings = None if options.savings is None else Savings.parse(options.savings)
-    _check_before_loading(options)
+    _check_sampling(options)
+    _check_request(options)
     model = AudioDEAR.from_pretrained(options.model, variant=options.variant, device=options.device)
     out = model.generate(
         prompt, seed=options.seed, num_samples=options.num_samples, negative_prompt=options.negative_prompt,
@@ -174,7 +175,7 @@ def generate_many(options: argparse.Namespace) -> None:
     items = read_items(options.prompts)
     config = BatchConfig(options.seed, options.batch, options.shard, options.audio, options.tar)
     options.savings = None if options.savings is None else Savings.parse(options.savings)
-    _check_before_loading(options)
+    _check_sampling(options)
     model = AudioDEAR.from_pretrained(options.model, variant=options.variant, device=options.device)
     if options.compile:
         model.compile()
@@ -184,21 +185,27 @@ def generate_many(options: argparse.Namespace) -> None:
     print(f"{options.out}: {done.sounds} sounds in {done.seconds:.1f} s{rate}; {state}")
 
 
-def _check_before_loading(options: argparse.Namespace) -> None:
+def _check_sampling(options: argparse.Namespace) -> None:
     """Refuse bad options before the weights are loaded: their ranges follow from the configuration."""
     from dear.checkpoint import load_config, resolve
     from dear.layers import shapes_alone
-    from dear.loudness import HIGHEST, LOWEST
     from dear.model import MaskedModel
-    from dear.output import check_paths
-    from dear.request import MAX_SAMPLES, MAX_SEED, check_number, check_options, check_whole
-    from dear.variations import LONGEST, SHORTEST
+    from dear.request import check_options
 
     config = load_config(resolve(options.model, variants=()))
     with shapes_alone():
         model = MaskedModel(config, options.variant)
     sampling = check_options(config.variants[model.variant].sampling, model.length, model.head, **chosen(options))
     config.check_savings(sampling.savings)
+
+
+def _check_request(options: argparse.Namespace) -> None:
+    """Refuse bad options of one generation before the weights are loaded."""
+    from dear.loudness import HIGHEST, LOWEST
+    from dear.output import check_paths
+    from dear.request import MAX_SAMPLES, MAX_SEED, check_number, check_whole
+    from dear.variations import LONGEST, SHORTEST
+
     check_paths(options.output, check_whole("num_samples", options.num_samples, 1, MAX_SAMPLES))
     if options.seconds is not None:
         check_number("seconds", options.seconds, SHORTEST, LONGEST)

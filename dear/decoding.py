@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from dear.backbone import Backbone, KVCache, Prefix
+from dear.attended import KVCache, Prefix
+from dear.backbone import Backbone
 from dear.conditioning import Conditioning
 from dear.joint import JointBackbone, JointPrefix
 

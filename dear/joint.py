@@ -13,7 +13,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from dear.backbone import Block, take
+from dear.attended import take
+from dear.backbone import Block
 from dear.config import BackboneConfig
 from dear.layers import init_weights, to_device
 

@@ -7,7 +7,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from dear.backbone import Backbone, Prefix, take
+from dear.attended import Prefix, take
+from dear.backbone import Backbone
 from dear.conditioning import Conditioning, NullCondition
 from dear.config import Config, ConfigError
 from dear.decoding import Decoding, default_decoding

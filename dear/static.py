@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dear.backbone import Backbone, Prefix
+from dear.attended import Prefix
+from dear.backbone import Backbone
 from dear.conditioning import Conditioning
 from dear.decoding import Passes
 

@@ -145,7 +145,7 @@ def test_the_command_prints_how_many_sounds_a_minute(tiny_folder, prompts, tmp_p
     for wrong, said in (
         (["--worker", "2"], "must be i/n"),
         (["--worker", "2/2"], "worker must be i/n"),
-        (["--audio", "mp3"], "audio must be wav or flac"),
+        (["--audio", "aiff"], "audio must be"),
         (["--cfg-scale", "99"], "cfg_scale must"),
         (["--batch", "65"], "batch must be a whole number from 1 to 64"),
     ):

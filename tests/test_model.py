@@ -4,7 +4,7 @@ import pytest
 import torch
 from factory import tiny_config
 
-from dear.backbone import take
+from dear.attended import take
 from dear.conditioning import Conditioning
 from dear.config import ConfigError, HeadConfig, SamplingConfig, VariantConfig
 from dear.distillation import Distillation, representation_loss, student_from_teacher

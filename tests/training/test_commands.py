@@ -246,6 +246,8 @@ def test_the_papers_recipes_are_the_presets(form):
         assert asdict(recipe.masking) == {
             "ratio": (0.7, 1.0),
             "shares": "uniform",
+            "empty": 0.0,
+            "targets": 0,
             "drop": 0.1,
             "blurred": 0.0,
             "jitter": 0.0,

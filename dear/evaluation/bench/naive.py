@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from dear.backbone import take
+from dear.attended import take
 from dear.conditioning import Conditioning
 from dear.config import SamplingConfig
 from dear.masking import random_order, token_schedule
