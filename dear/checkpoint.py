@@ -7,6 +7,7 @@ The file is long because what finds, checks, loads and writes a checkpoint share
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import re
@@ -21,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from dear.budget import current
 from dear.bundled import bundled
 from dear.card import model_card
 from dear.codec import CODECS, VOCODERS, build_vae, build_vocoder
@@ -36,6 +38,7 @@ from dear.vocabulary import FOLDER as VOCABULARY
 
 BUNDLED = bundled("mini")
 CARD = "README.md"
+SOURCES = ("source", "t5", "clap")  # fields of a configuration that name a folder or repository
 MAX_TEXT = 2**20  # bytes of a configuration or a card
 MAX_HEADER = 2**23  # bytes of the header of a file of weights
 
@@ -115,6 +118,21 @@ def load_config(folder: str | Path) -> Config:
         return Config.from_json(text, KINDS)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+def check_sources(config: Config) -> None:
+    """Raises CheckpointError where the budget wants published sources and the configuration names others.
+
+    A configuration from elsewhere would else learn which folders exist here, and choose networks that fit no budget.
+    """
+    if not current().published:
+        return
+    for settings in (config.vae, config.vocoder, config.conditioning):
+        for field in dataclasses.fields(settings):
+            value = getattr(settings, field.name)
+            if field.name in SOURCES and value != field.default:
+                name = f"{settings.section}.{field.name}"
+                raise CheckpointError(f"{name} must be {field.default!r} for a model of the Hub, got {value!r:.80}")
 
 
 def load_card(folder: str | Path) -> str | None:
@@ -203,6 +221,7 @@ def _source(part: str, source: str, names: tuple[str, ...]) -> Path:
     for name in names:
         if name.endswith(".safetensors"):
             _open(folder / name)
+        current().charge(folder / name, (folder / name).stat().st_size)
     return folder
 
 
@@ -334,11 +353,14 @@ def _open(path: Path) -> safe_open:
 def _read(path: Path, part: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     """Read the weights of ``path`` as ``dtype``, after their names and shapes were compared with those of ``part``."""
     _compare(path, part)
-    weights = {}
+    sizes = {name: value.numel() * dtype.itemsize for name, value in part.state_dict().items()}
+    current().charge(path, sum(sizes.values()))
+    weights: dict[str, Tensor] = {}
     try:
         with _open(path) as file:
-            for name in part.state_dict():
+            for name in sizes:
                 weights[name] = file.get_tensor(name).to(dtype)
+                current().check()
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} is truncated or damaged ({error}): download or train it again") from None
     for name, value in weights.items():

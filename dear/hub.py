@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 
+from dear.budget import BudgetError
 from dear.transfer import GivenUpError, Progress, Transfer, progress_bar
 
 REPOSITORY = r"\w[\w.-]*/\w[\w.-]*"  # owner/name
@@ -55,14 +56,14 @@ def fetch(
     Where the Hub cannot be reached, fails, or refuses for now, the cache alone counts, and there the last commit that
     is whole. Files are compared with the digests that the Hub announced, each time: huggingface_hub compares their
     size alone. Raises CheckpointError, also where a download is slower than ``SLOWEST`` on the whole, and
-    UnavailableError where the cache may serve as long as the Hub does not.
+    UnavailableError where the cache may serve as long as the Hub does not; BudgetError (:mod:`dear.budget`).
     """
     transfer, progress = Transfer(), _reported.get()
     try:
         download = partial(_download, repository, names, revision, token, transfer, progress, local)
         folder, announced = transfer.run(download, progress)
     except Exception as error:  # network, disk and Hub errors share no narrower class
-        if transfer.given_up:  # by the caller's own progress
+        if transfer.given_up or isinstance(error, BudgetError):  # by the caller's own progress or budget
             raise
         kind = UnavailableError if _passes(error) else CheckpointError
         raise kind(

@@ -22,6 +22,7 @@ from dear.card import model_card
 from dear.checkpoint import (
     CARD,
     CheckpointError,
+    check_sources,
     load_card,
     load_codec,
     load_config,
@@ -148,6 +149,7 @@ class AudioDEAR:
         with isolated(device), reporting(progress):
             folder = resolve(source, variants=None if variant is None else (variant,), revision=revision, token=token)
             config = load_config(folder)
+            check_sources(config)
             variant = config.default_variant if variant is None else variant
             model = load_model(folder, config, variant, device, dtype or best_dtype(device, config.backbone.width))
             vae, vocoder = load_codec(folder, config, device)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from dear.budget import current
+
 SLOWEST = 50_000  # bytes per second of a whole download
 PATIENCE = 120.0  # seconds beyond that
 INTERVAL = 0.1  # seconds between reports
@@ -32,10 +34,10 @@ class Transfer:
         self.given_up = False  # because the caller's progress raised
 
     def run(self, download: Callable[[], T], progress: Progress | None) -> T:
-        """What ``download()`` returns or raises. Raises TimeoutError where it is too slow."""
+        """What ``download()`` returns or raises. Raises TimeoutError where it is too slow, and BudgetError."""
         from huggingface_hub.utils import close_session
 
-        ended, outcome = threading.Event(), Future[T]()
+        ended, outcome, budget = threading.Event(), Future[T](), current()
 
         def work() -> None:
             try:
@@ -50,6 +52,7 @@ class Transfer:
         try:
             while not ended.wait(INTERVAL):
                 self._report(progress)
+                budget.check_download(self._bytes()[1])
                 limit = PATIENCE + self._bytes()[1] / SLOWEST
                 if time.monotonic() - began > limit:
                     raise TimeoutError(f"slower than {SLOWEST // 1000} kB a second, given up after {limit:.0f} seconds")

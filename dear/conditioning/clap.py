@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dear.audio import resample
+from dear.budget import current
 from dear.conditioning.base import EncoderError
 from dear.conditioning.clap_mel import ClapMel
 from dear.conditioning.files import fetch, fetch_weights, load_tokenizer
@@ -100,9 +101,11 @@ def load_clap(source: str, device: torch.device | str = "cpu", dtype: torch.dtyp
 
 def find_checkpoint(source: str) -> Path:
     """The local file of a LAION checkpoint: a path, or "owner/name/file.pt", downloaded or from the cache."""
-    if Path(source).is_file():
-        return Path(source)
-    found = re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*)/(\w[\w.-]*\.pt)", source)
-    if not found:
-        raise EncoderError(f"{FIELD}: there is no file {source}")
-    return fetch(found[1], [found[2]], FIELD) / found[2]
+    path = Path(source)
+    if not path.is_file():
+        found = re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*)/(\w[\w.-]*\.pt)", source)
+        if not found:
+            raise EncoderError(f"{FIELD}: there is no file {source}")
+        path = fetch(found[1], [found[2]], FIELD) / found[2]
+    current().charge(path, path.stat().st_size)
+    return path

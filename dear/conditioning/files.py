@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dear import hub
+from dear.budget import current
 from dear.conditioning.base import EncoderError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def fetch_weights(source: str, field: str) -> Path:
     for name in WEIGHTS:
         path = _folder(source, ["config.json", name], field) / name
         if path.is_file():
+            current().charge(path, path.stat().st_size)
             return path
     raise EncoderError(f"{field}: {source} must hold {' or '.join(WEIGHTS)}, but has neither")
 

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from gradio.context import LocalContext
+
 
 def caller_of(request: Any, session: str = "") -> str:
     """Who sent a ``gr.Request`` or ``fastapi.Request``: an address, or the session where an address says nothing.
@@ -21,6 +23,12 @@ def caller_of(request: Any, session: str = "") -> str:
     headers = getattr(request, "headers", None) or {}
     forwarded = (headers.get("x-forwarded-for") or "").rpartition(",")[2].strip()
     return forwarded if _is_public(forwarded) else session or host
+
+
+def current_caller() -> str | None:
+    """The caller of the event of the page that this thread runs; None outside of one."""
+    request = LocalContext.request.get(None)
+    return None if request is None else caller_of(request, getattr(request, "session_hash", None) or "") or None
 
 
 def _is_public(host: str) -> bool:

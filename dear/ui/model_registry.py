@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 
+from dear.budget import Budget, limited
 from dear.checkpoint import BUNDLED, fingerprint
 from dear.config import from_dict
 from dear.hub import REPOSITORY, SCHEME, CheckpointError, Progress
 from dear.pipeline import AudioDEAR
+from dear.ui.callers import current_caller
+from dear.ui.turns import stop_if_left
 
 MAX_CHECKPOINTS = 2  # kept in memory beside the page's own; others are loaded again when they are asked for
 MAX_LOADS = 2  # models loaded at the same time
+MAX_BYTES = 4e9  # of one model in memory, and of its download
+LOAD_SECONDS = 600.0  # of one load, with its download
+RELOAD_SECONDS = 60.0  # within a run, whose turn others wait for
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,7 @@ class ModelRegistry:
         self._others: dict[ModelChoice, dict[str, AudioDEAR]] = {}  # by variant; least recently used first
         self._lock = threading.Lock()
         self._load_locks: dict[tuple[ModelChoice, str], threading.Lock] = {}
-        self._load_slots = threading.Semaphore(MAX_LOADS)
+        self._places = _Places()
         self._device = model.device
 
     def choice(self, chosen: str | None) -> ModelChoice:
@@ -79,7 +89,8 @@ class ModelRegistry:
     def get(self, chosen: str | ModelChoice | None, variant: str | None = None) -> AudioDEAR:
         """A visitor's model, or another variant of the same checkpoint. Loads it if it isn't in memory.
 
-        chosen: as in :meth:`choice`. Raises CheckpointError, also where the files of the choice have changed.
+        chosen: as in :meth:`choice`. Raises CheckpointError, also where the files of the choice have changed, and
+        BudgetError.
         """
         choice = chosen if isinstance(chosen, ModelChoice) else self.choice(chosen)
         model = self._get(choice, choice.variant)
@@ -90,10 +101,21 @@ class ModelRegistry:
         return self._get(choice, variant)
 
     def load(
-        self, source: str | None, revision: str | None, variant: str | None, progress: Progress | None = None
+        self,
+        source: str | None,
+        revision: str | None,
+        variant: str | None,
+        progress: Progress | None = None,
+        caller: str | None = None,
     ) -> ModelChoice:
-        """Load a model for one visitor. Arguments and errors are those of :meth:`AudioDEAR.from_pretrained`."""
-        model = self._load(source, revision, variant, progress)
+        """Load a model for one visitor. The other arguments are those of :meth:`AudioDEAR.from_pretrained`.
+
+        progress: is called with (0, 0), too, outside of downloads; what it raises ends the load.
+        caller: the visitor, who may load one model at a time.
+        Raises the errors of :meth:`AudioDEAR.from_pretrained`, CheckpointError for a caller's second load, and
+        BudgetError for a model above ``MAX_BYTES`` or a load above ``LOAD_SECONDS``.
+        """
+        model = self._load(source, revision, variant, LOAD_SECONDS, progress, caller)
         choice = _choice(model, source, revision)
         self._store(choice, model)
         return choice
@@ -113,7 +135,11 @@ class ModelRegistry:
         return model
 
     def _reload(self, choice: ModelChoice, variant: str) -> AudioDEAR:
-        model = self._load(choice.source, choice.revision, variant)
+        if choice == self.own:  # another variant of what the host has chosen: without limits
+            model = self._load(choice.source, choice.revision, variant, math.inf, None, None)
+        else:
+            caller = current_caller()
+            model = self._load(choice.source, choice.revision, variant, RELOAD_SECONDS, stop_if_left, caller)
         if _choice(model, choice.source, choice.revision).files != choice.files:
             raise CheckpointError(f"{choice.origin} has other files than when it was loaded: load it again")
         self._store(choice, model)
@@ -139,16 +165,56 @@ class ModelRegistry:
                 del self._others[each]
 
     def _load(
-        self, source: str | None, revision: str | None, variant: str | None, progress: Progress | None = None
+        self,
+        source: str | None,
+        revision: str | None,
+        variant: str | None,
+        seconds: float,
+        progress: Progress | None,
+        caller: str | None,
     ) -> AudioDEAR:
-        if source is not None and source != self.own.source and not self.folders:
+        hosts = source == self.own.source  # the host has chosen it
+        if source is not None and not hosts and not self.folders:
             if not re.fullmatch(REPOSITORY, source):
                 raise CheckpointError(f"model must be owner/name on the Hub, got {source!r:.60}")
             source = f"{SCHEME}{source}"
-        with self._load_slots:
+        still_wanted = partial(progress, 0, 0) if progress is not None else lambda: None
+        size = math.inf if math.isinf(seconds) else MAX_BYTES
+        with (
+            self._places.taken(caller, still_wanted),
+            limited(Budget(size, seconds, not (hosts or self.folders), still_wanted)),
+        ):
             return AudioDEAR.from_pretrained(
                 source, revision=revision, variant=variant, device=self._device, progress=progress
             )
+
+
+class _Places:
+    """At most ``MAX_LOADS`` loads at a time, and one of each caller."""
+
+    def __init__(self) -> None:
+        self._free = threading.Semaphore(MAX_LOADS)
+        self._callers: set[str] = set()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def taken(self, caller: str | None, still_wanted: Callable[[], object]) -> Iterator[None]:
+        """Wait for a place, and hold it for the time of the block. What ``still_wanted()`` raises ends the wait."""
+        with self._lock:
+            if caller in self._callers:
+                raise CheckpointError("One of your models is being loaded. Wait for it to end, or stop it.")
+            if caller:
+                self._callers.add(caller)
+        try:
+            while not self._free.acquire(timeout=0.2):
+                still_wanted()
+            try:
+                yield
+            finally:
+                self._free.release()
+        finally:
+            with self._lock:
+                self._callers.discard(caller or "")
 
 
 def _choice(model: AudioDEAR, source: str | None, revision: str | None) -> ModelChoice:

@@ -11,10 +11,11 @@ from typing import Any
 import gradio as gr
 
 from dear.pipeline import AudioDEAR
+from dear.ui.callers import current_caller
 from dear.ui.components.runs import QUIET, Start, page_errors, progress_bar, refusal, run_buttons, runs, watch
 from dear.ui.context import Context, Tab
 from dear.ui.gpu import is_zero
-from dear.ui.model_registry import ModelChoice
+from dear.ui.model_registry import MAX_LOADS, ModelChoice
 from dear.ui.visitor import REMEMBER_JS, apply_choice
 
 FIXED = "AUDIODEAR_FIXED_MODEL"  # 1: visitors can't choose another model
@@ -78,14 +79,15 @@ def build(context: Context) -> None:
             else:
                 origin = name if source in (FOLDER, HUB) else None
                 request = origin, commit.strip() or None if source == HUB else None, variant_name.strip() or None
+                caller = current_caller()
                 # The next report of a download may take long.
-                loading = watch(lambda progress: models.load(*request, progress), wait_on_close=False)
+                loading = watch(lambda progress: models.load(*request, progress, caller), wait_on_close=False)
                 with closing(loading) as reports:
                     for choice in reports:
                         if isinstance(choice, tuple):
                             done, total = (count / 1e6 for count in choice)
-                            text = f"Downloaded {done:.1f} of {total:.1f} MB"
-                            yield {status: progress_bar(text, done / total)}
+                            text = f"Downloaded {done:.1f} of {total:.1f} MB" if total else "Loading"
+                            yield {status: progress_bar(text, done / total if total else 0)}
             changes = apply_choice(context, choice)
         yield {status: LOADED, **changes, stop: gr.Button(interactive=False)}
 
@@ -99,7 +101,7 @@ def build(context: Context) -> None:
         triggers = [button.click, place.submit, revision.submit, variant.submit]
         start = Start(triggers, load, [kind, place, revision, variant])
         outputs = [status, context.chosen, *context.model_updates, stop]
-        (loaded,) = runs([start], outputs, stop, status, {"concurrency_limit": 1})
+        (loaded,) = runs([start], outputs, stop, status, {"concurrency_limit": MAX_LOADS})
         loaded.success(None, context.chosen, None, js=REMEMBER_JS, api_visibility="private")
 
     kind.change(show_fields, kind, [place, revision, variant], queue=False, **QUIET)
