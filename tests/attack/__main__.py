@@ -1,4 +1,4 @@
-"""``python -m tests.attack [--large] [ATTACK ...]``: run the attacks and print the table of their outcomes.
+"""``python -m tests.attack [--large [--every N]] [ATTACK ...]``: run the attacks and print the table of their outcomes.
 
 The exit status is 1 where a case ended in a traceback, hung, or took too much memory.
 """
@@ -23,18 +23,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.attack", description=__doc__)
     parser.add_argument("attacks", metavar="ATTACK", nargs="*", help=f"of {', '.join(NAMES)}; all where absent")
     parser.add_argument("--large", action="store_true", help="all cases of each attack, for hours, instead of a few")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="only each N-th case of each attack")
     options = parser.parse_args(arguments)
-    return guarded(lambda: attack(options.attacks or NAMES, options.large))
+    return guarded(lambda: attack(options.attacks or NAMES, options.large, options.every))
 
 
-def attack(names: Sequence[str], large: bool) -> int:
+def attack(names: Sequence[str], large: bool, every: int = 1) -> int:
+    if every < 1:
+        raise ValueError(f"--every must be at least 1, got {every}")
     for name in names:
         if name not in NAMES:
             raise ValueError(f"ATTACK must be one of {', '.join(NAMES)}, got {name!r}")
     tables = []
     for name in names:
         print(f"{name} ...", file=sys.stderr, flush=True)
-        tables.append(run(f"tests.attack.{name}", large))
+        tables.append(run(f"tests.attack.{name}", large, every))
         for each in tables[-1].faults:
             print(f"  {each.outcome}: {each.name}: {each.detail}", file=sys.stderr, flush=True)
     print(markdown(tables))

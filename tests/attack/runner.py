@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -62,8 +63,8 @@ class Table:
         return max((each.megabytes for each in self.tries), default=0.0)
 
 
-def run(module: str, large: bool = False) -> Table:
-    """Try all cases of a module, in order. A case that ends the process is followed by the next one in a new process.
+def run(module: str, large: bool = False, every: int = 1) -> Table:
+    """Try each ``every``-th case of a module, in order. One that ends the process is followed by the next in a new one.
 
     Raises RuntimeError where the set-up fails.
     """
@@ -72,7 +73,9 @@ def run(module: str, large: bool = False) -> Table:
     with tempfile.TemporaryDirectory(prefix="attack-") as folder:
         while True:
             parent, child = context.Pipe()
-            process = context.Process(target=_work, args=(module, large, len(table.tries), folder, child), daemon=False)
+            process = context.Process(
+                target=_work, args=(module, large, len(table.tries), every, folder, child), daemon=False
+            )
             process.start()
             child.close()
             try:
@@ -112,8 +115,8 @@ def _follow(connection: Connection, table: Table) -> bool:
                 name, seconds = "", SET_UP_SECONDS
 
 
-def _work(module: str, large: bool, first: int, folder: str, connection: Connection) -> None:
-    """In the child: try the cases from number ``first`` on."""
+def _work(module: str, large: bool, first: int, every: int, folder: str, connection: Connection) -> None:
+    """In the child: try each ``every``-th case, without the ``first`` of them that have been tried."""
     import torch
 
     torch.set_num_threads(1)
@@ -123,9 +126,7 @@ def _work(module: str, large: bool, first: int, folder: str, connection: Connect
         try:
             loaded = importlib.import_module(module)
             limits = getattr(loaded, "SECONDS", SECONDS), getattr(loaded, "MEGABYTES", MEGABYTES)
-            for number, (name, case) in enumerate(loaded.cases(large)):
-                if number < first:
-                    continue
+            for name, case in islice(loaded.cases(large), first * every, None, every):
                 connection.send(("begin", (name, limits[0])))
                 connection.send(("end", attempt(name, case, limits[1])))
         except Exception:

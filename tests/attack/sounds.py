@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -81,7 +82,7 @@ def _files(large: bool) -> Iterator[tuple[str, Callable[[Path], bool]]]:
             if kind in ("WAV", "AIFF") and rate * channels * seconds > 50e6:
                 continue  # as large on disk as in memory
             name = f"{rate}x{channels}x{seconds:g}.{suffix}"
-            yield name, lambda path, args=(rate, channels, seconds, kind, subtype): _silence(path, *args)
+            yield name, lambda path, args=(rate, channels, seconds, kind, subtype): _written(path, *args)
     whole = tempfile.mkdtemp()
     rng = np.random.default_rng(0)
     for suffix, (kind, subtype) in FORMATS.items():
@@ -100,17 +101,20 @@ def _files(large: bool) -> Iterator[tuple[str, Callable[[Path], bool]]]:
         yield f"pipe.{suffix}", lambda path: os.mkfifo(path) is None
 
 
-def _silence(path: Path, rate: int, channels: int, seconds: float, kind: str, subtype: str) -> bool:
+def _written(*arguments: object) -> bool:
+    """Call :func:`_silence` in a process of its own: libsndfile crashes on some rates and channels of Vorbis."""
+    process = multiprocessing.get_context("fork").Process(target=_silence, args=arguments)
+    process.start()
+    process.join()
+    return process.exitcode == 0
+
+
+def _silence(path: Path, rate: int, channels: int, seconds: float, kind: str, subtype: str) -> None:
     left = round(rate * seconds)
-    block = np.zeros(
-        (min(left, 2**12), channels), np.int16
-    )  # libsndfile crashes where it writes more of Vorbis at once
+    # libsndfile crashes where it writes more frames of Vorbis at once
+    block = np.zeros((min(left, 2**12), channels), np.int16)
     block[:1] = 1000
-    try:
-        with soundfile.SoundFile(path, "w", rate, channels, subtype, format=kind) as file:
-            while left > 0:
-                file.write(block[:left])
-                left -= len(block)
-    except (soundfile.SoundFileError, ValueError):
-        return False
-    return True
+    with soundfile.SoundFile(path, "w", rate, channels, subtype, format=kind) as file:
+        while left > 0:
+            file.write(block[:left])
+            left -= len(block)
