@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import gradio as gr
+from starlette.exceptions import HTTPException
 
 Message = MutableMapping[str, Any]
+REFUSED = {404: "There is nothing at this address, or not any more."}  # sentence by status
 FAILED = "The page failed on this request. Its host finds the reason in the log."
 
 
@@ -44,17 +47,31 @@ def refused(sentence: str) -> gr.Error:
 
 
 class PlainRequests:
-    """ASGI middleware: a request on which the server fails before it answers gets status 400 and a sentence."""
+    """ASGI middleware: every refusal is a sentence.
+
+    A request on which the server fails before it answers gets status 400, a status of refusal without a body gets one,
+    and a stream that is refused ends after the message that says so.
+    """
 
     def __init__(self, app: Callable[..., Awaitable[None]]):
         self.app = app
 
     async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
         started = False
+        held: Message | None = None  # the start of a refusal, until its body is known
 
         async def watch(message: Message) -> None:
-            nonlocal started
-            started = started or message["type"] == "http.response.start"
+            nonlocal started, held
+            if message["type"] == "http.response.start" and message["status"] >= 400 and scope["method"] != "HEAD":
+                held = message
+                return
+            started = True
+            if held is not None and message["type"] == "http.response.body":
+                start, held = held, None
+                if not message.get("body") and not message.get("more_body"):
+                    await _refuse(send, start["status"], REFUSED.get(start["status"], "This request is refused."))
+                    return
+                await send(start)
             await send(message)
 
         try:
@@ -63,7 +80,14 @@ class PlainRequests:
             if scope["type"] != "http" or started:
                 raise
             print(f"{scope['path']!a:.80} can't be answered: {type(error).__name__}", file=sys.stderr)
-            headers = [(b"content-type", b"application/json")]
-            await send({"type": "http.response.start", "status": 400, "headers": headers})
-            body = b'{"detail": "This request can not be read: check its address and its body."}'
-            await send({"type": "http.response.body", "body": body})
+            await _refuse(send, 400, "This request can not be read: check its address and its body.")
+        except RuntimeError as error:  # Starlette's, for a refusal within a stream, whose last message has told it
+            if not (started and isinstance(error.__cause__, HTTPException)):
+                raise
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _refuse(send: Any, status: int, sentence: str) -> None:
+    headers = [(b"content-type", b"application/json")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": json.dumps({"detail": sentence}).encode()})

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import urllib.error
 import urllib.request
 
 import numpy as np
@@ -153,3 +154,17 @@ def test_a_prompt_may_hold_anything_that_is_text(client):
     for prompt in ("<img src=x onerror=alert(1)>**a**", "a\n\tb", "نباح كلب", "🐶" * 20, "../../etc/passwd"):
         path, _ = client.predict(prompt, seed=1, api_name="/generate")
         assert soundfile.info(path).frames == 8_000
+
+
+def test_a_refusal_without_a_body_gets_a_sentence_and_a_refused_stream_ends(page, capfd):
+    address = f"{page.local_url}gradio_api"
+    body = json.dumps({"data": [], "fn_index": 3, "session_hash": "nobody"}).encode()
+    request = urllib.request.Request(f"{address}/stream/nobody", body, {"Content-Type": "application/json"})
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=60)
+    assert refused.value.code == 404
+    assert json.load(refused.value) == {"detail": "There is nothing at this address, or not any more."}
+    with urllib.request.urlopen(f"{address}/queue/data?session_hash=nobody", timeout=60) as stream:
+        last = json.loads(stream.read().removeprefix(b"data:"))  # whole, to its end
+    assert last["session_not_found"] and not last["success"]
+    assert "Traceback" not in capfd.readouterr().err
