@@ -14,8 +14,8 @@ from processes import end, start
 from reproduction import make_clips, make_recipe, same_weights, train_all
 
 SECONDS = 3_600
-SMALL, LARGE = 1, 10  # reproductions
-KILLS = 5  # of each
+SMALL, LARGE = 1, 5  # reproductions
+KILLS = 10  # of each
 
 
 def cases(large: bool) -> Iterator[tuple[str, Callable[[], object]]]:
