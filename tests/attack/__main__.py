@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import tests.attack
 from dear.cli import guarded
-from tests.attack.runner import Outcome, Table, run
+from tests.attack.runner import Outcome, Table, Try, run
 
 NAMES = sorted(
     module.name for module in pkgutil.iter_modules(tests.attack.__path__) if module.name not in ("__main__", "runner")
@@ -37,11 +37,14 @@ def attack(names: Sequence[str], large: bool, every: int = 1) -> int:
     tables = []
     for name in names:
         print(f"{name} ...", file=sys.stderr, flush=True)
-        tables.append(run(f"tests.attack.{name}", large, every))
-        for each in tables[-1].faults:
-            print(f"  {each.outcome}: {each.name}: {each.detail}", file=sys.stderr, flush=True)
+        tables.append(run(f"tests.attack.{name}", large, every, tell))
     print(markdown(tables))
     return int(any(table.faults for table in tables))
+
+
+def tell(each: Try) -> None:
+    if each.is_fault:
+        print(f"  {each.outcome}: {each.name}: {each.detail}", file=sys.stderr, flush=True)
 
 
 def markdown(tables: Sequence[Table]) -> str:

@@ -43,6 +43,10 @@ class Try:
     detail: str  # the sentence, or the last lines of the traceback
     megabytes: float  # peak above rest
 
+    @property
+    def is_fault(self) -> bool:
+        return self.outcome not in (Outcome.SOUND, Outcome.REFUSED)
+
 
 @dataclass
 class Table:
@@ -56,17 +60,17 @@ class Table:
 
     @property
     def faults(self) -> list[Try]:
-        return [each for each in self.tries if each.outcome not in (Outcome.SOUND, Outcome.REFUSED)]
+        return [each for each in self.tries if each.is_fault]
 
     @property
     def megabytes(self) -> float:
         return max((each.megabytes for each in self.tries), default=0.0)
 
 
-def run(module: str, large: bool = False, every: int = 1) -> Table:
+def run(module: str, large: bool = False, every: int = 1, tell: Callable[[Try], object] = lambda _: None) -> Table:
     """Try each ``every``-th case of a module, in order. One that ends the process is followed by the next in a new one.
 
-    Raises RuntimeError where the set-up fails.
+    tell: is called after each. Raises RuntimeError where the set-up fails.
     """
     table = Table(module.rpartition(".")[2])
     context = multiprocessing.get_context("spawn")
@@ -79,29 +83,34 @@ def run(module: str, large: bool = False, every: int = 1) -> Table:
             process.start()
             child.close()
             try:
-                if _follow(parent, table):
+                if _follow(parent, table, tell):
                     return table
             finally:
                 process.kill()
                 process.join()
 
 
-def _follow(connection: Connection, table: Table) -> bool:
+def _follow(connection: Connection, table: Table, tell: Callable[[Try], object]) -> bool:
     """Collect the outcomes of one process. Returns whether all cases have been tried."""
     seconds: float = SET_UP_SECONDS
     name = ""
+
+    def ended(each: Try) -> None:
+        table.tries.append(each)
+        tell(each)
+
     while True:
         try:
             if not connection.poll(seconds):
                 if not name:
                     raise RuntimeError(f"{table.attack}: no case after {seconds} seconds of set-up")
-                table.tries.append(Try(name, Outcome.HANG, f"longer than {seconds} seconds", 0.0))
+                ended(Try(name, Outcome.HANG, f"longer than {seconds} seconds", 0.0))
                 return False
             kind, content = connection.recv()
         except EOFError:
             if not name:
                 raise RuntimeError(f"{table.attack}: the process ended before a case") from None
-            table.tries.append(Try(name, Outcome.TRACEBACK, "the process died", 0.0))
+            ended(Try(name, Outcome.TRACEBACK, "the process died", 0.0))
             return False
         match kind:
             case "failed":
@@ -111,7 +120,7 @@ def _follow(connection: Connection, table: Table) -> bool:
             case "begin":
                 name, seconds = content
             case "end":
-                table.tries.append(content)
+                ended(content)
                 name, seconds = "", SET_UP_SECONDS
 
 
