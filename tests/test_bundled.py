@@ -9,8 +9,8 @@ import torch
 
 from dear import AudioDEAR
 from dear.cli import main
-from dear.evaluation.judge.classifier import load_classifier
 from dear.evaluation.judge.features import embed
+from dear.judge.classifier import load_classifier
 from dear.presets import preset
 from training.engine.recipe import Recipe, load_recipe
 

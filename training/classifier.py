@@ -24,10 +24,10 @@ from dear.codec.griffin_lim import GriffinLimConfig
 from dear.codec.mel import MelSpectrogram
 from dear.codec.patch import PatchConfig, PatchVAE
 from dear.config import MelConfig
-from dear.evaluation.judge.classifier import ClassifierConfig, SoundClassifier, load_classifier, save_classifier
 from dear.evaluation.judge.features import embed, fit
 from dear.evaluation.score import score_embedding
 from dear.files import write_atomically
+from dear.judge.classifier import ClassifierConfig, SoundClassifier, load_classifier, save_classifier
 from training.data.captions import compositions, prompts
 from training.data.clips import Clip, load_waveform, read_clips
 from training.data.scenes import SceneSource

@@ -33,8 +33,8 @@ from dear.conditioning import TextEncoder, build_text_encoder
 from dear.config import Config, as_kind
 from dear.evaluation.compositions import BEGINNING, END, score_compositions
 from dear.evaluation.generation import generate_each, generate_for_scoring
-from dear.evaluation.judge.classifier import SoundClassifier, load_classifier
 from dear.evaluation.score import Reference, score_waveforms
+from dear.judge.classifier import SoundClassifier, load_classifier
 from dear.model import MaskedModel
 from dear.pipeline import AudioDEAR
 from training.cache import tokens as cache

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from dear.bundled import bundled
 from dear.evaluation.judge import Judge, JudgeError
-from dear.evaluation.judge.classifier import SoundClassifier, check_mel
 from dear.evaluation.judge.features import SoundsError
+from dear.judge.classifier import SoundClassifier, check_mel
 
 if TYPE_CHECKING:
     from dear.pipeline import AudioDEAR

@@ -29,10 +29,10 @@ from dear.config import MelConfig
 from dear.evaluation.generation import PROMPTS, check_fits, generate_for_scoring, load_prompts
 from dear.evaluation.judge import DEFAULT, JUDGE_HELP, Judge, describe, load_judge
 from dear.evaluation.judge.answers import Choices, all_choices, load_answers, nameable
-from dear.evaluation.judge.classifier import SoundClassifier
 from dear.evaluation.judge.features import Embedding, SoundsError, embed, embed_sounds, find_sounds
 from dear.evaluation.judge.metrics import frechet_distance, inception_score, kl_divergence
 from dear.evaluation.texture import Measured
+from dear.judge.classifier import SoundClassifier
 
 if TYPE_CHECKING:
     pass

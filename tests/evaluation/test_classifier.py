@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dear.config import ConfigError, MelConfig
-from dear.evaluation.judge.classifier import (
+from dear.judge.classifier import (
     ClassifierConfig,
     ClassifierError,
     SoundClassifier,

@@ -11,12 +11,12 @@ from factory import tiny_config
 
 from dear.codec import VOCODERS
 from dear.evaluation.flicker import flicker
-from dear.evaluation.judge.base import Heard
-from dear.evaluation.judge.classifier import ClassifierConfig, SoundClassifier, save_classifier
 from dear.evaluation.judge.features import SoundsError
 from dear.evaluation.losses import TONE, main, markdown, measure
 from dear.evaluation.sources import recorded, split, tone, vocoders
 from dear.evaluation.texture import harmonic_ratio_db
+from dear.judge.base import Heard
+from dear.judge.classifier import ClassifierConfig, SoundClassifier, save_classifier
 from dear.pipeline import AudioDEAR
 
 PROMPTS = {"rain": ["rain on a roof"], "dog": ["a dog barking"], "sea_waves": ["the sea"]}

@@ -15,10 +15,10 @@ from dear.evaluation.flicker import FLICKER
 from dear.evaluation.generation import generate_each, generate_for_scoring, load_prompts
 from dear.evaluation.judge import Heard, JudgeError
 from dear.evaluation.judge.answers import choices
-from dear.evaluation.judge.classifier import ClassifierConfig, SoundClassifier, save_classifier
 from dear.evaluation.judge.features import SoundsError, embed, find_sounds, fit
 from dear.evaluation.judge.metrics import frechet_distance
 from dear.evaluation.score import embed_reference, main, score_embedding, score_waveforms, table
+from dear.judge.classifier import ClassifierConfig, SoundClassifier, save_classifier
 from training.classifier import export_prompts
 from training.engine.recipe import RECIPES, Recipe, load_recipe
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dear.evaluation.judge.classifier import SoundClassifier
+from dear.judge.classifier import SoundClassifier
 from training.engine.schedule import step_seed
 
 OFTEN = 3  # a recording is drawn this many times as often as a scene, since references are recordings

@@ -7,8 +7,8 @@ from typing import Any
 
 from dear.card import anatomy, front_matter
 from dear.config import Config
-from dear.evaluation.judge.classifier import SoundClassifier
 from dear.heads.energy import EnergyConfig
+from dear.judge.classifier import SoundClassifier
 from training.data.clips import Clip
 from training.data.vocabulary import SOUNDS
 from training.engine.recipe import MaskingConfig, Recipe

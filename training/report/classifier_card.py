@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dear.evaluation.judge.classifier import SoundClassifier
+from dear.judge.classifier import SoundClassifier
 from training.data.clips import Clip
 from training.report.attribution import attribution, collections, vocabulary_table
 

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from dear.codec.mel import MelSpectrogram
 from dear.codec.patch import PatchVAE
 from dear.evaluation.generation import generate_for_scoring
-from dear.evaluation.judge.base import Judge
-from dear.evaluation.judge.classifier import SoundClassifier
 from dear.evaluation.judge.features import Embedding, embed, fit
 from dear.evaluation.judge.metrics import frechet_distance
 from dear.evaluation.score import Reference, score_embedding, score_waveforms
+from dear.judge.base import Judge
+from dear.judge.classifier import SoundClassifier
 from dear.pipeline import AudioDEAR
 from training.data.clips import Clip, load_waveform
 from training.engine.codec import measure_codec, measure_vocoder

@@ -1,6 +1,6 @@
 """Judges of sound: ``JUDGES`` lists the kinds that ``--judge KIND[:PATH]`` may name.
 
-A judge takes waveforms and gives features and class probabilities (:class:`dear.evaluation.judge.base.Judge`).
+A judge takes waveforms and gives features and class probabilities (:class:`dear.judge.base.Judge`).
 ``efficientat`` was trained outside this project and hears the waveform, phase included. ``classifier`` was trained here
 on log-mels, so it hears neither phase nor texture finer than a frame: claims about vocoders need the former.
 ``EMBEDDERS`` lists the kinds of the paper's metrics, which ``--embedders KIND[:SOURCE]`` may name beside the judges.
@@ -13,14 +13,13 @@ from pathlib import Path
 
 import torch
 
-from dear.evaluation.judge.base import Heard, Judge, JudgeError, describe
 from dear.evaluation.judge.clap import load_clap_embedder
-from dear.evaluation.judge.classifier import load_classifier
 from dear.evaluation.judge.efficientat import load_efficientat
 from dear.evaluation.judge.embedder import Embedder, JudgeEmbedder
 from dear.evaluation.judge.panns import load_panns, load_panns_judge
 from dear.evaluation.judge.vggish import load_vggish
 from dear.evaluation.judge.weights import PUBLISHED
+from dear.judge import Heard, Judge, JudgeError, describe, load_classifier
 
 # Each loads a judge from a path, or its bundled weights for None where it has some.
 JUDGES: dict[str, Callable[[Path | None], Judge]] = {

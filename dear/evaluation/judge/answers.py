@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from dear.bundled import bundled
-from dear.evaluation.judge.base import Judge, JudgeError
+from dear.judge.base import Judge, JudgeError
 
 AUDIOSET = bundled("audioset.json")  # {label: [names of AudioSet that count as right]}, from the vocabulary
 TOP = 5

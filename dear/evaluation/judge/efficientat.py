@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dear.evaluation.judge.base import Heard, JudgeError
 from dear.evaluation.judge.weights import Reader, Weights, read_weights
+from dear.judge.base import Heard, JudgeError
 
 NAMES = ("class_labels_indices.csv", "audioset527.csv")  # AudioSet's list of names, beside the weights
 LARGEST = 128 * 2**20  # bytes; the widest published network has a third of that

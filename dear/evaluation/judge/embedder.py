@@ -1,6 +1,6 @@
 """The contract of an embedder: one waveform in, rows of features and, where it classifies, logits out.
 
-A :class:`~dear.evaluation.judge.base.Judge` names sounds of one length. An embedder serves distances between sets of
+A :class:`~dear.judge.base.Judge` names sounds of one length. An embedder serves distances between sets of
 sounds of any length, and may give several rows for one sound, or name nothing at all.
 """
 
@@ -12,9 +12,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from dear.evaluation.judge.base import Judge
 from dear.evaluation.judge.features import fit
 from dear.evaluation.judge.reading import PLAIN, Reading
+from dear.judge.base import Judge
 
 
 class Embedded(NamedTuple):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dear.audio import read_sound
-from dear.evaluation.judge.base import Judge
+from dear.judge.base import Judge
 
 SUFFIXES = (".wav", ".ogg", ".flac")
 MANIFESTS = ("clips.csv", "meta/esc50.csv", "manifest.csv", "manifest.json")  # in this order of preference

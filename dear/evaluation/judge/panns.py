@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dear.evaluation.judge.base import Heard, JudgeError
 from dear.evaluation.judge.efficientat import audioset_names
 from dear.evaluation.judge.embedder import Embedded
 from dear.evaluation.judge.reading import PANNS as READING
 from dear.evaluation.judge.weights import Reader, Weights, find_weights, read_weights
+from dear.judge.base import Heard, JudgeError
 
 ADDRESS = "https://zenodo.org/record/3987831/files/Cnn14_16k_mAP%3D0.438.pth"
 FILE = "Cnn14_16k_mAP=0.438.pth"

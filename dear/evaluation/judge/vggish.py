@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dear.evaluation.judge.base import JudgeError
 from dear.evaluation.judge.embedder import Embedded
 from dear.evaluation.judge.features import SoundsError
 from dear.evaluation.judge.reading import VGGISH as READING
 from dear.evaluation.judge.weights import Reader, Weights, find_weights, read_weights
+from dear.judge.base import JudgeError
 
 ADDRESS = "https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth"
 FILE = "vggish-10086976.pth"  # the digits begin its sha256

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dear.evaluation.judge.base import JudgeError
+from dear.judge.base import JudgeError
 
 Weights = Mapping[str, Tensor]
 PUBLISHED = "published"  # in place of a path: download the file, once

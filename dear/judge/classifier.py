@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from dear.bundled import bundled
 from dear.codec.mel import MelSpectrogram
 from dear.config import ConfigError, MelConfig, from_dict
-from dear.evaluation.judge.base import Heard, JudgeError
 from dear.files import write_atomically
+from dear.judge.base import Heard, JudgeError
 
 BUNDLED = bundled("classifier")
 RANGE = 10.0  # natural-log units below a clip's loudest mel value at which levels are clamped (87 dB)
