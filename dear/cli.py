@@ -98,6 +98,13 @@ def parser() -> Parser:
     one.add_argument("--seed", type=whole, help="the same seed gives the same sound; drawn where absent")
     one.add_argument("--num-samples", type=whole, default=1, help="sounds, 1 to 64, with seeds one after the other")
     one.add_argument("--loudness", type=number, help="LUFS, -60 to -5, as far as peaks allow; as it is where absent")
+    one.add_argument(
+        "--candidates",
+        type=whole,
+        default=1,
+        metavar="N",
+        help="generate N for each sound, keep that in which the bundled classifier hears the prompt most surely",
+    )
     one.set_defaults(run=generate)
 
     many = commands.add_parser(
@@ -113,7 +120,7 @@ def parser() -> Parser:
     many.add_argument("--worker", type=_worker, default=(0, 1), metavar="I/N", help="write every N-th shard, from I on")
     many.add_argument("--compile", action="store_true", help="through torch.compile; for long runs on a GPU")
     _add_options(many)
-    many.set_defaults(run=generate_many, num_samples=1)
+    many.set_defaults(run=generate_many, num_samples=1, candidates=1)
 
     info = commands.add_parser("info", help="print a configuration and its parameters as JSON", allow_abbrev=False)
     source = info.add_mutually_exclusive_group()
@@ -155,7 +162,7 @@ def generate(options: argparse.Namespace) -> None:
     model = AudioDEAR.from_pretrained(options.model, variant=options.variant, device=options.device)
     out = model.generate(
         prompt, seed=options.seed, num_samples=options.num_samples, negative_prompt=options.negative_prompt,
-        loudness=options.loudness, **chosen(options),
+        loudness=options.loudness, candidates=options.candidates, **chosen(options),
     )  # fmt: skip
     if options.seconds is not None:
         out = model.fit(out, options.seconds)
@@ -207,6 +214,7 @@ def _check_request(options: argparse.Namespace) -> None:
     from dear.variations import LONGEST, SHORTEST
 
     check_paths(options.output, check_whole("num_samples", options.num_samples, 1, MAX_SAMPLES))
+    check_whole("candidates", options.candidates, 1, MAX_SAMPLES // options.num_samples)
     if options.seconds is not None:
         check_number("seconds", options.seconds, SHORTEST, LONGEST)
         if options.num_samples > 1:

@@ -103,7 +103,7 @@ class Output:
     order: Tensor  # [B, L] iteration, from 0, that drew each token; -1: given, or not drawn yet
     iteration: int  # iterations done
     iterations: int  # of how many
-    seed: int  # that of item 0; the others follow it one by one
+    seed: int  # that of item 0; the others follow it one by one, except for candidates that were chosen
     seeds: list[int]
     prompts: list[str]
     settings: dict[str, Any]  # what determines the sound, besides prompts and seeds

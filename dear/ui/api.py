@@ -18,8 +18,9 @@ from dear.audio import AudioError, read_sound
 from dear.conditioning import check_prompt
 from dear.output import Output
 from dear.pipeline import AudioDEAR
-from dear.request import check_number
+from dear.request import check_number, check_whole
 from dear.ui.components.axes import grid
+from dear.ui.components.controls import MAX_CANDIDATES
 from dear.ui.components.files import store
 from dear.ui.components.runs import QUEUE
 from dear.ui.gpu import on_gpu
@@ -44,6 +45,7 @@ def endpoints(models: ModelRegistry, folder: Path) -> None:
         seed: int | None = None,
         steps: int | None = None,
         variant: str | None = None,
+        candidates: int = 1,
     ) -> tuple[gr.FileData, dict[str, Any]]:
         """Generate ten seconds of sound from a prompt. Returns the WAV file, and the seed, settings, seconds and what
         the model knew of each part of the prompt.
@@ -56,8 +58,11 @@ def endpoints(models: ModelRegistry, folder: Path) -> None:
             seed: a whole number from 0; the same seed gives the same sound; null for a random one
             steps: of the head for each token; 1 for a one-step model
             variant: of the checkpoint, such as student or teacher; null for the page's own
+            candidates: sounds to generate, 1 to 8; the one in which the bundled classifier hears the prompt most
+                surely is kept
         """
         with _plain_errors():
+            candidates = check_whole("candidates", candidates, 1, MAX_CANDIDATES)
             check_prompt(prompt)  # the pipeline would take a list
             out = model_of(variant).generate(
                 prompt,
@@ -66,6 +71,7 @@ def endpoints(models: ModelRegistry, folder: Path) -> None:
                 temperature=temperature,
                 seed=seed,
                 steps=steps,
+                candidates=candidates,
                 progress=stop_if_left,
             )
         return _file(out), _facts(out)

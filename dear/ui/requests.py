@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 import traceback
@@ -21,6 +22,8 @@ class Page(gr.Blocks):
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *rest: Any, **options: Any) -> Any:
         needed = len(block_fn.inputs)
+        if isinstance(inputs, list) and len(inputs) < needed:
+            inputs = [*inputs, *_defaults(block_fn.fn, len(inputs))[: needed - len(inputs)]]
         if not isinstance(inputs, list) or len(inputs) < needed:
             count = len(inputs) if isinstance(inputs, list) else 0
             raise refused(f"{block_fn.name} needs {needed} arguments, got {count}.")
@@ -40,6 +43,13 @@ class Page(gr.Blocks):
         except Exception:  # a fault of the page: its host needs the traceback, its visitor does not
             traceback.print_exc()
             raise refused(FAILED) from None
+
+
+def _defaults(function: Callable[..., Any] | None, given: int) -> list[Any]:
+    """Of the parameters after the ``given`` first ones, so that a program need not name all; else empty."""
+    missing = list(inspect.signature(function).parameters.values())[given:] if function else []
+    values = [each.default for each in missing if each.kind is each.POSITIONAL_OR_KEYWORD]
+    return [] if inspect.Parameter.empty in values else values
 
 
 def refused(sentence: str) -> gr.Error:

@@ -84,8 +84,8 @@ class Visitor:
             return json.load(answer)
 
     def begin(self, *arguments: Any) -> None:
-        """Start a run of the page's own model with these arguments, of ten seconds and without a negative prompt."""
-        self.event = self.post(f"{self.url}/join", data=["", *arguments, 10, ""])["event_id"]
+        """Start a run of the page's own model: ten seconds, without a negative prompt or a choice of candidates."""
+        self.event = self.post(f"{self.url}/join", data=["", *arguments, 10, "", 1])["event_id"]
         self.messages = urllib.request.urlopen(f"{self.url}/data?session_hash={self.session}", timeout=120)
 
     def hear(self) -> Iterator[Any]:

@@ -124,6 +124,7 @@ def test_the_tabs_in_a_browser(browser, page, tmp_path):
     # Another head brings its steps, and its own defaults.
     assert not hand.all("#steps")
     hand.all("#variant input")[1].click()
+    press("#more button")
     until(lambda: value("#steps input[type=number]") == "3" and value("#cfg-scale input") == "2")
     press("#generate")
     until(lambda: "tiny teacher" in find("#facts").text)
@@ -212,6 +213,7 @@ def test_a_visitor_loads_another_model_and_keeps_it_and_nobody_else_gets_it(brow
 
     def expect(model):
         hand.go("generate")
+        hand.until(lambda: hand.value("#prompt textarea") == "rain")
         hand.press("#generate")
         hand.until(lambda: f"weights={model.digest}" in hand.find(".dear-link").get_attribute("href"))
 
@@ -286,4 +288,5 @@ def test_the_settings_of_a_run_are_those_of_the_variant_chosen_however_soon_it_s
         hand.until(lambda: "tiny teacher" in hand.find("#facts").text)
         assert "CFG scale\n2\n" in hand.find("#facts").text and "steps\n3\n" in hand.find("#facts").text
         hand.until(lambda: hand.value("#cfg-scale input[type=number]") == "2")
-        assert hand.value("#steps input[type=number]") == "3"
+        hand.press("#more button")
+        hand.until(lambda: hand.value("#steps input[type=number]") == "3")

@@ -35,3 +35,26 @@ def test_a_sound_gets_a_length_and_a_negative_prompt_and_is_varied_and_looped(br
     hand.until(lambda: "seconds redrawn at either end\n1" in hand.find("#facts").text)
     hand.until(lambda: hand.seconds("#sound") == 10)
     hand.until(lambda: len(hand.all(".dear-take")) == 4)
+
+
+def test_candidates_are_off_until_asked_for_and_the_result_says_how_many_there_were(browser, page, model):
+    hand = Hand(browser, page)
+    hand.open("?prompt=a+dog+barking&seed=3&iterations=2")
+    hand.until(lambda: hand.value("#prompt textarea") == "a dog barking")
+    hand.press("#more button")
+    hand.until(lambda: hand.value("#candidates input[type=number]") == "1")
+    assert "Off at 1" in hand.find("#candidates").text
+    hand.write("#candidates input[type=number]", "3")
+    hand.press("#generate")
+    hand.until(lambda: "best of candidates\n3\nchosen by\nSoundClassifier" in hand.find("#facts").text)
+    seed = int(hand.value("#seed input"))
+    options = {name: getattr(model.sampling, name) for name in ("cfg_scale", "temperature", "steps")}
+    out = model.generate("a dog barking", seed=3, candidates=3, iterations=2, **options)
+    assert seed == out.seed  # that of the candidate, which makes it again alone
+    assert f"seed={seed}&" in hand.find(".dear-link").get_attribute("href")
+    hand.until(lambda: "best of 3" in hand.find(".dear-take").text)
+
+    hand.write("#prompt textarea", "a cat meowing")
+    hand.press("#generate")
+    hand.until(lambda: "Candidates can't be compared for this prompt" in hand.find(".toast-body").text)
+    assert "dog, rooster, rain, sea waves" in hand.find(".toast-body").text

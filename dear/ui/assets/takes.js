@@ -32,9 +32,9 @@ window.dearTakes = (() => {
     const button = (action, label, sign, pressed) => `<button type="button" data-action="${action}" data-id="${take.id}"
       aria-label="${label}: ${text(title(take))}" title="${label}"${
         pressed === undefined ? "" : ` aria-pressed="${pressed}"`}>${sign}</button>`;
-    const { variant, cfg_scale, iterations, steps } = take.settings;
+    const { variant, cfg_scale, iterations, steps, candidates } = take.settings;
     const facts = [`seed ${take.seed}`, variant, `CFG ${cfg_scale}`, `${iterations} iterations`,
-      ...steps > 1 ? [`${steps} steps`] : [], new Date(take.time).toLocaleTimeString([], { timeStyle: "short" })];
+      ...steps > 1 ? [`${steps} steps`] : [], ...candidates ? [`best of ${candidates}`] : [], new Date(take.time).toLocaleTimeString([], { timeStyle: "short" })];
     const on = playing === take;
     return `<li class="dear-take${take.star ? " dear-starred" : ""}">${take.picture}
       <strong dir="auto" title="${text(take.prompt)}">${text(title(take))}</strong>
@@ -122,7 +122,7 @@ window.dearTakes = (() => {
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
   };
   const columns = ["file", "name", "prompt", "seed", "variant", "cfg_scale", "iterations", "temperature", "steps",
-    "weights", "starred", "time"];
+    "seconds", "negative_prompt", "candidates", "weights", "starred", "time"];
   const archive = async () => {
     const files = {}, rows = [columns];
     for (const take of [...takes].reverse()) {
@@ -131,7 +131,8 @@ window.dearTakes = (() => {
       files[name] = new Uint8Array(await take.blob.arrayBuffer());
       const settings = take.settings;
       rows.push([name, take.name ?? "", take.prompt, take.seed, settings.variant, settings.cfg_scale,
-        settings.iterations, settings.temperature, settings.steps, settings.digest, take.star ? "yes" : "",
+        settings.iterations, settings.temperature, settings.steps, settings.seconds ?? "",
+        settings.negative_prompt ?? "", settings.candidates ?? "", settings.digest, take.star ? "yes" : "",
         new Date(take.time).toISOString()]);
     }
     // A cell that begins like a formula is text to spreadsheets.

@@ -7,6 +7,8 @@ import secrets
 from collections.abc import Sequence
 
 from dear.conditioning import MAX_PROMPT, control_character
+from dear.pipeline import AudioDEAR
+from dear.ranking import default_judge, labels
 from dear.ui.components.runs import refusal
 from dear.ui.link import LARGEST_SEED
 
@@ -28,6 +30,20 @@ def check_negative(text: str, cfg_scale: float) -> str:
     if cfg_scale == 1:
         raise refusal("A negative prompt needs guidance. Choose a CFG scale other than 1.")
     return text.strip()
+
+
+def check_candidates(model: AudioDEAR, text: str, candidates: int) -> list[str]:
+    """What the judge listens for in candidates; empty for one. Raises a refusal where it cannot rank them."""
+    if candidates == 1:
+        return []
+    judge = default_judge()
+    try:
+        return labels(judge, text, model.nearest(text), model.sample_rate)
+    except ValueError:
+        known = ", ".join(name.replace("_", " ") for name in judge.names)
+        raise refusal(
+            f"Candidates can't be compared for this prompt: their judge knows only {known}. Set Candidates to 1."
+        ) from None
 
 
 def resolve_seed(number: float | None, keep: bool) -> int:

@@ -11,6 +11,8 @@ from dear.pipeline import AudioDEAR
 from dear.ui.link import MAX_VARIATIONS
 from dear.variations import LONGEST, SHORTEST
 
+MAX_CANDIDATES = 8
+
 
 def prompt_box(name: str, placeholder: str = "What should be heard?", **options: Any) -> gr.Textbox:
     return gr.Textbox(
@@ -83,6 +85,14 @@ def negative_box(model: AudioDEAR, value: str | None = None) -> gr.Textbox:
     return gr.Textbox(
         value or "", label="Negative prompt", info="What should not be heard. It needs a CFG scale above 1.",
         max_lines=2, elem_id="negative",
+    )  # fmt: skip
+
+
+def candidates_slider(model: AudioDEAR, value: int | None = None) -> gr.Slider:
+    return gr.Slider(
+        1, MAX_CANDIDATES, value or 1, step=1, label="Candidates", elem_id="candidates",
+        visible=model.vocabulary is not None,
+        info="Off at 1. With more, a classifier keeps the one in which it hears the prompt most surely.",
     )  # fmt: skip
 
 

@@ -21,6 +21,8 @@ DERIVED = {
     "seconds": "length in seconds",
     "strength": "strength of the variation",
     "loop": "seconds redrawn at either end",
+    "candidates": "best of candidates",
+    "judge": "chosen by",
 }
 
 

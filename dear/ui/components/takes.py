@@ -10,8 +10,9 @@ import gradio as gr
 
 from dear.output import Output
 from dear.ui.assets import load
-from dear.ui.link import OPTIONS, write_link
+from dear.ui.link import MORE, OPTIONS, write_link
 
+SETTINGS = ("variant", *OPTIONS, *MORE, "candidates", "digest")  # of a take
 ADD_JS = "(text) => window.dearTakes.add(text)"
 # Events of the component, with what they ask for and what JavaScript gives to them.
 LINK_JS = "(chosen, _) => [chosen, window.dearTakes.link()]"
@@ -32,7 +33,7 @@ def describe(out: Output, files: Sequence[str], pictures: Sequence[str]) -> str:
                 "picture": picture,
                 "prompt": one.prompts[0],
                 "seed": one.seed,
-                "settings": {name: one.settings[name] for name in ("variant", *OPTIONS, "digest")},
+                "settings": {name: one.settings[name] for name in SETTINGS if name in one.settings},
                 "link": write_link(one),
             }
             for one, file, picture in zip(out, files, pictures, strict=True)

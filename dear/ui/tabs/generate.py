@@ -17,6 +17,7 @@ from dear.config import Config
 from dear.loudness import PAGE
 from dear.output import Output
 from dear.pipeline import AudioDEAR
+from dear.ranking import default_judge, keep_best
 from dear.ui.components import checks, chips, controls, result, takes
 from dear.ui.components.runs import (
     QUIET,
@@ -54,7 +55,11 @@ CONTROLS: dict[str, Callable[..., Any]] = {
     "variations": controls.variations_slider,
     "shown_variant": controls.shown_variant_box,
 }
-MORE: dict[str, Callable[..., Any]] = {"seconds": controls.seconds_slider, "negative_prompt": controls.negative_box}
+MORE: dict[str, Callable[..., Any]] = {
+    "seconds": controls.seconds_slider,
+    "negative_prompt": controls.negative_box,
+    "candidates": controls.candidates_slider,
+}
 FOLLOW_VARIANT = (*OPTIONS, "shown_variant")  # the controls that change with the variant
 
 
@@ -81,10 +86,12 @@ def build(context: Context) -> None:
             vocabulary = models.get(None).vocabulary
             examples = chips.picker(chips.examples_html(vocabulary), "examples")
             with gr.Group(elem_classes="dear-settings dear-columns"):
-                settings = {name: make(models.get(None)) for name, make in CONTROLS.items()}
+                made = {name: make(models.get(None)) for name, make in CONTROLS.items() if name != "steps"}
                 seed, lock = controls.seed_row()
-            with gr.Accordion("Length and negative prompt", open=False, elem_id="more"):
+            with gr.Accordion("Length, negative prompt, candidates, steps", open=False, elem_id="more"):
                 more = {name: make(models.get(None)) for name, make in MORE.items()}
+                made["steps"] = CONTROLS["steps"](models.get(None))  # only for a variant that takes several
+            settings = {name: made[name] for name in CONTROLS}
             families = chips.picker(chips.families_html(vocabulary), "families")
         with gr.Column(scale=7, min_width=320, elem_classes="dear-results"):
             panel = sound_panel(folder)
@@ -99,15 +106,20 @@ def build(context: Context) -> None:
         expected: SpeedEstimate,
         options: dict[str, Any],
         seconds: float | None,
+        candidates: int,
     ) -> Generator[tuple[Config, Output], None, None]:
         """The results of one generation, iteration by iteration. A partial result with a waveform is a draft."""
         with page_errors():
             model = models.get(chosen, variant)
             model.stream(text, num_samples=count, **options)  # checks the input
-            every = round(REPORT_INTERVAL / (expected.iteration(options["steps"]) * count))
+            names = checks.check_candidates(model, text, candidates)
+            sounds = count * candidates
+            every = round(REPORT_INTERVAL / (expected.iteration(options["steps"]) * sounds))
             every = min(max(every, 1), options["iterations"])
             began, drafted = time.perf_counter(), False
-            for out in model.stream(text, num_samples=count, every=every, loudness=PAGE, **options):
+            for out in model.stream(text, num_samples=sounds, every=every, loudness=PAGE, **options):
+                if out.iteration == out.iterations and candidates > 1:
+                    out = keep_best(out, candidates, default_judge(), [names] * count)
                 if out.iteration == out.iterations and seconds is not None:
                     out = model.fit(out, seconds)
                 yield model.config, out
@@ -120,7 +132,7 @@ def build(context: Context) -> None:
     def run(
         chosen: str, text: str, variant: str, cfg_scale: float, iterations: float, temperature: float, steps: float,
         count: int, shown_variant: str, number: float | None, keep: bool,
-        seconds: float | None = None, negative: str = "",
+        seconds: float | None = None, negative: str = "", candidates: int = 1,
         example: bool = False,
     ) -> Iterator[dict[Any, Any]]:  # fmt: skip
         """One generation. Results of examples are cached."""
@@ -147,8 +159,8 @@ def build(context: Context) -> None:
         if length is not None and count > 1:
             raise refusal("Another length is made for one variation at a time. Set Variations to 1.")
         options["seed"] = SEED if example and not keep else checks.resolve_seed(number, keep)
-        if not example or count != 1:
-            yield from generate(chosen, text, variant, count, options, length)
+        if not example or count != 1 or candidates != 1:
+            yield from generate(chosen, text, variant, count, options, length, candidates)
             return
         with page_errors():
             key = (models.choice(chosen), variant, text, length, *options.items())
@@ -156,7 +168,7 @@ def build(context: Context) -> None:
         if cached is not None:
             yield from finish(*cached)
             return
-        for changes in generate(chosen, text, variant, count, options, length):
+        for changes in generate(chosen, text, variant, count, options, length, candidates):
             if panel.latest in changes:
                 cache.put(key, changes[panel.latest])
             yield changes
@@ -165,17 +177,23 @@ def build(context: Context) -> None:
         yield from run(chosen, text, *values, example=True)  # type: ignore[misc]  # values end before example
 
     def generate(
-        chosen: str, text: str, variant: str, count: int, options: dict[str, Any], seconds: float | None
+        chosen: str,
+        text: str,
+        variant: str,
+        count: int,
+        options: dict[str, Any],
+        seconds: float | None,
+        candidates: int,
     ) -> Iterator[dict[Any, Any]]:
         """Pictures as the generation goes on, perhaps a draft, and last the sound."""
         nonlocal speed
         began = time.perf_counter()
         reported_at, drawn_at, drawing, drafted = began, began, 0.0, False
-        with closing(draw(chosen, text, variant, count, speed, options, seconds)) as results:
+        with closing(draw(chosen, text, variant, count, speed, options, seconds, candidates)) as results:
             for config, out in results:
                 now = time.perf_counter()
                 if out.iteration == out.iterations:
-                    if seconds is None:
+                    if seconds is None and candidates == 1:
                         speed = speed.updated(out)
                     yield from finish(config, out)
                     return
