@@ -7,8 +7,8 @@
 # make docs         draws the figures and builds the documentation into site/; any warning is an error
 # make constraints  renews the exact versions in constraints.txt from the ranges in pyproject.toml
 # make audit        looks the exact versions up in PyPI's database of known vulnerabilities
-# make space        fills SPACE= with the files of a Hugging Face Space, requirements at exact versions
-# make screenshots  renews the pictures of the page in assets/screens
+# make space        fills SPACE= with the files of a Hugging Face Space, its own requirements at exact versions
+# make screenshots  renews the pictures of the page in assets/screens, and that of previews
 # make clean        removes .venv and what was built
 
 PYTHON ?= python3
@@ -60,12 +60,12 @@ audit: .venv/tools
 
 space: .venv/tools
 	mkdir -p $(SPACE)
-	git archive HEAD | tar x -C $(SPACE)
+	git archive HEAD README.md LICENSE CITATION.cff app.py dear assets | tar x -C $(SPACE)
 	$(COMPILE) --python-version 3.12 --python-platform x86_64-manylinux_2_28 --constraint constraints.txt \
-	  --output-file $(SPACE)/requirements.txt requirements.txt
+	  --extra ui --output-file $(SPACE)/requirements.txt pyproject.toml
 
 screenshots: .venv/dev
-	$(BIN)/python tests/helpers/screenshots.py
+	$(BIN)/python tests/helpers/screenshots.py --preview
 	$(BIN)/python tests/helpers/screenshots.py --theme dark --tabs generate
 
 clean:

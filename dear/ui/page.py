@@ -22,6 +22,7 @@ from dear.ui.components.files import remove_old_files
 from dear.ui.context import Context
 from dear.ui.gpu import is_zero
 from dear.ui.model_registry import ModelRegistry
+from dear.ui.preview import Previews
 from dear.ui.registry import TABS
 from dear.ui.requests import Page, PlainRequests
 from dear.ui.tabs.model import allows_folders, is_fixed
@@ -79,7 +80,7 @@ def serve(model: AudioDEAR, host: str, port: int, source: str | None = None, rev
             head=HEAD,
             footer_links=["api", "settings"],
             allowed_paths=[str(folder)],
-            app_kwargs={"middleware": [Middleware(PlainRequests)]},
+            app_kwargs={"middleware": [Middleware(PlainRequests), Middleware(Previews, TITLE, TAGLINE)]},
             max_file_size=MAX_UPLOAD,
             ssr_mode=False,
             quiet=True,

@@ -176,8 +176,9 @@ def card_figure(mel: ArrayLike, config: MelConfig, title: str) -> Figure:
     _mel_image(axes, values, config, len(values) * config.hop_length / config.sample_rate, (-80.0, 10.0))
     axes.set_axis_off()
     lines = textwrap.wrap(title, 46, max_lines=2, placeholder=" …") or [""]
-    size = 40 if len(lines) == 1 else 30
-    figure.text(0.04, 0.87, "\n".join(lines), size=size, color="white", va="center", linespacing=1.25, parse_math=False)
+    size = 40 if len(title) <= 34 else 28  # larger letters would be cut off at the edge
+    text = "\n".join(lines)
+    figure.text(0.04, 0.885, text, size=size, color="white", va="center", linespacing=1.25, parse_math=False)
     figure.text(0.96, 0.775, "AudioDEAR", size=15, color="#9fcfc6", va="center", ha="right")
     return figure
 

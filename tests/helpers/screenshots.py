@@ -89,7 +89,7 @@ def duel(walk: Walk) -> None:
     walk.write("#duel-prompt textarea", PROMPT)
     walk.write("#duel-seed input", str(SEED))
     walk.press("#duel")
-    walk.until(lambda: "took 1/" in walk.one("#duel-status").text)
+    walk.until(lambda: "times as fast" in walk.one("#duel-status").text)
 
 
 def edit(walk: Walk) -> None:
@@ -150,6 +150,20 @@ def shoot(walk: Walk, width: int) -> bytes:
     return file.getvalue()
 
 
+def preview(pipeline: Any) -> bytes:
+    """The picture that links to the page are shown with, a JPEG."""
+    from PIL import Image
+
+    from dear.visual import plots
+
+    out = pipeline.generate(PROMPT, seed=SEED)
+    card = plots.card_figure(out.mel[0].numpy(), pipeline.config.mel, "Describe a sound, then hear it")
+    file = io.BytesIO()
+    picture = Image.open(io.BytesIO(plots.to_png(card))).convert("RGB")
+    picture.save(file, "JPEG", quality=72, optimize=True, progressive=True)
+    return file.getvalue()
+
+
 def make_study(folder: Path, pipeline: Any) -> None:
     """A listening study of two systems with two sounds each."""
     for system in ("one", "two"):
@@ -162,7 +176,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "assets" / "screens", metavar="DIR")
     parser.add_argument("--theme", choices=("light", "dark"), default="light")
-    parser.add_argument("--tabs", nargs="+", choices=list(TABS), default=list(TABS))
+    parser.add_argument("--tabs", nargs="*", choices=list(TABS), default=list(TABS))
+    parser.add_argument("--preview", action="store_true", help="also the picture that links are shown with")
     args = parser.parse_args()
     args.out = args.out.resolve()
     os.chdir(ROOT)
@@ -170,10 +185,13 @@ def main() -> int:
     from dear import AudioDEAR
     from dear.evaluation.click import chromium
     from dear.ui import serve
+    from dear.ui.preview import PICTURE
     from dear.ui.tabs.listening import RATINGS, STUDY
     from dear.ui.tabs.model import FOLDERS
 
     pipeline = AudioDEAR.from_pretrained()
+    if args.preview:
+        PICTURE.write_bytes(preview(pipeline))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -152,3 +152,15 @@ def test_grid_sets_real_left_and_generated_right(rng):
         np.testing.assert_allclose(shown[2 * row], real[row].T * plots.DECIBELS, rtol=1e-6)
         np.testing.assert_allclose(shown[2 * row + 1], generated[row].T * plots.DECIBELS, rtol=1e-6)
     assert [axes.get_ylabel() for axes in figure.axes[:6:2]] == ["dog", "rain", "chainsaw"]
+
+
+@pytest.mark.parametrize(
+    "title", ["a dog barks", "a rooster crows in the early morning", "a dog barks far away, then " * 9]
+)
+def test_the_title_of_a_card_lies_within_it(title):
+    figure = plots.card_figure(np.zeros((64, 64)), MelConfig(), title)
+    png = plots.to_png(figure)
+    assert png[16:24] == (1200).to_bytes(4, "big") + (630).to_bytes(4, "big")
+    boxes = [text.get_window_extent() for text in figure.texts]
+    assert len(boxes) == 2 and not boxes[0].overlaps(boxes[1])
+    assert all(box.x0 >= 0 and box.y0 >= 0 and box.x1 <= 1200 and box.y1 <= 630 for box in boxes)
