@@ -36,7 +36,7 @@ def endpoints(models: ModelRegistry, folder: Path) -> None:
     def model_of(variant: str | None) -> AudioDEAR:
         return models.get(None, variant)
 
-    @on_gpu(30)
+    @on_gpu()
     def generate(
         prompt: str,
         cfg_scale: float | None = None,
@@ -76,7 +76,7 @@ def endpoints(models: ModelRegistry, folder: Path) -> None:
             )
         return _file(out), _facts(out)
 
-    @on_gpu(60)
+    @on_gpu()
     def compare(
         prompt: str,
         cfg_scales: list[float] = [1, 2, 3, 4, 5, 6],  # noqa: B006 - the default that clients are shown
@@ -117,7 +117,7 @@ def endpoints(models: ModelRegistry, folder: Path) -> None:
             outs = [model.generate(prompt, progress=stop_if_left, **each, **options) for each in settings]
         return [_file(out) for out in outs], [_facts(out) for out in outs]
 
-    @on_gpu(30)
+    @on_gpu()
     def inpaint(
         audio: gr.FileData,
         start: float,
@@ -156,7 +156,7 @@ def endpoints(models: ModelRegistry, folder: Path) -> None:
             )  # fmt: skip
         return _file(out), _facts(out)
 
-    @on_gpu(60)
+    @on_gpu()
     def extend(
         audio: gr.FileData,
         seconds: float,

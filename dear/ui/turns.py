@@ -13,8 +13,7 @@ import math
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping
-from numbers import Real
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -25,6 +24,7 @@ from gradio.server_messages import EventMessage, ProcessCompletedMessage, Proces
 
 from dear.ui.callers import caller_of
 from dear.ui.components.runs import QUEUE
+from dear.ui.cost import cost
 
 GENERATION = QUEUE["concurrency_id"]
 MAX_WAITING = 512  # runs of all callers together
@@ -171,31 +171,13 @@ def _failed(sentence: str) -> ProcessCompletedMessage:
 
 
 def estimate(function: Callable[..., Any] | None, data: Any) -> float:
-    """The cost of a run relative to others, from the values of its parameters: iterations x steps x sounds."""
+    """The cost of a run relative to others: iterations x steps x sounds, from the values of its parameters."""
     try:
         names = list(inspect.signature(function).parameters) if function else []
     except (TypeError, ValueError):
         names = []
-    values: Mapping[str, Any] = dict(zip(names, data if isinstance(data, list) else [], strict=False))
-    iterations = _numbers(values.get("iterations"), 32)
-    scales = _numbers(values.get("cfg_scales"), 1)
-    samples = _numbers(values.get("count"), 1)[0]
-    clips = max(1.0, _numbers(values.get("seconds"), 1)[0] / 10)
-    return sum(iterations) * len(scales) * samples * clips * _numbers(values.get("steps"), 1)[0]
-
-
-def _numbers(value: Any, default: float) -> list[float]:
-    """The numbers of a value as the page or a program gives it: one, a list, or a text of several."""
-    if isinstance(value, str):
-        value = value.replace(",", " ").replace(";", " ").split()
-    numbers = []
-    for each in value if isinstance(value, list) else [value]:
-        try:
-            number = float(each) if isinstance(each, str | Real) else math.nan
-        except (ValueError, OverflowError):
-            number = math.nan
-        numbers.append(min(max(number, 1.0), 1000.0) if math.isfinite(number) else default)
-    return numbers[:64] or [default]
+    found = cost(dict(zip(names, data if isinstance(data, list) else [], strict=False)))
+    return found.passes * found.steps
 
 
 def stop_if_left(*_: object) -> None:

@@ -30,7 +30,6 @@ from dear.ui.gpu import on_gpu
 from dear.ui.tabs.generate import GenerateInterface
 
 MAX_SOUNDS = 12
-GPU_SECONDS = 60  # limit of one comparison under ZeroGPU
 NO_ROWS = "Nothing"
 EMPTY = (
     '<div class="dear-empty"><p>Nothing compared yet.</p><p>Hear a prompt under several settings, side by side. Choose '
@@ -100,7 +99,7 @@ def build(context: Context) -> None:
                 archive = gr.DownloadButton("Download all", size="sm", visible=False, elem_id="compare-zip")
     latest = gr.State(None, time_to_live=LIFETIME)
 
-    @on_gpu(GPU_SECONDS)
+    @on_gpu()
     def draw(chosen: str, settings: list[dict[str, Any]]) -> Generator[Any, None, None]:
         """The mel configuration, once all settings are checked; then progress and results, in order."""
         with page_errors():

@@ -29,7 +29,6 @@ SIDES = ("A", "B")
 RACE, BLIND = "With clocks", "Blind"
 START = "Let both draw it"
 REPORT_INTERVAL = 0.25  # seconds between pictures of each of the two in progress
-GPU_SECONDS = 60  # limit of both together under ZeroGPU
 ABOUT = (
     "Both models get the same prompt and the same seed, each with its own default settings. They take turns: the one "
     "that has used less time computes its next iteration. Each clock counts the computing of its own model, from text "
@@ -104,7 +103,7 @@ def build(context: Context) -> None:
     latest = gr.State(None, time_to_live=LIFETIME)
     tally = gr.State(Tally())
 
-    @on_gpu(GPU_SECONDS)
+    @on_gpu(sounds=2)
     def draw(chosen: str, text: str, number: int) -> Generator[Any, None, None]:
         """The title and the mel configuration of each variant; then each result as it comes, as (name, output)."""
         with page_errors():
@@ -173,9 +172,8 @@ def build(context: Context) -> None:
             yield {place[name]: _done(names[name], None, heard[name]) for name in order}
         else:
             ratio = f"{seconds[TEACHER] / seconds[STUDENT]:.1f}"
-            yield {
-                status: f'<p class="dear-headline" role="status">The student took 1/{ratio} of the teacher\'s time.</p>'
-            }
+            sentence = f"The student was {ratio} times as fast as the teacher."
+            yield {status: f'<p class="dear-headline" role="status">{sentence}</p>'}
 
     def vote(button: int, trial: Trial | None, counted: Tally) -> dict[Any, Any]:
         """Count a vote once, and reveal the sides."""

@@ -32,7 +32,6 @@ from dear.visual import plots
 
 MAX_STEPS = 20  # of undo
 MAX_SECONDS = 60.0  # of an uploaded sound
-GPU_SECONDS = 60  # limit of one edit under ZeroGPU
 REDRAW, EXTEND = "Redraw a region", "Continue past the end"
 EMPTY = (
     '<div class="dear-empty"><p>No sound yet.</p><p>Upload a sound, record one, or send one from Generate. It is '
@@ -80,14 +79,14 @@ def build(context: Context) -> None:
             )
             prompt = controls.prompt_box("edit-prompt", "What should be heard there?")
             button, stop = run_buttons("Redraw", "edit")
-            with gr.Group(elem_classes="dear-settings"):
+            with gr.Group(elem_classes="dear-settings dear-columns"):
                 start = gr.Slider(0, 10, 3, step=0.05, label="Start", info="In seconds.", elem_id="edit-start")
                 end = gr.Slider(
                     0, 10, 6, step=0.05, label="End", info="At most one clip after the start.", elem_id="edit-end"
                 )
                 surroundings = gr.Slider(
                     0, 10, 0, step=0.1, label="Surroundings", elem_id="edit-around",
-                    info="Seconds on either side that the model hears. More fits in better; less follows the prompt.",
+                    info="Seconds that the model hears. More fit in better, fewer follow the prompt.",
                 )  # fmt: skip
                 added = gr.Slider(
                     1, 30, 5, step=1, label="Length", info="Seconds to add after the end.", visible=False,
@@ -150,7 +149,7 @@ def build(context: Context) -> None:
             ),
         }
 
-    @on_gpu(GPU_SECONDS)
+    @on_gpu()
     def draw(
         chosen: str, file: str, what: str, text: str, first: float, last: float, heard: float, seconds: float,
         options: dict[str, Any],

@@ -44,7 +44,6 @@ PICTURE_SHARE = 0.12  # of the time of a run that goes into its pictures, at mos
 # A draft takes half as long as rendering one sound with Griffin-Lim, and as long with other vocoders. It is made if
 # the rest of the run takes at least this many times as long as rendering, so that it is heard well before the end.
 DRAFT_WORTH = 1.5
-GPU_SECONDS = 30  # limit of one generation under ZeroGPU
 # In the order of the page and of the arguments of a run.
 CONTROLS: dict[str, Callable[..., Any]] = {
     "variant": controls.variant_radio,
@@ -97,7 +96,7 @@ def build(context: Context) -> None:
             panel = sound_panel(folder)
     link = gr.Textbox("", visible=False)  # of the take whose settings are restored
 
-    @on_gpu(GPU_SECONDS)
+    @on_gpu()
     def draw(
         chosen: str,
         text: str,
@@ -216,7 +215,7 @@ def build(context: Context) -> None:
                     reported_at = time.perf_counter()
                     yield {panel.facts: result.progress(out, speed.remaining(out, now - began)), **changes}
 
-    @on_gpu(GPU_SECONDS)
+    @on_gpu()
     def derive(chosen: str, source: Output, how: str, strength: float, number: int) -> Generator[Any, None, None]:
         """The configuration, progress, and last a variation or a loop of ``source``, by its own settings."""
         with page_errors():

@@ -112,7 +112,7 @@ def build(context: Context) -> None:
         play.steps = int(count)  # a training in progress uses them, too
         return _panels(play)
 
-    @on_gpu(30)
+    @on_gpu()
     def film(chosen: str) -> list[Output]:
         model = models.get(chosen)
         every = -(-model.sampling.iterations // 4)
