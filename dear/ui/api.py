@@ -24,6 +24,7 @@ from dear.ui.components.controls import MAX_CANDIDATES
 from dear.ui.components.files import store
 from dear.ui.components.runs import QUEUE
 from dear.ui.gpu import on_gpu
+from dear.ui.metrics import counted
 from dear.ui.model_registry import ModelRegistry
 from dear.ui.tabs.compare import MAX_SOUNDS
 from dear.ui.tabs.edit import MAX_SECONDS
@@ -197,7 +198,7 @@ def endpoints(models: ModelRegistry, folder: Path) -> None:
         return gr.FileData(path=path, orig_name=Path(path).name, mime_type="audio/wav")
 
     for endpoint in (generate, compare, inpaint, extend):
-        gr.api(endpoint, api_name=endpoint.__name__, **QUEUE)
+        gr.api(counted(endpoint), api_name=endpoint.__name__, **QUEUE)
 
 
 def _facts(out: Output) -> dict[str, Any]:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 METRICS = "AUDIODEAR_METRICS"
+TYPE = "text/plain; version=0.0.4"  # of Prometheus' text format
 RESULTS = ("done", "failed", "stopped")  # how a run ends
 
 
@@ -44,8 +50,8 @@ class RunCounts:
                 self._ended[result] += 1
                 self._seconds += time.perf_counter() - began
 
-    def text(self) -> str:
-        """Prometheus' text format."""
+    def text(self, waiting: int) -> str:
+        """Prometheus' text format. waiting: runs in the queue."""
         with self._lock:
             ended = [f'audiodear_runs_total{{result="{name}"}} {self._ended[name]}' for name in RESULTS]
             lines = [
@@ -58,8 +64,22 @@ class RunCounts:
                 "# HELP audiodear_runs_running Runs that are going on.",
                 "# TYPE audiodear_runs_running gauge",
                 f"audiodear_runs_running {self._running}",
+                "# HELP audiodear_runs_waiting Runs that wait in the queue.",
+                "# TYPE audiodear_runs_waiting gauge",
+                f"audiodear_runs_waiting {waiting}",
             ]
         return "\n".join(lines) + "\n"
 
 
 RUNS = RunCounts()
+
+
+def counted(function: Callable[P, T]) -> Callable[P, T]:
+    """``function``, each call of which is a run."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        with RUNS.run():
+            return function(*args, **kwargs)
+
+    return call

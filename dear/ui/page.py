@@ -8,6 +8,7 @@ import tempfile
 import threading
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import gradio as gr
 from starlette.middleware import Middleware
@@ -61,6 +62,10 @@ def health(model: AudioDEAR, _: Request) -> JSONResponse:
     return JSONResponse({"status": "ok", "model": model.config.name, "variant": model.variant, "weights": model.digest})
 
 
+def _metrics(page: gr.Blocks, _: Request) -> PlainTextResponse:
+    return PlainTextResponse(metrics.RUNS.text(cast(FairQueue, page._queue).waiting()), media_type=metrics.TYPE)
+
+
 def serve(model: AudioDEAR, host: str, port: int, source: str | None = None, revision: str | None = None) -> gr.Blocks:
     """Start serving the page in threads of its own. ``local_url`` of the result is its address.
 
@@ -88,7 +93,7 @@ def serve(model: AudioDEAR, host: str, port: int, source: str | None = None, rev
         )
         page.app.router.routes.insert(0, Route("/health", partial(health, model)))
         if metrics.is_on():
-            page.app.router.routes.insert(0, Route("/metrics", lambda _: PlainTextResponse(metrics.RUNS.text())))
+            page.app.router.routes.insert(0, Route("/metrics", partial(_metrics, page)))
     except OSError as error:
         raise OSError(f"port {port} of {host} can't be served, perhaps another program has it: set PORT") from error
     return page

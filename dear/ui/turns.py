@@ -123,6 +123,11 @@ class FairQueue(Queue):
         unread = messages.unread_seconds() if isinstance(messages, Messages) else math.inf
         return not event.alive or unread > GRACE
 
+    def waiting(self) -> int:
+        """Runs that wait for their turn."""
+        queue = self.event_queue_per_concurrency_id.get(GENERATION)
+        return len(queue.queue) if queue else 0
+
     def _refuse(self, body: Any, fn: Any, request: Any, sentence: str) -> Any:
         event = Event(body.session_hash, fn, request, None)
         self.pending_event_ids_session.setdefault(body.session_hash, set()).add(event._id)

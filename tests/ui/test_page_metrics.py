@@ -3,6 +3,8 @@
 import urllib.request
 
 import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
 from webpage import served
 
 from dear.ui import metrics
@@ -10,7 +12,7 @@ from dear.ui.metrics import RunCounts
 
 
 def lines(counts: RunCounts) -> dict[str, str]:
-    return dict(line.rsplit(" ", 1) for line in counts.text().splitlines() if not line.startswith("#"))
+    return dict(line.rsplit(" ", 1) for line in counts.text(4).splitlines() if not line.startswith("#"))
 
 
 def test_runs_are_counted_by_how_they_end():
@@ -31,10 +33,20 @@ def test_runs_are_counted_by_how_they_end():
     stopped.close()
     found = lines(counts)
     assert [found[f'audiodear_runs_total{{result="{name}"}}'] for name in metrics.RESULTS] == ["1", "1", "1"]
-    assert found["audiodear_runs_running"] == "0" and float(found["audiodear_run_seconds_total"]) >= 0
+    assert (found["audiodear_runs_running"], found["audiodear_runs_waiting"]) == ("0", "4")
+    assert float(found["audiodear_run_seconds_total"]) >= 0
 
 
-def test_they_are_served_where_the_host_asks_for_them(student, monkeypatch):
+def test_runs_of_the_page_and_of_programs_are_served_where_the_host_asks_for_them(student, monkeypatch):
+    monkeypatch.setattr(metrics, "RUNS", RunCounts())
     monkeypatch.setenv(metrics.METRICS, "1")
-    with served(student) as page, urllib.request.urlopen(f"{page.local_url}metrics", timeout=60) as answer:
-        assert "audiodear_runs_total" in answer.read().decode()
+    with served(student) as page:
+        client = Client(page.local_url, verbose=False)
+        client.predict("rain", iterations=2, api_name="/generate")
+        with pytest.raises(AppError, match="cfg_scale must be"):
+            client.predict("rain", cfg_scale=99, api_name="/generate")
+        with urllib.request.urlopen(f"{page.local_url}metrics", timeout=60) as answer:
+            assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+            text = answer.read().decode()
+    for line in ('runs_total{result="done"} 1', 'runs_total{result="failed"} 1', "runs_waiting 0", "runs_running 0"):
+        assert f"\naudiodear_{line}\n" in text
