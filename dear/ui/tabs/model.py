@@ -114,7 +114,8 @@ def _facts(model: AudioDEAR, choice: ModelChoice) -> str:
     rows = {
         "from": choice.origin,
         "model": model.config.name,
-        "variant": f"{model.variant} of {', '.join(model.config.variants)}",
+        "variant": model.variant,
+        "variants": ", ".join(model.config.variants),
         "head": f"{head}, {model.sampling.steps} step" + ("s" if model.sampling.steps > 1 else ""),
         "parameters": f"{count / 1e6:.1f} million",
         "tokens": f"{model.model.length} of {model.model.token_dim} values",
