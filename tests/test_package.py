@@ -121,3 +121,15 @@ def test_a_file_of_more_than_350_lines_states_why_in_its_docstring():
             text = path.read_text(encoding="utf-8")
             if text.count("\n") > 350:
                 assert "file is long because" in " ".join((ast.get_docstring(ast.parse(text)) or "").split()), path
+
+
+def test_the_container_is_given_all_that_the_package_is_built_from():
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    copied = {name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]}
+    assert all((ROOT / name).exists() for name in copied)
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    needed = {*wheel["packages"], *wheel["force-include"], "pyproject.toml", "constraints.txt", "app.py"}
+    needed |= {PROJECT["readme"], *PROJECT["license-files"]}
+    assert needed <= copied
+    ignored = set((ROOT / ".dockerignore").read_text().split())
+    assert not {name.split("/")[0] for name in copied} & ignored
