@@ -1,7 +1,8 @@
-"""The examples of docs/contributing.md, in a copy of the repository: how many files a further kind touches."""
+"""The examples of docs/contributing.md in copies of the repository: the files and lines that a new kind touches."""
 
 from __future__ import annotations
 
+import difflib
 import filecmp
 import os
 import re
@@ -14,59 +15,87 @@ from pathlib import Path
 
 import pytest
 
+from training.audioset import audioset_names
+
 ROOT = Path(__file__).resolve().parents[1]
 GUIDE = ROOT / "docs" / "contributing.md"
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A section of the guide, and what a reader of it does beside copying the example."""
+class Registration:
+    """Two lines in the module of a registry."""
 
-    contract: tuple[str, ...]  # of the registry
-    name: str  # of the example, by which the contract's tests are selected
-    passes: int  # at least so many tests of the contract run on it
-    changed: tuple[str, ...] = ()  # files that are edited
-    imported: str = ""
-    entry: str = ""
-    registry: str = ""
+    file: str
+    registry: str
+    imported: str
+    entry: str
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is done with the example in a section of the guide."""
+
+    name: str  # of the example, by which the tests of the contract are selected
+    contract: tuple[str, ...]  # test modules
+    least: int  # number of tests of the contract that run on the example
+    registration: Registration | None = None
 
 
 KINDS = {
     "head": Kind(
-        ("tests/heads/test_head_contract.py",),
         "gaussian",
+        ("tests/heads/test_head_contract.py",),
         6,
-        ("dear/heads/__init__.py",),
-        "from dear.heads.gaussian import GaussianHead",
-        '"gaussian": GaussianHead',
-        "HEADS",
+        Registration(
+            "dear/heads/__init__.py",
+            "HEADS",
+            "from dear.heads.gaussian import GaussianHead",
+            '"gaussian": GaussianHead,',
+        ),
     ),
     "text encoder": Kind(
-        ("tests/conditioning/test_encoder_contract.py",),
         "hashed",
+        ("tests/conditioning/test_encoder_contract.py",),
         6,
-        ("dear/conditioning/__init__.py",),
-        "from dear.conditioning.hashed import HashEncoder",
-        '"hashed": HashEncoder',
-        "ENCODERS",
+        Registration(
+            "dear/conditioning/__init__.py",
+            "ENCODERS",
+            "from dear.conditioning.hashed import HashEncoder",
+            '"hashed": HashEncoder,',
+        ),
     ),
     "dataset": Kind(
-        ("tests/training/test_datasets.py",),
         "field_notes",
+        ("tests/training/test_datasets.py",),
         6,
-        ("training/data/datasets.py",),
-        "",
-        '"field_notes": field_notes',
-        "READERS",
+        Registration(
+            "training/data/datasets.py",
+            "READERS",
+            "from training.data.field_notes import field_notes",
+            '"field_notes": field_notes,',
+        ),
     ),
     "judge": Kind(
-        ("tests/evaluation/test_judges.py",),
         "levels",
+        ("tests/evaluation/test_judges.py",),
         1,
-        ("dear/evaluation/judge/__init__.py",),
-        "from dear.evaluation.judge.levels import load_levels",
-        '"levels": load_levels',
-        "JUDGES",
+        Registration(
+            "dear/evaluation/judge/__init__.py",
+            "JUDGES",
+            "from dear.evaluation.judge.levels import load_levels",
+            '"levels": load_levels,',
+        ),
+    ),
+    "tab": Kind(
+        "hello",
+        ("tests/ui/test_tabs.py",),
+        3,
+        Registration("dear/ui/registry.py", "TABS", "from dear.ui.tabs import hello", "hello.TAB,"),
+    ),
+    "sound": Kind(
+        "gong",
+        tuple(f"tests/training/test_{name}.py" for name in ("vocabulary", "captions", "scenes")),
+        3,
     ),
 }
 
@@ -79,12 +108,12 @@ def example(kind: str) -> tuple[str, str]:
     return found[1], found[2]
 
 
-def insert(text: str, kind: Kind, function: str = "") -> str:
-    """A registry's module with the import and the entry of the example, and its function where it has no own file."""
-    registry = re.search(rf"^{kind.registry}: .*?\n(?=\}}|    \)\n\}})", text, re.DOTALL | re.MULTILINE)
-    assert registry, f"{kind.registry} must have an entry on each line"
+def register(text: str, registration: Registration) -> str:
+    """The module of a registry with the import and the entry of the example."""
+    registry = re.search(rf"^{registration.registry}: .*?\n(?=\}}|    \)\n\}})", text, re.DOTALL | re.MULTILINE)
+    assert registry, f"{registration.registry} must have an entry on each line"
     before, after = text[: registry.start()], text[registry.end() :]
-    return f"{before}{kind.imported}\n{function}\n\n{registry[0]}        {kind.entry},\n{after}"
+    return f"{before}{registration.imported}\n{registry[0]}        {registration.entry}\n{after}"
 
 
 def copied(folder: Path) -> Path:
@@ -103,33 +132,49 @@ def differences(compared: filecmp.dircmp, folder: str) -> Iterator[tuple[str, st
         yield from differences(below, f"{folder}/{name}")
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_a_further_kind_touches_few_files_and_keeps_the_contract(tmp_path, name):
-    kind, (path, code) = KINDS[name], example(name)
+def changed_lines(before: str, after: str) -> list[str]:
+    compared = difflib.ndiff(before.splitlines(), after.splitlines())
+    return [f"{line[0]}{line[1:].strip()}" for line in compared if line[0] in "+-"]
+
+
+@pytest.mark.parametrize("section", KINDS)
+def test_a_new_kind_touches_one_file_and_its_registry_and_keeps_the_contract(tmp_path, section):
+    kind, (path, code) = KINDS[section], example(section)
     folder = copied(tmp_path)
-    own = path not in kind.changed
-    if own:
-        assert not (folder / path).exists()
-        (folder / path).write_text(code)
-    for changed in kind.changed:
-        file = folder / changed
-        file.write_text(insert(file.read_text(), kind, "" if own else f"\n\n{code}\n"))
+    assert not (folder / path).exists()
+    (folder / path).write_text(code)
+    expected = {("new", path)}
+    if registration := kind.registration:
+        before = (folder / registration.file).read_text()
+        after = register(before, registration)
+        (folder / registration.file).write_text(after)
+        assert changed_lines(before, after) == [f"+{registration.imported}", f"+{registration.entry}"]
+        expected.add(("edited", registration.file))
 
-    found = {
-        each
+    compared = (
+        differences(filecmp.dircmp(ROOT / package, folder / package, ignore=["__pycache__", "assets"]), package)
         for package in ("dear", "training")
-        for each in differences(
-            filecmp.dircmp(ROOT / package, folder / package, ignore=["__pycache__", "assets"]), package
-        )
-    }
-    assert found == {("edited", each) for each in kind.changed} | ({("new", path)} if own else set())
+    )
+    assert {each for package in compared for each in package} == expected
 
-    run = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *kind.contract, "-k", kind.name],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(folder)},
         capture_output=True,
         text=True,
     )
-    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-1000:]
-    assert int(re.search(r"(\d+) passed", run.stdout)[1]) >= kind.passes
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= kind.least
+
+
+def test_the_table_of_the_guide_names_the_files_that_are_edited():
+    rows = re.findall(r"^\| an? (.+?) \| (\d) \| (.+?) \|", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
+    edited = {name: f"1: `{kind.registration.file}`" if kind.registration else "none" for name, kind in KINDS.items()}
+    assert {name: (int(new), files) for name, new, files in rows} == {name: (1, edited[name]) for name in KINDS}
+
+
+def test_judges_take_the_names_of_a_new_sound(tmp_path):
+    path, text = example("sound")
+    (tmp_path / Path(path).name).write_text(text)
+    assert audioset_names(tmp_path) == {"gong": ["Gong"]}

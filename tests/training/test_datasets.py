@@ -11,17 +11,15 @@ import pytest
 from training.data.captions import prompts
 from training.data.datasets import (
     READERS,
-    DatasetError,
-    Skipped,
     audiocaps,
     audioset,
     clips,
     esc10,
     esc50,
-    find_sounds,
     wavcaps,
 )
 from training.data.manifest import Entry
+from training.data.tables import DatasetError, Skipped, find_sounds
 
 
 def touch(*paths: Path) -> None:

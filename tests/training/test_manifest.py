@@ -11,9 +11,9 @@ import pytest
 import soundfile
 
 from training import prepare as module
-from training.data.datasets import DatasetError, Skipped
 from training.data.manifest import Entry, ManifestError, read_manifest, write_manifest
 from training.data.probe import probe
+from training.data.tables import DatasetError, Skipped
 from training.prepare import main, prepare
 
 

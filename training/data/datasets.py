@@ -8,27 +8,22 @@ order of the tables. Sound files are only listed here, never opened. Tables that
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
-import json
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from dear.files import read_text
-from training.data.captions import prompts
 from training.data.manifest import Entry, clean_caption
-from training.data.vocabulary import LABELS
-
-SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
-MAX_TABLE = 2**30  # bytes; WavCaps' tables have a quarter of that
-WORDINGS = 5  # captions that a sound gets from its label
+from training.data.tables import (
+    DatasetError,
+    Skipped,
+    find_sounds,
+    label_captions,
+    read_json,
+    read_plain_rows,
+    read_rows,
+    sound_generator,
+    with_captions,
+)
 
 # WavCaps' four parts: name of the table's file -> (folder, prefix of a source, key in a blacklist)
 WAVCAPS = {
@@ -37,34 +32,6 @@ WAVCAPS = {
     "fsd_final": ("FreeSound", "freesound", "FreeSound"),
     "sb_final": ("SoundBible", "soundbible", "SoundBible"),
 }
-
-
-class DatasetError(ValueError):
-    """A folder or table that is not what the dataset publishes."""
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A sound that doesn't enter the manifest: a line of the report beside it."""
-
-    id: str
-    path: str  # of its file, empty where there is none
-    reason: str  # one word: missing, caption, blacklisted, excluded, duplicate, empty, broken, short, silent
-    detail: str = ""
-
-
-def find_sounds(folder: Path) -> dict[str, Path]:
-    """Sound files below ``folder`` by name without suffix; of equal names the first in order of paths."""
-    if not folder.is_dir():
-        raise DatasetError(f"audio must be a folder, got {str(folder)!r}, which does not exist")
-    found: dict[str, Path] = {}
-    for place, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            path = Path(place, name)
-            if path.suffix.lower() in SUFFIXES:
-                found.setdefault(path.stem, path)
-    return found
 
 
 def audiocaps(audio: Path, metadata: Sequence[Path], seed: int) -> Iterator[Entry | Skipped]:
@@ -76,7 +43,7 @@ def audiocaps(audio: Path, metadata: Sequence[Path], seed: int) -> Iterator[Entr
     sounds = find_sounds(audio)
     for table in metadata:
         clips: dict[tuple[str, str], list[dict[str, str]]] = {}
-        for _, row in _rows(table, ("audiocap_id", "youtube_id", "start_time", "caption")):
+        for _, row in read_rows(table, ("audiocap_id", "youtube_id", "start_time", "caption")):
             clips.setdefault((row["youtube_id"], row["start_time"]), []).append(row)
         for (video, start), rows in clips.items():
             name = f"{video}_{start}"
@@ -87,9 +54,9 @@ def audiocaps(audio: Path, metadata: Sequence[Path], seed: int) -> Iterator[Entr
                 continue
             captions = [caption for row in rows if (caption := clean_caption(row["caption"]))]
             if table.stem == "test" and captions:
-                captions = [captions[_generator(seed, name).integers(len(captions))]]
+                captions = [captions[sound_generator(seed, name).integers(len(captions))]]
             entry = Entry(name, path, "audiocaps", tuple(captions), source=f"youtube:{video}", split=table.stem)
-            yield _captioned(entry)
+            yield with_captions(entry)
 
 
 def wavcaps(
@@ -102,7 +69,7 @@ def wavcaps(
     """
     banned: set[tuple[str, str]] = set()
     for blacklist in blacklists:
-        lists = _json(blacklist)
+        lists = read_json(blacklist)
         if not (isinstance(lists, dict) and all(isinstance(names, list) for names in lists.values())):
             raise DatasetError(f"{blacklist} must hold lists of ids by part, as WavCaps' blacklists do")
         banned |= {(part, str(name).removesuffix(".wav")) for part, names in lists.items() for name in names}
@@ -114,7 +81,7 @@ def wavcaps(
         if len(metadata) > 1 and not (audio / folder).is_dir():
             raise DatasetError(f"{audio} must hold the folder {folder}, as several tables are given; it does not")
         sounds = find_sounds(audio / folder if (audio / folder).is_dir() else audio)
-        data = _json(table)
+        data = read_json(table)
         if not (isinstance(data, dict) and isinstance(data.get("data"), list)):
             raise DatasetError(f"{table} must be an object with a list 'data'")
         for number, row in enumerate(data["data"]):
@@ -129,7 +96,7 @@ def wavcaps(
             else:
                 recording = stem.removeprefix("Y") if prefix == "youtube" else stem
                 caption = clean_caption(row["caption"])
-                yield _captioned(
+                yield with_captions(
                     Entry(
                         name,
                         path,
@@ -150,7 +117,7 @@ def audioset(audio: Path, metadata: Sequence[Path], seed: int) -> Iterator[Entry
     """
     segments: dict[str, tuple[str, tuple[str, ...]]] = {}
     for table in metadata:
-        for line, row in _plain_rows(table):
+        for line, row in read_plain_rows(table):
             if row and not row[0].startswith("#"):
                 if len(row) != 4:
                     raise DatasetError(f"{table}, line {line}: must have 4 columns, got {len(row)}")
@@ -177,7 +144,7 @@ def esc10(audio: Path, metadata: Sequence[Path], seed: int) -> Iterator[Entry | 
 def _esc(audio: Path, metadata: Sequence[Path], seed: int, dataset: str) -> Iterator[Entry | Skipped]:
     sounds = find_sounds(audio)
     for table in metadata:
-        for _, row in _rows(table, ("filename", "fold", "category", "esc10", "src_file")):
+        for _, row in read_rows(table, ("filename", "fold", "category", "esc10", "src_file")):
             cleared = row["esc10"] == "True"
             if cleared or dataset == "esc50":
                 licence = "CC-BY" if cleared else "CC-BY-NC"
@@ -189,7 +156,7 @@ def clips(audio: Path, metadata: Sequence[Path], seed: int) -> Iterator[Entry | 
     """A folder of labelled clips: ``clips.csv`` with ``file,fold,label,title,source,author,license``."""
     sounds = find_sounds(audio)
     for table in metadata:
-        for _, row in _rows(table, ("file", "fold", "label", "source", "license")):
+        for _, row in read_rows(table, ("file", "fold", "label", "source", "license")):
             found = re.search(r"freesound\.org/(?:.*/)?(?:sounds|s)/(\d+)", row["source"])
             source = f"freesound:{found[1]}" if found else row["source"] or None
             licence = row["license"] or None
@@ -220,66 +187,5 @@ def _labelled(
     name = Path(file).stem
     if name not in sounds:
         return Skipped(name, "", "missing", f"no {file}")
-    captions = label_captions(label, _generator(seed, name))
-    return _captioned(Entry(name, sounds[name], dataset, captions, source, (label,), licence, f"fold{fold}"))
-
-
-def label_captions(label: str, generator: np.random.Generator) -> tuple[str, ...]:
-    """Captions of a class: some of the training wordings of its sound, or where it has none "the sound of ..."."""
-    if label not in LABELS:
-        return (f"the sound of {label.replace('_', ' ')}",)
-    wordings, _ = prompts(LABELS[label].name)
-    chosen = generator.choice(len(wordings), min(WORDINGS, len(wordings)), replace=False)
-    return tuple(wordings[index] for index in chosen)
-
-
-def _captioned(entry: Entry) -> Entry | Skipped:
-    if entry.captions:
-        return entry
-    return Skipped(
-        entry.id, str(entry.path), "caption", "no caption of 1 to 1,000 characters without control characters"
-    )
-
-
-def _generator(seed: int, name: str) -> np.random.Generator:
-    """A generator for one sound, independent of other sounds."""
-    return np.random.default_rng([seed, *hashlib.sha256(name.encode()).digest()[:8]])
-
-
-def _rows(table: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line, row) of a table with a header that has at least ``columns``."""
-    rows = _plain_rows(table)
-    _, header = next(rows, (1, []))
-    if absent := [name for name in columns if name not in header]:
-        raise DatasetError(f"{table} must have the columns {', '.join(columns)}; {', '.join(absent)} missing")
-    for line, row in rows:
-        if row:
-            if len(row) != len(header):
-                raise DatasetError(f"{table}, line {line}: must have {len(header)} columns, got {len(row)}")
-            yield line, dict(zip(header, row, strict=True))
-
-
-def _plain_rows(table: Path) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(io.StringIO(_text(table), newline=""), skipinitialspace=True, strict=True)
-    try:
-        for row in reader:
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise DatasetError(f"{table}, line {reader.line_num}: {error}") from None
-
-
-def _json(path: Path) -> Any:
-    text = _text(path)
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path} is not valid JSON: {error}") from None
-
-
-def _text(path: Path) -> str:
-    try:
-        return read_text(path, MAX_TABLE)
-    except OSError as error:
-        raise DatasetError(f"cannot read the table {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise DatasetError(str(error)) from None
+    captions = label_captions(label, sound_generator(seed, name))
+    return with_captions(Entry(name, sounds[name], dataset, captions, source, (label,), licence, f"fold{fold}"))
