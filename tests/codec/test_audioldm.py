@@ -12,6 +12,7 @@ import pytest
 import torch
 from factory import tiny_config, tiny_models
 from safetensors.torch import load_file, save_file
+from small_codecs import NARROW, SMALL
 
 from dear import checkpoint
 from dear.checkpoint import CheckpointError, load_codec, load_config, save_checkpoint
@@ -24,8 +25,6 @@ from dear.pipeline import AudioDEAR
 from dear.presets import preset
 
 MEL = MelConfig(frames=64, samples=10_000)
-SMALL = {"block_out_channels": (8, 8, 8), "layers_per_block": 1, "norm_num_groups": 4, "scaling_factor": 0.5}
-NARROW = {"upsample_initial_channel": 32, "resblock_kernel_sizes": (3,), "resblock_dilation_sizes": ((1, 3),)}
 PUBLISHED_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from test_audioldm import NARROW, SMALL
+from small_codecs import NARROW, SMALL
 from torch import nn
 
 from dear.codec import audioldm

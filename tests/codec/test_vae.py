@@ -5,27 +5,16 @@ import math
 import pytest
 import torch
 from factory import tiny_config
+from small_codecs import Noises
 
 from dear.codec import build_vae
 from dear.codec.conv import ConvConfig, ConvVAE
 from dear.codec.patch import PatchConfig, PatchVAE, without_steps
 from dear.config import MelConfig
-from training.data.scenes import Scene
 from training.engine.codec import RefineCodec, fit_patch_vae, measure_codec
 
 MEL = MelConfig(frames=64, samples=10_000)
 BANDED = ConvConfig(patch_frames=4, patch_mels=16, token_dim=12, width=16, depth=2)
-
-
-class Noises:
-    """Scenes of coloured noise: what the tasks need of a SceneSource."""
-
-    settings = {"seed": 0}  # noqa: RUF012 - plain data that nobody changes
-
-    def scene(self, index: int) -> Scene:
-        generator = torch.Generator().manual_seed(index)
-        wave = torch.randn(MEL.frames * MEL.hop_length, generator=generator).cumsum(0)
-        return Scene((0.5 * wave / wave.abs().max()).numpy(), "noise", ("rain",), "single")
 
 
 def random_mels(count: int, generator: torch.Generator) -> torch.Tensor:

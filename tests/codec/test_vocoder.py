@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from test_vae import Noises
+from small_codecs import Noises
 
 from dear.codec import build_vocoder
 from dear.codec.frames import Frames, MelInverse, limit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -41,3 +42,8 @@ class Regression:
 def config(**changes) -> TrainConfig:
     values = {"steps": 40, "batch_size": 8, "lr": 2e-2, "warmup": 5, "ema": 0.9, "save_every": 7, "log_every": 5}
     return TrainConfig(**{**values, **changes})
+
+
+def states(folder: Path) -> dict:
+    """The saved state of a run."""
+    return torch.load(folder / "state.pt", weights_only=True)

@@ -1,16 +1,19 @@
-"""Tones, letters and a linear codec: what a small cache is made of."""
+"""Small caches, and the tones, letters and linear codec that they are made of."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from dear.codec.mel import MelSpectrogram
 from dear.codec.patch import PatchConfig, PatchVAE
 from dear.conditioning import Conditioning
 from dear.config import MelConfig
+from training.cache.tokens import Cache, build
 
 MEL = MelConfig(n_mels=16, frames=16, samples=2000)
 
@@ -61,3 +64,10 @@ def codec(scale: float = 1.0) -> PatchVAE:
     vae.components.copy_(basis)
     vae.scale.fill_(scale)
     return vae
+
+
+def make(folder: Path, scenes=None, count: int = 70, vae=None, stamps=None, workers: int = 1) -> Cache:
+    """A cache of ``count`` tones in ``folder``."""
+    return build(
+        folder, scenes or Tones(), count, vae or codec(), MelSpectrogram(MEL), Letters(), stamps or {"seed": 0}, workers
+    )

@@ -10,20 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_caches import MEL, Letters, Tones, codec
+from small_caches import MEL, Letters, Tones, codec, make
 
 from dear.codec.mel import MelSpectrogram
-from training.cache.tokens import BLOCK, Cache, CacheError, Recaptioned, build, weights_digest
+from training.cache.tokens import BLOCK, Cache, CacheError, Recaptioned, weights_digest
 
 ROOT = Path(__file__).resolve().parents[2]
-PATHS = (ROOT, ROOT / "tests" / "helpers", Path(__file__).parent)
+PATHS = (ROOT, ROOT / "tests" / "helpers")
 FILES = ("tokens.npy", "captions.json", "conditioning.safetensors", "stamp.json")
-
-
-def make(folder: Path, scenes=None, count: int = 70, vae=None, stamps=None, workers: int = 1) -> Cache:
-    return build(
-        folder, scenes or Tones(), count, vae or codec(), MelSpectrogram(MEL), Letters(), stamps or {"seed": 0}, workers
-    )
 
 
 def content(folder: Path) -> list[bytes]:
@@ -120,7 +114,7 @@ def test_a_stopped_build_goes_on_where_it_was(tmp_path, built):
 SCRIPT = """
 import sys
 from pathlib import Path
-from test_cache import Tones, make
+from small_caches import Tones, make
 make(Path(sys.argv[1]), Tones(delay=0.003), count=320, workers=2)
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 
 import pytest
-from test_trainer import Regression, config, states
+from regression import Regression, config, states
 
 from training.engine.state import StateError
 from training.engine.trainer import train

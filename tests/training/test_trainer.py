@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from processes import end, start, wait_until
-from regression import Regression, config
+from regression import Regression, config, states
 from torch import nn
 
 from dear.config import ConfigError
@@ -125,10 +125,6 @@ def slow_run(folder: Path) -> None:
 def wait_for_steps(folder: Path, process: BaseProcess, steps: int) -> None:
     path = folder / "log.jsonl"
     wait_until(lambda: path.exists() and path.read_bytes().count(b"\n") * 5 >= steps, process)
-
-
-def states(folder: Path) -> dict:
-    return torch.load(folder / "state.pt", weights_only=True)
 
 
 def test_a_folder_is_waited_for_that_another_run_only_looks_into(tmp_path):
