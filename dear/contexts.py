@@ -16,13 +16,13 @@ from dear.conditioning import Conditioning
 from dear.config import SamplingConfig
 from dear.model import MaskedModel
 
-CONDITIONAL, BOTH = 1, 2  # branches of guidance that a pass computes
+CONDITIONAL, BOTH = 1, 2  # branches of guidance in a forward pass
 
 
 class Contexts:
     """Computes the head's inputs in each iteration of one generation: conditional and, for guidance, null contexts.
 
-    Both branches are one batch, the conditional one first. A pass may compute the conditional half alone.
+    Both branches are one batch, the conditional one first. Some iterations compute only the conditional half.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Contexts:
             dropped = torch.ones(len(order), dtype=torch.bool, device=order.device)
             null = model.null(conditioning, dropped) if negative is None else negative
             tokens, mask = torch.cat((tokens, null.tokens)), torch.cat((mask, null.mask))
-        self.passes = model.decoding.begin(model.backbone.prefix(tokens, mask, conditioning.padded))
+        self.session = model.decoding.begin(model.backbone.prefix(tokens, mask, conditioning.padded))
         # Of each branch: how many known tokens its cache holds, and the iteration in which they are recomputed.
         self.cached, self.refresh_at = [0, 0], [0, 0]
         self.difference: Tensor | None = None  # null minus conditional contexts [B, N, C], of this iteration and on
@@ -87,8 +87,8 @@ class Contexts:
             self.refresh_at[:branches] = [iteration + self.savings.refresh_every] * branches
         self.cached[:branches] = [start] * branches
         order, known = self.order.repeat(branches, 1), known.repeat(branches, 1)
-        return self.passes(tokens.repeat(branches, 1, 1), known, order, first, start, end)
+        return self.session(tokens.repeat(branches, 1, 1), known, order, first, start, end)
 
     def close(self) -> None:
-        """Release what the generation worked in."""
-        self.passes.close()
+        """Release the memory of the generation."""
+        self.session.close()

@@ -1,4 +1,4 @@
-"""How the passes of a generation are run: all tokens each time, or known tokens from a cache.
+"""How the contexts of a generation are computed: over all tokens in each iteration, or with known tokens from a cache.
 
 :mod:`dear.static` adds a third way, in fixed shapes for compilation and CUDA graphs. The generation loop knows the
 protocols alone.
@@ -17,8 +17,8 @@ from dear.conditioning import Conditioning
 from dear.joint import JointBackbone, JointPrefix
 
 
-class Passes(Protocol):
-    """The passes of one generation of B items, or 2 B where it is guided: conditional items first."""
+class DecodingSession(Protocol):
+    """Computes the contexts of one generation of B items, or of 2 B under guidance, with conditional items first."""
 
     def __call__(self, tokens: Tensor, known: Tensor, order: Tensor, first: int, start: int, end: int) -> Tensor:
         """Contexts [B', end - start, C] of the tokens ``start`` to ``end`` in decoding order; those before are known.
@@ -28,21 +28,21 @@ class Passes(Protocol):
         """
 
     def close(self) -> None:
-        """Release what the generation worked in."""
+        """Release the memory of the generation."""
 
 
 class Decoding(Protocol):
-    """A way to run the passes of any generation of one backbone."""
+    """A way to compute the contexts of generations with one backbone."""
 
     def fit(self, conditioning: Conditioning, longest: int) -> Conditioning:
         """``conditioning`` at the length T at which it is used, at most ``longest`` if it was no longer before."""
 
-    def begin(self, prefix: Any) -> Passes:
+    def begin(self, prefix: Any) -> DecodingSession:
         """Begin a generation. prefix: what the backbone's own ``prefix`` returned."""
 
 
 class FullDecoding:
-    """Computes all L tokens in each pass, as ``masked_attention`` "full" needs."""
+    """Computes all L tokens in each forward pass, as ``masked_attention`` "full" needs."""
 
     def __init__(self, backbone: Backbone):
         self.backbone = backbone
@@ -50,11 +50,11 @@ class FullDecoding:
     def fit(self, conditioning: Conditioning, longest: int) -> Conditioning:
         return conditioning.trim()
 
-    def begin(self, prefix: Prefix) -> Passes:
-        return FullPasses(self.backbone, prefix)
+    def begin(self, prefix: Prefix) -> DecodingSession:
+        return FullSession(self.backbone, prefix)
 
 
-class FullPasses:
+class FullSession:
     def __init__(self, backbone: Backbone, prefix: Prefix):
         self.backbone = backbone
         self.prefix = prefix
@@ -67,7 +67,7 @@ class FullPasses:
 
 
 class JointDecoding:
-    """Computes all tokens in each pass, hidden ones in the decoder alone, as ``attention`` "joint" needs."""
+    """Computes all tokens in each forward pass, hidden ones only in the decoder, as ``attention`` "joint" needs."""
 
     def __init__(self, backbone: JointBackbone):
         self.backbone = backbone
@@ -75,11 +75,11 @@ class JointDecoding:
     def fit(self, conditioning: Conditioning, longest: int) -> Conditioning:
         return conditioning.trim()
 
-    def begin(self, prefix: JointPrefix) -> Passes:
-        return JointPasses(self.backbone, prefix)
+    def begin(self, prefix: JointPrefix) -> DecodingSession:
+        return JointSession(self.backbone, prefix)
 
 
-class JointPasses:
+class JointSession:
     def __init__(self, backbone: JointBackbone, prefix: JointPrefix):
         self.backbone = backbone
         self.prefix = prefix
@@ -93,7 +93,7 @@ class JointPasses:
 
 
 class CachedDecoding:
-    """Computes the tokens that a pass asks for and caches keys and values, as ``masked_attention`` "visible" allows."""
+    """Computes only the requested tokens and caches keys and values, as ``masked_attention`` "visible" allows."""
 
     def __init__(self, backbone: Backbone):
         self.backbone = backbone
@@ -101,11 +101,11 @@ class CachedDecoding:
     def fit(self, conditioning: Conditioning, longest: int) -> Conditioning:
         return conditioning.trim()
 
-    def begin(self, prefix: Prefix) -> Passes:
-        return CachedPasses(self.backbone, self.backbone.cache(prefix))
+    def begin(self, prefix: Prefix) -> DecodingSession:
+        return CachedSession(self.backbone, self.backbone.cache(prefix))
 
 
-class CachedPasses:
+class CachedSession:
     def __init__(self, backbone: Backbone, cache: KVCache):
         self.backbone = backbone
         self.cache = cache

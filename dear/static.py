@@ -18,9 +18,9 @@ from torch import Tensor
 from dear.attended import Prefix
 from dear.backbone import Backbone
 from dear.conditioning import Conditioning
-from dear.decoding import Passes
+from dear.decoding import DecodingSession
 
-LENGTHS = 8  # lengths of a pass besides short ones; more of them need less padding, but more compilations
+LENGTHS = 8  # padded lengths besides short ones; more of them need less padding, but more compilations
 IDLE = 4  # idle workspaces that are kept for later generations
 MOST_SHAPES = 128  # limit on the shapes of a compiled block; torch's own is 8
 
@@ -44,7 +44,7 @@ class CUDAGraphs:
         return torch.cuda.graph_pool_handle()
 
     def __call__(self, function: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
-        """-> how to replay ``function``, and where its result lies."""
+        """Record ``function``. Returns a function that replays it, and the tensor that holds its result."""
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):  # libraries choose and compile their kernels before anything is recorded
             for _ in range(3):
@@ -66,11 +66,11 @@ def fit(count: int, length: int) -> int:
 
 
 class StaticDecoding:
-    """Passes in fixed shapes, in workspaces of a backbone. A workspace serves one generation at a time."""
+    """Forward passes in fixed shapes, in workspaces of a backbone. A workspace serves one generation at a time."""
 
     def __init__(self, backbone: Backbone, recorder: Callable[[], Recorder] | None = None):
-        """recorder: makes one for each workspace, as :class:`CUDAGraphs`, whose passes are then recorded once and
-        replayed; None to call them each time.
+        """recorder: creates a recorder for each workspace, such as :class:`CUDAGraphs`, which records a forward pass
+        once and replays it. None calls the backbone each time.
 
         Raises ValueError unless attention is "visible".
         """
@@ -87,16 +87,16 @@ class StaticDecoding:
     def fit(self, conditioning: Conditioning, longest: int) -> Conditioning:
         return conditioning.pad(max(conditioning.mask.shape[1], longest))
 
-    def begin(self, prefix: Prefix) -> Passes:
+    def begin(self, prefix: Prefix) -> DecodingSession:
         """Reserve a workspace until it is closed."""
         with self.lock:
             fitting = [each for each in self.idle if each.fits(prefix)]
             if fitting:
                 self.idle.remove(fitting[0])
         if not fitting:
-            return StaticPasses(self, Workspace(self.backbone, prefix, self.recorder and self.recorder()))
+            return StaticSession(self, Workspace(self.backbone, prefix, self.recorder and self.recorder()))
         fitting[0].cache.begin(prefix)
-        return StaticPasses(self, fitting[0])
+        return StaticSession(self, fitting[0])
 
     def give_back(self, workspace: Workspace) -> None:
         with self.lock:
@@ -108,7 +108,7 @@ class StaticDecoding:
                 dropped.clear()
 
 
-class StaticPasses:
+class StaticSession:
     def __init__(self, decoding: StaticDecoding, workspace: Workspace):
         self.decoding = decoding
         self.workspace = workspace
@@ -123,7 +123,7 @@ class StaticPasses:
 
 
 class Workspace:
-    """A cache at fixed addresses and the passes recorded on it, for consecutive generations."""
+    """A cache at fixed addresses and the forward passes recorded on it, for consecutive generations."""
 
     def __init__(self, backbone: Backbone, prefix: Prefix, record: Recorder | None):
         # Nothing here refers to StaticDecoding: a cycle would be collected, and its graphs destroyed, at any moment,
@@ -131,7 +131,7 @@ class Workspace:
         self.backbone = backbone
         self.cache = backbone.cache(prefix)
         self.record = record
-        self.passes: dict[tuple[int, ...], Recorded] = {}
+        self.recorded: dict[tuple[int, ...], Recorded] = {}
 
     def fits(self, prefix: Prefix) -> bool:
         keys, own = prefix.blocks[0][0], self.cache.keys[0]
@@ -161,16 +161,16 @@ class Workspace:
         def run(tokens: Tensor, order: Tensor, places: Tensor, rows: Tensor, known: Tensor) -> Tensor:
             return backbone.decode(tokens, order, cache, places, known, rows, reach)
 
-        if torch._dynamo.config.recompile_limit < MOST_SHAPES:  # each thread has one of its own
+        if torch._dynamo.config.recompile_limit < MOST_SHAPES:  # it differs between threads
             torch._dynamo.config.recompile_limit = MOST_SHAPES
         with torch.cuda.device_of(tokens):  # graphs are recorded on the current one
             if self.record is None:
                 return run(*inputs)[:, : end - start]
             key = len(tokens), count, wanted, reach
-            if key not in self.passes:
+            if key not in self.recorded:
                 with _recording:
-                    self.passes[key] = Recorded(run, inputs, self.record)
-            return self.passes[key](*inputs)[:, : end - start]
+                    self.recorded[key] = Recorded(run, inputs, self.record)
+            return self.recorded[key](*inputs)[:, : end - start]
 
 
 class Recorded:

@@ -76,8 +76,8 @@ def step_flops(
     """
     head = _head(config.variants[variant].head, config.vae.token_dim, config.backbone.width)
     heads = head.train_passes * config.length * hidden * head.loss_flops()
-    passes = (1 if frozen else 3) + teacher + head.wants_null_context
-    return batch_size * (backbone_flops(config, conditioning, hidden) * passes + heads)
+    forwards = (1 if frozen else 3) + teacher + head.wants_null_context
+    return batch_size * (backbone_flops(config, conditioning, hidden) * forwards + heads)
 
 
 def measured_peak(device: torch.device, precision: str) -> float:
