@@ -1,7 +1,7 @@
-"""Download files of one commit from the Hugging Face Hub into its cache, and upload files as one commit.
+"""Download from and upload to the Hugging Face Hub. Each download and each upload is one commit.
 
-The addresses, the cache and the token are huggingface_hub's own (HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE, HF_TOKEN).
-Errors are one sentence: which files, from where, and what to do.
+huggingface_hub supplies the address, the cache and the token (HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE, HF_TOKEN). An error
+is one sentence that names the files, the address and a remedy.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dear.budget import BudgetError
 from dear.transfer import GivenUpError, Progress, Transfer, progress_bar
 
 REPOSITORY = r"\w[\w.-]*/\w[\w.-]*"  # owner/name
-SCHEME = "hf://"  # before owner/name: on the Hub, even where a folder has that name
+SCHEME = "hf://"  # prefix of owner/name that selects the Hub even if a folder has that name
 _reported: ContextVar[Progress | None] = ContextVar("reported", default=None)
 
 
@@ -28,12 +28,12 @@ class CheckpointError(ValueError):
 
 
 class UnavailableError(CheckpointError):
-    """A download that failed for now, by the network or the Hub."""
+    """A download that failed because the network or the Hub is unavailable. A later attempt may succeed."""
 
 
 @contextmanager
 def reporting(progress: Progress | None) -> Iterator[None]:
-    """Report downloads within the block to ``progress`` instead of bars on stderr; None: leave the bars."""
+    """Report downloads within the block to ``progress``. None shows progress bars on stderr."""
     token = _reported.set(progress)
     try:
         yield
@@ -49,14 +49,14 @@ def fetch(
     instead: str = "name a local folder",
     local: bool = False,
 ) -> Path:
-    """The folder of the cache with those files of a repository that match ``names``, all of one commit.
+    """Download the files of a repository that match ``names``, all from one commit, and return their folder.
 
-    names: patterns, the first a plain name that the repository must hold. revision: a branch, tag or commit.
-    instead: what else a user can do, for the sentence of an error. local: take the cache alone.
-    Where the Hub cannot be reached, fails, or refuses for now, the cache alone counts, and there the last commit that
-    is whole. Files are compared with the digests that the Hub announced, each time: huggingface_hub compares their
-    size alone. Raises CheckpointError, also where a download is slower than ``SLOWEST`` on the whole, and
-    UnavailableError where the cache may serve as long as the Hub does not; BudgetError (:mod:`dear.budget`).
+    names: patterns; the first is a plain file name that the repository must hold. revision: a branch, tag or commit.
+    instead: an alternative for the user, which ends the message of an error. local: use only the cache.
+    If the Hub is unavailable, the last complete commit in the cache is used. Every call compares the files with the
+    digests that the Hub announced, because huggingface_hub compares only their sizes.
+    Raises UnavailableError if the Hub is unavailable and the cache lacks the files, BudgetError (:mod:`dear.budget`),
+    and CheckpointError for any other failure, such as a download that is slower than ``SLOWEST`` on average.
     """
     transfer, progress = Transfer(), _reported.get()
     try:
@@ -65,9 +65,9 @@ def fetch(
     except Exception as error:  # network, disk and Hub errors share no narrower class
         if transfer.given_up or isinstance(error, BudgetError):  # by the caller's own progress or budget
             raise
-        kind = UnavailableError if _passes(error) else CheckpointError
+        kind = UnavailableError if _is_transient(error) else CheckpointError
         raise kind(
-            f"could not download {', '.join(names)} from {_where(repository, revision)} {_why(error)}, or {instead}"
+            f"could not download {', '.join(names)} from {_address(repository, revision)} {_cause(error)}, or {instead}"
         ) from error
     for path, etag in announced.items():
         found = _digest(path, etag)
@@ -75,8 +75,8 @@ def fetch(
             _remove(path)
             name = "sha256" if len(found) == 64 else "sha1"
             raise CheckpointError(
-                f"{path.relative_to(folder).as_posix()} from {_where(repository, revision)} is damaged (its {name} is "
-                f"{found[:12]}, announced was {etag[:12]}) and was removed from the cache; download it again, "
+                f"{path.relative_to(folder).as_posix()} from {_address(repository, revision)} is damaged (its {name} "
+                f"is {found[:12]}, announced was {etag[:12]}) and was removed from the cache; download it again, "
                 f"or {instead}"
             )
     return folder
@@ -91,7 +91,7 @@ def _download(
     progress: Progress | None,
     local: bool,
 ) -> tuple[Path, dict[Path, str]]:
-    """The folder of :func:`fetch`, and the ETags of its files as far as they are known."""
+    """The folder that :func:`fetch` returns, and the known ETags of its files."""
     from huggingface_hub import HfFileMetadata, constants, get_hf_file_metadata, hf_hub_url, snapshot_download
 
     def metadata(name: str, revision: str | None) -> HfFileMetadata:
@@ -112,12 +112,12 @@ def _download(
         )
 
     unreachable: Exception | None = None
-    try:  # with a time limit: snapshot_download would wait for a silent server for ever
+    try:  # with a time limit, which snapshot_download lacks: it never gives up on a silent server
         if local:
-            raise ConnectionError("the cache alone was to be used")
+            raise ConnectionError("only the cache was to be used")
         metadata(names[0], revision)
-    except Exception as error:  # what a network can raise has no narrower class
-        if not _passes(error):
+    except Exception as error:  # the errors of a network share no narrower class
+        if not _is_transient(error):
             raise
         unreachable = error
     if unreachable is None:
@@ -125,7 +125,7 @@ def _download(
             with kept_reference(repository, revision):
                 folder = snapshot(local=False)
         except Exception as error:
-            if not _passes(error):
+            if not _is_transient(error):
                 raise
             unreachable = error
     if unreachable is not None:
@@ -137,15 +137,15 @@ def _download(
             raise unreachable
     announced: dict[Path, str] = {}
     for path in sorted(path for name in names for path in folder.glob(name) if path.is_file()):
-        if path.is_symlink():  # to bytes that the cache named by their ETag
+        if path.is_symlink():  # to a file that the cache names by its ETag
             announced[path] = Path(os.readlink(path)).name
         elif unreachable is None and path.suffix == ".safetensors":  # a file system without links
             announced[path] = metadata(path.relative_to(folder).as_posix(), folder.name).etag or ""
     return folder, announced
 
 
-def _passes(error: Exception) -> bool:
-    """Whether an error is one of the network, or of a Hub that fails or refuses for now: then the cache counts."""
+def _is_transient(error: Exception) -> bool:
+    """Whether a later attempt may succeed: the network failed, or the Hub failed or refused the request for now."""
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
     if isinstance(error, GatedRepoError | GivenUpError):
@@ -157,7 +157,7 @@ def _passes(error: Exception) -> bool:
 
 @contextmanager
 def kept_reference(repository: str, revision: str | None) -> Iterator[None]:
-    """Where the block fails, the cache's branch or tag names the commit again that it named before."""
+    """Restore the commit that the cache's branch or tag names if the block fails."""
     from huggingface_hub import constants
 
     folder = f"models--{repository.replace('/', '--')}"
@@ -174,9 +174,9 @@ def kept_reference(repository: str, revision: str | None) -> Iterator[None]:
 
 
 def _digest(path: Path, etag: str) -> str | None:
-    """Of a file's bytes, as the Hub computes it for an ETag of this form; None for another form.
+    """The digest of a file in the form of ``etag``, or None if that form is unknown.
 
-    That of a large file is its sha256, that of a small one what git computes of it.
+    The Hub announces the SHA-256 of a large file and the SHA-1 of the Git blob of a small one.
     """
     with open(path, "rb") as file:
         if re.fullmatch(r"[0-9a-f]{64}", etag):
@@ -188,7 +188,7 @@ def _digest(path: Path, etag: str) -> str | None:
 
 
 def _remove(path: Path) -> None:
-    """Delete a file of the cache with the bytes that it links to, over one more link where repositories share them."""
+    """Delete a file of the cache and everything that it links to."""
     while path.is_symlink():
         target = path.parent / os.readlink(path)
         path.unlink()
@@ -206,19 +206,20 @@ def upload(
     revision: str | None = None,
     token: str | bool | None = None,
 ) -> str:
-    """Publish a checkpoint's ``files`` {name in the repository: local file} as one commit. Returns its address.
+    """Publish the files of a checkpoint as one commit and return its address.
 
-    defaults: {name: text} of files to add where neither ``files`` nor the repository has one of that name.
-    private: of the repository, which is made where it is absent; None: the Hub's choice. revision: a branch, made from
-    the main one where it is absent. Files of a codec that are not among ``files`` are removed in the same commit.
-    Raises CheckpointError, also where the commit would leave out weights that the repository holds.
+    files: {name in the repository: local file}. defaults: {name: text} of files to add if neither ``files`` nor the
+    repository has them. private: the visibility of the repository, which is created if it is absent; None leaves the
+    choice to the Hub. revision: a branch, which is created from the main branch if it is absent.
+    The same commit removes codec files that are not in ``files``.
+    Raises CheckpointError if the upload fails, or if the repository holds weights that ``files`` lacks.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.errors import RevisionNotFoundError
 
     if not isinstance(repository, str) or not re.fullmatch(REPOSITORY, repository):
         raise CheckpointError(f"repository must be owner/name on the Hub, got {repository!r}")
-    where, api = _where(repository, revision), HfApi(token=token)
+    where, api = _address(repository, revision), HfApi(token=token)
     try:
         api.create_repo(repository, private=private, exist_ok=True)
         if private is not None and api.model_info(repository).private != private:
@@ -236,38 +237,38 @@ def upload(
         left_out = [name for name in stale if "/" not in name]
         if left_out:
             raise CheckpointError(
-                f"{where} holds {', '.join(left_out)} too, which this push would leave out: push a checkpoint of all "
-                "its variants, or to another repository or revision"
+                f"{where} also holds {', '.join(left_out)}, which this checkpoint lacks; push a checkpoint with all "
+                "variants, or push to another repository or revision"
             )
         contents: dict[str, bytes | Path] = {name: text.encode() for name, text in defaults.items() if name not in held}
         contents.update(files)
         add = [CommitOperationAdd(name, content) for name, content in contents.items()]
         remove = [CommitOperationDelete(name) for name in stale if name.startswith("codec/")]
-        # Not upload_folder, which may spread its files over several commits.
+        # Not upload_folder, which may use several commits.
         return api.create_commit(repository, add + remove, commit_message=message, revision=revision).commit_url
     except CheckpointError:
         raise
     except Exception as error:  # network, disk and Hub errors share no narrower class
-        raise CheckpointError(f"could not push to {where} {_why(error)}") from error
+        raise CheckpointError(f"could not push to {where} {_cause(error)}") from error
 
 
-def _where(repository: str, revision: str | None) -> str:
+def _address(repository: str, revision: str | None) -> str:
     from huggingface_hub import constants
 
     return f"{constants.ENDPOINT}/{repository}" + (f" at {revision}" if revision else "")
 
 
-def _why(error: Exception) -> str:
-    """What happened, in parentheses, and what to do."""
+def _cause(error: Exception) -> str:
+    """The cause in parentheses, and a remedy."""
     from huggingface_hub import constants, errors
 
     known = (
         (errors.GatedRepoError, "accept its terms on that page, then run `hf auth login` or pass token="),
         (errors.RepositoryNotFoundError, "check the name; for a private one run `hf auth login` or pass token="),
-        (errors.RevisionNotFoundError, "name a branch, tag or commit that it has"),
-        (errors.RemoteEntryNotFoundError, "it is no checkpoint: check the name and the revision"),
+        (errors.RevisionNotFoundError, "name a branch, tag or commit of the repository"),
+        (errors.RemoteEntryNotFoundError, "it holds no checkpoint; check the name and the revision"),
         (errors.HFValidationError, "check the name"),
-        (errors.OfflineModeIsEnabled, "unset HF_HUB_OFFLINE, under which the cache alone counts"),
+        (errors.OfflineModeIsEnabled, "unset HF_HUB_OFFLINE, which permits only the cache"),
         (errors.LocalTokenNotFoundError, "run `hf auth login` or pass the token itself"),
     )
     kind = type(error).__name__
@@ -280,7 +281,7 @@ def _why(error: Exception) -> str:
         status = error.response.status_code
         what = f"(HTTP {status}: {detail})"
         if status in (401, 403):
-            return f"{what}; run `hf auth login` or pass token= with one that has the rights"
+            return f"{what}; run `hf auth login` or pass token= with the required permission"
         if status == 429 or status >= 500:
             return f"{what}; try again later"
         return f"{what}; check the names"

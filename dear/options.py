@@ -41,7 +41,7 @@ class Option:
 
 HELP = {
     "cfg_scale": "How closely to follow the prompt. 1 turns guidance off.",
-    "iterations": "Passes that fill in the tokens. Fewer are faster.",
+    "iterations": "Each iteration draws some of the tokens. Fewer are faster.",
     "temperature": "Lower is safer, higher is more varied.",
     "steps": "Sampling steps of the head per token. Fewer are faster.",
 }

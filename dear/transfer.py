@@ -1,4 +1,4 @@
-"""A download in a thread of its own, so that one that never ends can be left."""
+"""Downloads in threads, so that the caller can abandon a download that does not end."""
 
 from __future__ import annotations
 
@@ -15,26 +15,28 @@ SLOWEST = 50_000  # bytes per second of a whole download
 PATIENCE = 120.0  # seconds beyond that
 INTERVAL = 0.1  # seconds between reports
 T = TypeVar("T")
-# Called with the bytes of a download that have arrived, and those of all its files known so far. What it raises ends
-# the download.
+# Called with the number of bytes that have arrived, and the number of bytes of all files known so far. An exception
+# that it raises ends the download.
 Progress = Callable[[int, int], object]
-_transfers: list[Transfer] = []  # of this process, that somebody waits for
+_transfers: list[Transfer] = []  # that callers in this process wait for
 
 
 class GivenUpError(Exception):
-    """Ends the threads of a download that nobody waits for."""
+    """Ends the threads of an abandoned download."""
 
 
 class Transfer:
-    """One download. Its thread ends at its next report where nobody waits for it."""
+    """One download. Once it is abandoned, its thread ends at its next report."""
 
     def __init__(self) -> None:
         self.bars: list[Any] = []  # of bytes
-        self.left = False  # nobody waits for it
-        self.given_up = False  # because the caller's progress raised
+        self.left = False  # the download is abandoned
+        self.given_up = False  # the caller's progress function raised an exception
 
     def run(self, download: Callable[[], T], progress: Progress | None) -> T:
-        """What ``download()`` returns or raises. Raises TimeoutError where it is too slow, and BudgetError."""
+        """Return what ``download()`` returns, or raise what it raises. Raises TimeoutError if it is too slow, and
+        BudgetError.
+        """
         from huggingface_hub.utils import close_session
 
         ended, outcome, budget = threading.Event(), Future[T](), current()
@@ -62,11 +64,11 @@ class Transfer:
             self.left = True
             _transfers.remove(self)
             if not ended.is_set() and not _transfers:
-                # Ends a thread that waits for bytes, which holds a lock of the cache. Downloads of others go on.
+                # End a thread that waits for bytes, because it holds a lock of the cache. Other downloads continue.
                 close_session()
 
     def _bytes(self) -> tuple[int, int]:
-        """Bytes that have arrived, and all of them; of several bars, those of the one that is ahead."""
+        """Bytes that have arrived, and bytes in total. If there are several bars, those of the bar that is ahead."""
         return max(((int(bar.n), int(bar.total or 0)) for bar in list(self.bars)), default=(0, 0))
 
     def _report(self, progress: Progress | None) -> None:
@@ -80,7 +82,7 @@ class Transfer:
 
 
 def progress_bar(transfer: Transfer, visible: bool) -> type:
-    """A class of progress bars whose bytes ``transfer`` knows."""
+    """A class of progress bars that report their bytes to ``transfer``."""
     from huggingface_hub.utils import tqdm as hub_bar
     from tqdm.std import tqdm as plain_bar
 

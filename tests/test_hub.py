@@ -182,7 +182,7 @@ def test_gated_and_absent_repositories_and_files_are_told(hub, tiny_folder, tmp_
     refused("HFValidationError", "check the name", source="some--one/sounds")
     (tmp_path / "notes.txt").write_text("no checkpoint")
     hub.add("someone/notes", tmp_path)
-    refused("config.json from", "RemoteEntryNotFoundError", "it is no checkpoint", source="someone/notes")
+    refused("config.json from", "RemoteEntryNotFoundError", "it holds no checkpoint", source="someone/notes")
 
 
 def test_a_variant_without_its_file_is_told(hub, own_folder, load):
@@ -442,7 +442,7 @@ def test_failed_pushes_are_one_sentence_and_leave_no_commit(hub, own_folder, loa
             assert part in str(caught.value), caught.value
 
     told(f"could not push to {hub.url}/{NAME}", "HTTP 401", "hf auth login")
-    told("HTTP 403", "one that has the rights", token=READ)
+    told("HTTP 403", "one with the required permission", token=READ)
     assert NAME not in hub.repositories
     hub.fail("PUT", "", times=1, status=403)
     told(f"could not push to {hub.url}/{NAME}", token=WRITE)

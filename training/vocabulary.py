@@ -1,4 +1,4 @@
-"""Write into a checkpoint what its model was trained on, and measure how well prompts are told apart by it.
+"""Write into a checkpoint what its model was trained on, and measure how well it tells known prompts from others.
 
     python -m training.vocabulary CHECKPOINT [--sounds NAME ...]
 

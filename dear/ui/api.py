@@ -54,7 +54,7 @@ def endpoints(models: ModelRegistry, folder: Path) -> None:
         Parameters:
             prompt: what should be heard, 1 to 1000 characters
             cfg_scale: how closely to follow the prompt, 0 to 20; null for the model's default, here and below
-            iterations: passes that fill in the tokens, 1 to their number
+            iterations: decoding iterations, 1 to the number of tokens
             temperature: 0 to 2
             seed: a whole number from 0; the same seed gives the same sound; null for a random one
             steps: of the head for each token; 1 for a one-step model
@@ -140,7 +140,7 @@ def endpoints(models: ModelRegistry, folder: Path) -> None:
             end: seconds at which it ends, at most one clip later
             prompt: what should be heard there, 1 to 1000 characters
             cfg_scale: 0 to 20; null for the model's default, here and below
-            iterations: passes that fill in the tokens, 1 to their number; at most one per token of the region
+            iterations: decoding iterations, 1 to the number of tokens; at most one per token of the region
             temperature: 0 to 2
             seed: a whole number from 0; null for a random one
             steps: of the head for each token; 1 for a one-step model
@@ -176,7 +176,7 @@ def endpoints(models: ModelRegistry, folder: Path) -> None:
             seconds: seconds to add, at most 60
             prompt: what should be heard there, 1 to 1000 characters
             cfg_scale: 0 to 20; null for the model's default, here and below
-            iterations: passes per clip, 1 to its number of tokens
+            iterations: decoding iterations per clip, 1 to its number of tokens
             temperature: 0 to 2
             seed: a whole number from 0; null for a random one
             steps: of the head for each token; 1 for a one-step model

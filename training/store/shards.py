@@ -127,9 +127,9 @@ class ShardedCache:
         try:
             self._files, self._root = url_to_fs(self.source)
         except (ImportError, ValueError) as error:  # a package that is absent, or a protocol that fsspec doesn't know
-            told = str(error).rstrip(".")
+            cause = str(error).rstrip(".")
             hint = "; s3:// needs the extra s3: pip install '.[s3]'" if self.source.startswith("s3") else ""
-            raise CacheError(f"{self.source} can't be opened: {told}{hint}") from None
+            raise CacheError(f"{self.source} can't be opened: {cause}{hint}") from None
         try:
             self.stamp = unsealed(json.loads(self._read("stamp.json")), f"{self.source}/stamp.json")
             index = json.loads(self._read("index.json", self.stamp["index"]))
