@@ -51,9 +51,9 @@ WIDE = 512  # of a backbone: from here on its matrix products take most of the t
 
 
 class AudioDEAR:
-    """A text-to-audio model ready for use: prompt -> conditioning -> tokens -> log-mel -> waveform.
+    """A text-to-audio model: prompt -> conditioning -> tokens -> log-mel -> waveform.
 
-    The networks are injected and public; a call leaves no trace on them.
+    The networks are injected and public. No call changes them.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class AudioDEAR:
         commit: str | None = None,
         vocabulary: Vocabulary | None = None,
     ):
-        """digest: identifies the weights in the settings of their outputs. card: saved with the weights. commit: of the
-        Hub repository that the weights came from. vocabulary: what the weights were trained on, where it is known."""
+        """digest: identifies the weights in the settings of outputs. card: the model card. vocabulary: what the weights
+        were trained on, if known. commit: of the Hub repository that holds the weights."""
         self.synthesizer = Synthesizer(config, variant, model, vae, vocoder, text_encoder, digest, vocabulary)
         self.card = card
         self.commit = commit
@@ -133,16 +133,18 @@ class AudioDEAR:
     ) -> AudioDEAR:
         """Load a checkpoint.
 
-        source: None for the bundled one; a folder; or "owner/name" on the Hub ("hf://owner/name" where a folder has
-            that name).
-        variant: "student", "teacher", ...; None for the checkpoint's default.
-        revision, token: of a Hub repository.
-        device: None for CUDA, else MPS, else the CPU. dtype: of the masked model in memory; None for float16
-            on CUDA, which loses nothing of the weights, for bfloat16 on a CPU with AVX-512's instructions for it where
-            the model is wide (the paper's sizes), and for float32 elsewhere.
-        progress: is called with the bytes of a download so far and all of its bytes, one download after another; what
-            it raises ends the download. None: bars on a terminal.
-        Raises CheckpointError, ConfigError or EncoderError (all ValueError), before anything is built where possible.
+        source: a folder, or "owner/name" on the Hub ("hf://owner/name" if a folder has that name). None loads the
+            bundled checkpoint.
+        variant: "student" or "teacher", for example. None selects the checkpoint's default.
+        revision: a branch, tag or commit of the Hub repository.
+        token: an access token for the Hub.
+        device: None selects CUDA, then MPS, then the CPU.
+        dtype: the precision of the masked model in memory. None selects float16 on CUDA, bfloat16 for wide models (the
+            paper's sizes) on CPUs with AVX-512 instructions for it, and float32 otherwise. Weights are float16 on disk.
+        progress: called with the number of downloaded bytes and the total of each download. An exception that it raises
+            ends the download. None shows progress bars on a terminal.
+
+        Raises CheckpointError, ConfigError or EncoderError (all ValueError).
         """
         device = check_device(device)
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
@@ -181,21 +183,23 @@ class AudioDEAR:
         judge: Judge | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Output:
-        """Sounds for one prompt or several, ``num_samples`` of each, in the order of the prompts.
+        """Generate ``num_samples`` sounds for each prompt, in the order of the prompts.
 
         options: cfg_scale, iterations, temperature, steps and savings; see :class:`dear.options.SamplingOptions`.
-        seed: item i uses ``seed + i``, and is what that seed gives alone. None: drawn; ``Output.seed`` holds it.
-        num_samples: 1 to 64; prompts times num_samples are at most 64.
+        seed: item i equals the result of ``generate`` with ``seed + i`` alone. None draws a seed, which the result
+            holds as ``Output.seed``.
+        num_samples: 1 to 64. The number of prompts times ``num_samples`` is at most 64.
         progress: called as ``progress(iteration, iterations)`` after each iteration.
-        negative_prompt: what should not be heard; takes the place of the null condition in guidance.
-        loudness: LUFS (BS.1770, gated), -60 to -5, of each sound, as far as true peaks below -1 dBFS allow; the page
-            uses ``dear.loudness.PAGE``. None: as the vocoder gives it.
-        candidates: sounds that are generated for each one that is kept, the one in which ``judge`` hears the prompt
-            most surely (None: the bundled classifier, which knows ten sounds). 1, the default, chooses nothing.
-            Sound i has the candidates of the seeds from ``seed + i * candidates`` on; ``Output.seeds`` are those kept.
+        negative_prompt: what should not be heard. It replaces the null condition in guidance.
+        loudness: the loudness of each sound in LUFS (BS.1770, gated), -60 to -5, as far as true peaks below -1 dBFS
+            allow. None keeps the level of the vocoder.
+        candidates: number of sounds that are generated for each sound of the result. ``judge`` selects the candidate in
+            which it hears the prompt with the highest probability. Sound i has candidates with the seeds from
+            ``seed + i * candidates`` on, and ``Output.seeds`` holds the selected seeds. 1 selects nothing.
+        judge: by default the bundled classifier, which knows ten sounds.
         Sounds begin and end with a fade of 5 ms.
-        Raises ValueError naming the argument, its value and what is allowed, before any work; FloatingPointError where
-        the model diverges.
+        Raises ValueError, which names the argument, its value and what is allowed, before any work, and
+        FloatingPointError if the model diverges.
         """
         num_samples = check_whole("num_samples", num_samples, 1, MAX_SAMPLES)
         candidates = check_whole("candidates", candidates, 1, MAX_SAMPLES // num_samples)
@@ -225,12 +229,14 @@ class AudioDEAR:
         loudness: float | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Iterator[Output]:
-        """One sound for each of any number of prompts, in their order, ``batch`` (1 to 64) of them at a time.
+        """Generate one sound for each of any number of prompts, and yield them in batches, in the order of the prompts.
 
-        On CUDA a batch is rendered, on a stream of its own, while the next one is decoded; it is given once that is
-        under way. Elsewhere the processor has no room for both, and a batch is given as soon as it is there.
-        seed: sound i uses ``seed + i`` for any batch; None: drawn. Input is checked at the call; the other
-        arguments, and the errors, are those of :meth:`generate`.
+        On CUDA, a batch is rendered on a separate stream while the next batch is decoded. Elsewhere, batches are
+        decoded and rendered one after the other.
+
+        batch: prompts per batch, 1 to 64.
+        seed: sound i uses ``seed + i``, whatever the batch size. None draws a seed.
+        The other arguments and the errors are those of :meth:`generate`. Input is checked at the call.
         """
         if not isinstance(prompts, list | tuple) or not prompts:
             raise ValueError(f"prompts must be a list of at least one prompt, got {prompts!r:.80}")
@@ -254,9 +260,10 @@ class AudioDEAR:
         loudness: float | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Iterator[Output]:
-        """As :meth:`generate`, one result per iteration; only the last has a waveform. Input is checked at the call.
+        """Yield a partial result of :meth:`generate` after each iteration. Only the last result has a waveform.
 
-        every: give a result after each ``every``-th iteration only, and after the last.
+        every: yield after every n-th iteration and after the last one.
+        The other arguments and the errors are those of :meth:`generate`. Input is checked at the call.
         """
         every = check_whole("every", every, 1, self.model.length)
         request = self.synthesizer.request(
@@ -271,10 +278,10 @@ class AudioDEAR:
         return self.synthesizer.run(request, every)
 
     def draft(self, partial: Output) -> Output:
-        """A first listen to a partial result of :meth:`stream`: its missing tokens are drawn all at once.
+        """Render a preview of a partial result of :meth:`stream` by drawing all of its missing tokens at once.
 
-        That takes one more pass, with at most 10 steps of the head, and the codec; the vocoder hurries where it can.
-        The generation itself goes on undisturbed: what it draws later differs from the draft.
+        This costs one forward pass, at most 10 steps of the head, the codec, and the faster mode of the vocoder if it
+        has one. The generation itself is not affected and draws other tokens later.
         """
         names = [each.name for each in dataclasses.fields(SamplingConfig)]
         chosen = from_dict(SamplingConfig, {name: partial.settings[name] for name in names})
@@ -310,13 +317,13 @@ class AudioDEAR:
     ) -> Output:
         """Replace the seconds [start, end) of ``audio`` and keep the rest.
 
-        audio: [S] or [C, S], floating in [-1, 1] or int16, at ``sample_rate`` Hz; it is mixed to mono, resampled, and
-            cropped or padded with silence to one clip. Outside the region the result is that clip, sample for sample;
-            inside it the sounds cross-fade over 20 ms at each edge.
-        context: seconds of the surroundings on either side that the model hears, up to a whole clip. The more it hears,
-            the better the region fits in, and the less it follows a prompt that asks for something else.
-        iterations: at most the tokens that touch the region; the checkpoint's default is lowered to that.
-        The other arguments, and the errors, are those of :meth:`generate`.
+        audio: [S] or [C, S], floating in [-1, 1] or int16, at ``sample_rate`` Hz. It is mixed to mono, resampled, and
+            cropped or padded with silence to one clip. Outside the region the result equals that clip, sample for
+            sample. Inside the region the sounds cross-fade over 20 ms at each edge.
+        context: seconds on either side of the region that the model hears, up to a whole clip. With more context the
+            region fits in better and follows a different prompt less.
+        iterations: at most the number of tokens that touch the region, to which the checkpoint's default is lowered.
+        The other arguments and the errors are those of :meth:`generate`.
         """
         return editing.inpaint(
             self.synthesizer, audio, sample_rate, start, end, prompt, context=context, seed=seed,
@@ -332,13 +339,14 @@ class AudioDEAR:
         prompt: str,
         **options: Any,
     ) -> Output:
-        """Replace the seconds [start, end) of a sound of any length, at most one clip of it.
+        """Replace the seconds [start, end) of a sound of any length. The region is at most one clip long.
 
-        audio, sample_rate, options: as for :meth:`inpaint`, which is given the clip around the region;
-            ``iterations`` beyond the region's tokens, up to those of a clip, are lowered to them.
-        The result has the sound's own length, mono at the model's rate, and keeps every sample outside the region.
-        ``waveform`` and ``mel`` are those of the whole sound, the other tensors those of the clip.
-        Raises ValueError naming the argument, its value and what is allowed.
+        audio, sample_rate, options: as for :meth:`inpaint`, which processes the clip around the region. ``iterations``
+            is lowered to the number of tokens in the region.
+        The result has the length of the sound, is mono at the model's rate, and keeps every sample outside the region.
+        ``waveform`` and ``mel`` cover the whole sound, the other tensors only the clip.
+
+        Raises ValueError, which names the argument, its value and what is allowed.
         """
         return editing.redraw(self.synthesizer, audio, sample_rate, start, end, prompt, **options)
 
@@ -355,12 +363,12 @@ class AudioDEAR:
     ) -> Output:
         """Continue ``audio`` past its end, by ``seconds`` (0.1 to 600).
 
-        audio: [S] or [C, S] as for :meth:`inpaint`, but of any length. Mixed to mono and resampled, it begins the
-            result sample for sample, but for its last 20 ms, over which the continuation fades in.
-        iterations: of each clip's length; lowered to the tokens that are drawn there.
-        What is drawn continues the last 40 % of a clip, and then itself, with the next seed each time. ``waveform``
-        and ``mel`` of the result are those of the whole sound, the other tensors those of what was drawn last.
-        The other arguments, and the errors, are those of :meth:`generate`.
+        audio: [S] or [C, S] as for :meth:`inpaint`, but of any length. It is mixed to mono and resampled. The result
+            begins with it, sample for sample, except for its last 20 ms, in which the continuation fades in.
+        iterations: per clip; lowered to the number of tokens that are drawn in the clip.
+        Each clip continues the last 40 % of a clip of the sound so far and uses the next seed. ``waveform`` and ``mel``
+        of the result cover the whole sound, the other tensors the last clip.
+        The other arguments and the errors are those of :meth:`generate`.
         """
         return editing.extend(
             self.synthesizer, audio, sample_rate, seconds, prompt, seed=seed, progress=progress, **options,
@@ -378,13 +386,13 @@ class AudioDEAR:
         progress: Progress | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Output:
-        """Draw a share of the tokens of a sound again, chosen at random, from ``prompt``.
+        """Redraw a random share of the tokens of a sound under ``prompt``.
 
-        audio: as for :meth:`inpaint`; cropped or padded with silence to one clip. All of the result comes
-            from the codec.
-        strength: the share, 0 to 1: small for a variation, large for a sound that only starts from ``audio``; at least
-            one token is drawn. iterations: lowered to the tokens that are drawn.
-        The other arguments, and the errors, are those of :meth:`generate`.
+        audio: as for :meth:`inpaint`, cropped or padded with silence to one clip. The codec renders the whole result.
+        strength: the share, 0 to 1: small for a variation, large for a sound that only starts from ``audio``. At least
+            one token is drawn.
+        iterations: lowered to the number of tokens that are drawn.
+        The other arguments and the errors are those of :meth:`generate`.
         """
         return variations.vary(
             self.synthesizer, audio, sample_rate, strength, prompt, seed=seed, num_samples=num_samples,
@@ -401,10 +409,10 @@ class AudioDEAR:
         progress: Progress | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Output:
-        """Make a sound that repeats without a seam: a second on either side of its wrap is drawn again.
+        """Make a sound that repeats without a seam, by redrawing a second on either side of its wrap.
 
-        audio: as for :meth:`redraw`, of any length from 0.14 seconds; what is redrawn is at most half of it.
-        The other arguments, and the errors, are those of :meth:`generate`.
+        audio: as for :meth:`redraw`, at least 0.14 seconds long. At most half of it is redrawn.
+        The other arguments and the errors are those of :meth:`generate`.
         """
         return variations.loop(
             self.synthesizer, audio, sample_rate, prompt, seed=seed, progress=progress, **options,
@@ -413,40 +421,46 @@ class AudioDEAR:
     def fit(self, out: Output, seconds: float, *, progress: Progress | None = None) -> Output:
         """Give one finished sound another length, 1 to 30 seconds.
 
-        A shorter one is cropped and fades out over 20 ms. A longer one is continued as by :meth:`extend`, under its own
-        prompt and settings, with the seed after its own. ``waveform`` and ``mel`` are those of the whole sound.
-        Raises ValueError for an output of several sounds, and for a length that isn't allowed.
+        To shorten it, the sound is cropped and fades out over 20 ms. To lengthen it, the sound is continued as by
+        :meth:`extend`, with its own prompt and settings and the next seed. ``waveform`` and ``mel`` cover the whole
+        sound.
+
+        Raises ValueError for an output of several sounds or a length out of range.
         """
         return variations.fit(self.synthesizer, out, seconds, progress=progress)
 
     def nearest(self, prompt: str, count: int = 3) -> Nearest:
         """The wordings of training that are nearest to ``prompt``, and whether the model knows it.
 
-        A composition is cut at "then", "while", "and", "followed by" and the like, and each part is looked at alone.
-        Results of :meth:`generate` carry the same. count: of sounds for each part.
-        Raises ValueError for bad input, and for a checkpoint without a vocabulary.
+        A composition is split at "then", "while", "and", "followed by" and similar words, and each part is looked up
+        separately. Results of :meth:`generate` hold the same answer.
+
+        count: number of sounds for each part.
+
+        Raises ValueError for bad input or a checkpoint without a vocabulary.
         """
         return self.synthesizer.nearest(prompt, count)
 
     def log_mel(self, audio: np.ndarray | Tensor, sample_rate: int) -> Tensor:
-        """What the model sees of a sound of any length: [S] or [C, S] -> natural-log mel [F, M]."""
+        """The natural-log mel [F, M] of a sound [S] or [C, S] of any length."""
         return self.synthesizer.log_mel(audio, sample_rate)
 
     def compile(self) -> AudioDEAR:
-        """Sample in a few fixed shapes, through torch.compile, and on CUDA by replaying graphs. Returns itself.
+        """Sample in a few fixed shapes through torch.compile, and on CUDA through replayed graphs. Returns itself.
 
-        For servers with a GPU: the first generations of each batch size wait for the compiler, and on a CPU the later
-        ones are hardly faster. Sounds stay the same up to rounding.
+        This is for servers with a GPU. The first generations of each batch size wait for the compiler, and later ones
+        are hardly faster on a CPU. Sounds stay the same up to rounding.
+
         Raises ValueError for a model whose attention is "full".
         """
         self.model.compile_sampling()
         return self
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write a checkpoint of this variant alone, with its card, or a generated one. Returns its folder.
+        """Write a checkpoint with this variant and its model card, or a generated card. Returns the folder.
 
-        An earlier checkpoint in ``folder`` is replaced. Raises CheckpointError where it holds variants that would be
-        lost, where ``folder`` holds something else, and where the weights in memory are less precise than a file's.
+        An earlier checkpoint in ``folder`` is replaced. Raises CheckpointError if that checkpoint holds other variants,
+        if ``folder`` holds something else, or if the weights in memory are less precise than those of a file.
         """
         if not isinstance(folder, str | Path):
             raise CheckpointError(f"folder must be a path, got {folder!r}")
@@ -481,10 +495,12 @@ class AudioDEAR:
     ) -> str:
         """Publish what :meth:`save_pretrained` writes, as one commit. Returns the commit's address.
 
-        repository: "owner/name"; made where it is absent. private: None for the Hub's choice.
-        revision: a branch, made from the main one where it is absent; None for the main one.
-        token: one that may write; None for that of ``hf auth login`` or HF_TOKEN.
-        Raises CheckpointError, also where the repository holds weights that the commit would leave out.
+        repository: "owner/name", which is created if it is absent.
+        private: the visibility of the repository. None leaves the choice to the Hub.
+        revision: a branch, which is created from the main branch if it is absent. None is the main branch.
+        token: an access token with write permission. None uses that of ``hf auth login`` or HF_TOKEN.
+
+        Raises CheckpointError if the upload fails, or if the repository holds weights that this checkpoint lacks.
         """
         with tempfile.TemporaryDirectory() as parent:
             folder = self.save_pretrained(Path(parent) / "checkpoint")
@@ -501,10 +517,10 @@ class AudioDEAR:
 
 
 def best_dtype(device: torch.device, width: int = 0) -> torch.dtype:
-    """The precision in which the weights of a masked model, float16 on disk, are loaded.
+    """The precision in which the weights of a masked model are loaded. On disk they are float16.
 
-    width: of its backbone. With instructions for bfloat16 a CPU decodes a wide model in half the time; a narrow one
-        would gain a tenth, and in float32 it gives the same sounds on all CPUs.
+    width: of the backbone. A CPU with instructions for bfloat16 decodes a wide model in half the time. A narrow model
+        would gain only a tenth, and in float32 it gives the same sounds on all CPUs.
     """
     if device.type == "cuda":
         return torch.float16
@@ -513,7 +529,7 @@ def best_dtype(device: torch.device, width: int = 0) -> torch.dtype:
 
 
 def check_device(device: torch.device | str | None, name: str = "device") -> torch.device:
-    """A device that works; None: CUDA, else MPS, else the CPU. Raises ValueError naming ``name``."""
+    """A device that works. None selects CUDA, then MPS, then the CPU. Raises ValueError, which names ``name``."""
     if device is None:
         mps = torch.backends.mps.is_available()
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")

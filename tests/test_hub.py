@@ -424,7 +424,7 @@ def test_a_push_replaces_the_checkpoint_in_one_commit(hub, published, own_folder
 
 
 def test_a_push_that_would_leave_out_weights_or_show_them_is_refused(hub, published, load):
-    with pytest.raises(CheckpointError, match=rf"{hub.url}/{NAME} holds teacher\.safetensors too"):
+    with pytest.raises(CheckpointError, match=rf"{hub.url}/{NAME} also holds teacher\.safetensors"):
         load().push_to_hub(NAME, token=WRITE)
     with pytest.raises(CheckpointError, match=rf"private must be False for {hub.url}/{NAME}, which exists"):
         load().push_to_hub(NAME, token=WRITE, private=True)
@@ -442,7 +442,7 @@ def test_failed_pushes_are_one_sentence_and_leave_no_commit(hub, own_folder, loa
             assert part in str(caught.value), caught.value
 
     told(f"could not push to {hub.url}/{NAME}", "HTTP 401", "hf auth login")
-    told("HTTP 403", "one with the required permission", token=READ)
+    told("HTTP 403", "a token with the required permission", token=READ)
     assert NAME not in hub.repositories
     hub.fail("PUT", "", times=1, status=403)
     told(f"could not push to {hub.url}/{NAME}", token=WRITE)
