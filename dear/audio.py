@@ -31,9 +31,9 @@ class AudioError(ValueError):
 
 @contextmanager
 def open_sound(path: str | Path, shown: str | None = None) -> Iterator[soundfile.SoundFile]:
-    """Open a sound whose rate and channels are within bounds; nothing is decoded yet.
+    """Open a sound whose rate and channels are within bounds, without decoding it.
 
-    shown: the file's name in errors; None: its path. Raises :class:`AudioError`, also for what fails within the block.
+    shown: the file's name in errors. None: its path. Raises :class:`AudioError`, also for errors within the block.
     """
     import soundfile
 
@@ -62,7 +62,7 @@ def open_sound(path: str | Path, shown: str | None = None) -> Iterator[soundfile
 
 
 def blocks(file: soundfile.SoundFile, frames: int, dtype: str = "float32") -> Iterator[np.ndarray]:
-    """The next ``frames`` of an open sound, or fewer where it ends before, as [n, C] of at most ``BLOCK`` values."""
+    """The next ``frames`` of an open sound, or fewer at its end, as [n, C] of at most ``BLOCK`` values."""
     while frames > 0:
         block = file.read(min(BLOCK // file.channels, frames), dtype=dtype, always_2d=True)
         if not len(block):  # a header may promise more
@@ -78,10 +78,13 @@ def read_sound(
     shown: str | None = None,
     part: Callable[[int], tuple[int, int]] | None = None,
 ) -> np.ndarray:
-    """A file's sound as mono float32 [S] at ``sample_rate`` Hz, decoded in blocks: only the result is held as a whole.
+    """A file's sound as mono float32 [S] at ``sample_rate`` Hz. It is decoded in blocks, so only the result is held in
+    full.
 
-    longest: seconds; a sound that says it is longer is refused before it is decoded. shown: the file's name in errors.
-    part: of the file's rate, the first frame and the number of frames to read; None: all. Raises :class:`AudioError`.
+    longest: seconds. A sound whose header states a longer duration is refused before it is decoded.
+    shown: the file's name in errors.
+    part: the first frame and the number of frames to read, at the file's rate. None: all.
+    Raises :class:`AudioError`.
     """
     shown = str(path) if shown is None else shown
     with open_sound(path, shown) as file:
@@ -115,7 +118,7 @@ def resample(waveform: np.ndarray, rate: int, wanted: int) -> np.ndarray:
 
 
 def resample_blocks(parts: Iterable[np.ndarray], rate: int, wanted: int) -> Iterator[np.ndarray]:
-    """:func:`resample` of a sound that comes in float32 parts, in constant memory: the joined result is the same."""
+    """Apply :func:`resample` to a sound in float32 parts, in constant memory. The joined result is the same."""
     if rate == wanted:
         yield from parts
         return
@@ -139,7 +142,7 @@ def resample_blocks(parts: Iterable[np.ndarray], rate: int, wanted: int) -> Iter
 
 
 def _ratio(rate: int, wanted: int) -> tuple[int, int]:
-    """``wanted / rate`` in whole numbers; of odd rates it is rounded, by less than 1 in 30,000."""
+    """``wanted / rate`` as a fraction. For odd rates it is rounded, by less than 1 in 30,000."""
     ratio = Fraction(wanted, rate).limit_denominator(MAX_RATIO)
     return ratio.numerator, ratio.denominator
 
@@ -186,9 +189,9 @@ def region(length: int, first: int, last: int, fade: int) -> Tensor:
 
 
 def at_loudness(samples: np.ndarray, sample_rate: int, decibels: float = -26.0) -> np.ndarray:
-    """[S] -> [S] whose loudest 400 ms have a root mean square of ``decibels`` below full scale, for comparisons.
+    """Scale [S] so that its loudest 400 ms have a root mean square of ``decibels`` below full scale, for comparisons.
 
-    It is quieter where its peaks would not fit, and unchanged where it is silent.
+    The result is quieter if its peaks would exceed full scale, and unchanged if it is silent.
     """
     block = min(round(0.4 * sample_rate), len(samples))
     energy = np.concatenate(([0.0], np.cumsum(np.square(samples, dtype=np.float64))))

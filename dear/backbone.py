@@ -49,10 +49,11 @@ class Block(nn.Module):
         angles: tuple[Tensor, Tensor] | None,
         wanted: Tensor | slice | None = None,
     ) -> Tensor:
-        """States x [B, P, C] -> next states [B, P, C]; with ``wanted``, of W of them, theirs alone [B, W, C].
+        """States x [B, P, C] -> next states [B, P, C], or [B, W, C] of the tokens at ``wanted``.
 
-        others: what x attends to beside itself; None for one sequence, without local mixing.
-        visible: [B, 1, P or 1, K] bool, or None for all.
+        others: keys and values that x attends to besides its own. None stands for a single sequence without local
+            mixing.
+        visible: [B, 1, P or 1, K] bool, or None if everything is visible.
         """
         if self.mixing is not None and self.mixing_norm is not None and others is not None:
             x = x + others.mix(self.mixing, self.mixing_norm(x))
@@ -140,11 +141,11 @@ class Backbone(nn.Module):
         return self.norm(x)
 
     def sparse(self, tokens: Tensor, known: Tensor, prefix: Prefix, wanted: Tensor) -> Tensor:
-        """:meth:`forward` at ``wanted``, without the other hidden tokens, which change nothing under "visible".
+        """:meth:`forward` at ``wanted`` without the other hidden tokens, which change nothing under "visible".
 
-        known, wanted: where they lie on the CPU, no other device is waited for.
+        known, wanted: on the CPU these cause no synchronisation with another device.
 
-        Raises ValueError where attention is "full".
+        Raises ValueError if attention is "full".
         """
         if self.config.masked_attention == "full":
             raise ValueError('sparse needs masked_attention="visible": under "full" every token is attended to')
@@ -170,7 +171,7 @@ class Backbone(nn.Module):
         return self.norm(x)
 
     def cache(self, prefix: Prefix) -> KVCache:
-        """A cache for :meth:`decode`, of the items of ``prefix``. Raises ValueError unless attention is "visible"."""
+        """A cache for :meth:`decode` with the items of ``prefix``. Raises ValueError unless attention is "visible"."""
         if self.config.masked_attention == "full":
             raise ValueError('decode needs masked_attention="visible": under "full" every token is attended to')
         batch, heads, filled, dim = prefix.blocks[0][0].shape
@@ -194,15 +195,16 @@ class Backbone(nn.Module):
         wanted: Tensor | slice,
         reach: int,
     ) -> Tensor:
-        """Contexts [B, W, C] of ``wanted`` tokens, [W] or a slice of the P computed ones.
+        """Contexts [B, W, C] of the ``wanted`` tokens, which are [W] or a slice of the P computed tokens.
 
-        tokens: [B, L, D] values; those at hidden positions are ignored. order: [B, L] positions in decoding order.
-        start: how many tokens, the first in that order, are known; as a tensor [], it may differ where a pass is
-            replayed.
-        places: [P] or a slice of the decoding order, what is computed; of other known tokens stands what ``cache``
-            keeps. Where all known ones are among them, the result is exactly that of :meth:`forward`. What is computed
-            of known tokens is kept in turn. Hidden ones that are not wanted change nothing.
-        reach: beyond every place that is computed or known.
+        tokens: [B, L, D]. Values at hidden positions are ignored.
+        order: [B, L] positions in decoding order.
+        start: number of known tokens, which come first in that order. As a tensor [] it may differ when a forward pass
+            is replayed.
+        places: [P] or a slice of the decoding order: the tokens to compute. The states of other known tokens are read
+            from ``cache``, and those of computed known tokens are written to it. If all known tokens are computed, the
+            result equals that of :meth:`forward`. Hidden tokens that are not wanted change nothing.
+        reach: end of the decoding order up to which tokens are computed or known.
         """
         positions = order[:, places]
         batch, count = positions.shape
@@ -234,7 +236,7 @@ class Backbone(nn.Module):
         return rotary_angles(positions, self.config.width // self.config.heads)
 
     def _rows(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """For local mixing, of tokens at ``positions`` [B, P]: their own rows [B * P], and those that they see."""
+        """The rows [B * P] of tokens at ``positions`` [B, P] for local mixing, and the rows that these tokens see."""
         taps, device = max(self.config.conv_width, 1), positions.device
         begins = torch.arange(len(positions), device=device)[:, None] * (self.length + taps - 1)
         rows = begins + positions

@@ -48,7 +48,7 @@ class Item:
 
 @dataclass(frozen=True)
 class BatchConfig:
-    """What determines the files, beside the model and the options of a generation."""
+    """The settings that determine the files, besides the model and the options of a generation."""
 
     seed: int = 0  # of the first line
     batch: int = 8  # sounds that are generated together

@@ -18,7 +18,7 @@ from dear.model import MaskedModel
 
 @dataclass(frozen=True)
 class Facts:
-    """What a configuration does not say about a checkpoint. A card leaves out what is unknown."""
+    """Facts about a checkpoint that its configuration does not hold. A card omits unknown facts."""
 
     license: str | None = None  # of the weights, as the Hub spells it: cc-by-4.0
     datasets: Sequence[str] = ()  # trained on, as the Hub names them: owner/name
@@ -63,7 +63,7 @@ def model_card(config: Config, facts: Facts | None = None) -> str:
 def front_matter(
     tags: Sequence[str], license: str | None = None, datasets: Sequence[str] = (), metrics: Sequence[str] = ()
 ) -> str:
-    """What the Hub reads of a card, as YAML between its marks."""
+    """The front matter that the Hub reads from a card, in YAML."""
     lines = [f"license: {_yaml(license)}"] if license else []
     lines += ["library_name: audiodear", "pipeline_tag: text-to-audio"]
     for key, values in (("tags", tags), ("datasets", datasets), ("metrics", metrics)):
@@ -100,5 +100,5 @@ def _head(config: Config, variant: str) -> str:
 
 
 def _yaml(text: str) -> str:
-    """A plain scalar where that is safe, else a quoted one: JSON's strings are YAML's."""
+    """A plain scalar if that is safe, otherwise a quoted one. JSON strings are valid YAML."""
     return text if re.fullmatch(r"[A-Za-z][\w./-]*", text) else json.dumps(text)

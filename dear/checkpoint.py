@@ -94,7 +94,7 @@ def _fetch(
     token: str | bool | None,
     local: bool = False,
 ) -> Path:
-    """The configuration and what :func:`resolve` needs beside it, of one commit."""
+    """Download the configuration and the other files that :func:`resolve` needs, from one commit."""
     downloaded = fetch(name, ["config.json"], revision, token, local=local)
     config = load_config(downloaded)
     names = [_weights(variant, config) for variant in ((config.default_variant,) if variants is None else variants)]
@@ -106,7 +106,9 @@ def _fetch(
 
 
 def load_config(folder: str | Path) -> Config:
-    """Read ``config.json``. Raises CheckpointError where it is missing, ConfigError naming it where it is wrong."""
+    """Read ``config.json``. Raises CheckpointError if it is missing, and ConfigError, which names the file, if it is
+    wrong.
+    """
     path = Path(folder) / "config.json"
     try:
         text = read_text(path, MAX_TEXT)
@@ -136,7 +138,7 @@ def check_sources(config: Config) -> None:
 
 
 def load_card(folder: str | Path) -> str | None:
-    """Read the model card; None where there is none. Raises CheckpointError where it cannot be read."""
+    """Read the model card, or return None if there is none. Raises CheckpointError if it cannot be read."""
     path = Path(folder) / CARD
     try:
         return read_text(path, MAX_TEXT)
@@ -153,7 +155,7 @@ def load_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> MaskedModel:
-    """The masked model of ``variant`` with its weights. Raises CheckpointError naming the file and what is wrong."""
+    """The masked model of ``variant`` with its weights. Raises CheckpointError, which names the file and the fault."""
     path = Path(folder) / _weights(variant, config)
     _open(path)
     with shapes_alone():  # the tensors become those of the file
@@ -163,9 +165,9 @@ def load_model(
 
 
 def load_codec(folder: str | Path, config: Config, device: torch.device | str = "cpu") -> tuple[Codec, Vocoder]:
-    """(vae, vocoder) with their weights, float32: the checkpoint's own, or those of the source that it names.
+    """(vae, vocoder) with their weights in float32, from the checkpoint or from the source that it names.
 
-    Raises CheckpointError as :func:`load_model` does, and where a source cannot be downloaded or does not fit.
+    Raises CheckpointError as :func:`load_model` does, and if a source cannot be downloaded or does not fit.
     """
     codec = Path(folder) / "codec"
     sources = {part: _source(part, *named) for part, named in _named(config).items()}
@@ -200,7 +202,7 @@ def load_codec(folder: str | Path, config: Config, device: torch.device | str = 
 
 
 def _named(config: Config) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """{part: (source, files)} of the codec's parts whose weights a checkpoint names and does not hold."""
+    """{part: (source, files)} of the parts of the codec whose weights a checkpoint references and does not hold."""
     parts: dict[str, tuple[Any, type[Codec] | type[Vocoder]]] = {
         "vae": (config.vae, CODECS[config.vae.kind]),
         "vocoder": (config.vocoder, VOCODERS[config.vocoder.kind]),
@@ -209,7 +211,7 @@ def _named(config: Config) -> dict[str, tuple[str, tuple[str, ...]]]:
 
 
 def _source(part: str, source: str, names: tuple[str, ...]) -> Path:
-    """The local folder with the files ``names`` of ``part``: ``source`` itself, or where they were downloaded to."""
+    """The local folder with the files ``names`` of ``part``: ``source`` itself, or the folder of its download."""
     folder = Path(source)
     if not folder.is_dir():
         if not re.fullmatch(REPOSITORY, source):
@@ -233,7 +235,7 @@ def digest(folder: str | Path, variant: str) -> str:
 def fingerprint(folder: str | Path) -> str:
     """First 12 hexadecimal digits of a sha256 over the configuration and all weights of a checkpoint.
 
-    Raises CheckpointError where one of them cannot be read.
+    Raises CheckpointError if a file cannot be read.
     """
     folder, digest = Path(folder), hashlib.sha256()
     for path in sorted([folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("codec/*.safetensors")]):
@@ -253,13 +255,13 @@ def save_checkpoint(
     card: str | None = None,
     vocabulary: Vocabulary | None = None,
 ) -> Path:
-    """Write a whole checkpoint; an earlier one in ``folder`` is replaced, and kept where anything fails.
+    """Write a whole checkpoint. It replaces an earlier one in ``folder``, which is kept if anything fails.
 
     models: one per variant of the configuration. card: the text of README.md. vocabulary: what the models were trained
-    on. A codec that comes from AudioLDM is not
-    written: the configuration names its source.
-    Raises CheckpointError where variants and models differ, where ``folder`` holds something else, or where a weight
-    does not fit half precision.
+        on.
+    A codec that comes from AudioLDM is not written: the configuration names its source.
+    Raises CheckpointError if variants and models differ, if ``folder`` holds something else, or if a weight does not
+    fit half precision.
     """
     folder = Path(folder)
     if set(models) != set(config.variants):
@@ -305,8 +307,9 @@ def push(
 ) -> str:
     """Publish a checkpoint with all its variants, as one commit of a Hub repository. Returns the commit's address.
 
-    The checkpoint is loaded once before. Where neither it nor the repository has a card, one is generated.
-    The other arguments are those of :meth:`dear.pipeline.AudioDEAR.push_to_hub`. Raises CheckpointError, ConfigError.
+    The checkpoint is loaded once to check it. If neither it nor the repository has a model card, one is generated.
+    The other arguments are those of :meth:`dear.pipeline.AudioDEAR.push_to_hub`. Raises CheckpointError and
+    ConfigError.
     """
     folder = Path(folder)
     config = load_config(folder)
@@ -351,7 +354,7 @@ def _open(path: Path) -> safe_open:
 
 
 def _read(path: Path, part: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Read the weights of ``path`` as ``dtype``, after their names and shapes were compared with those of ``part``."""
+    """Read the weights of ``path`` as ``dtype``, after a check of their names and shapes against those of ``part``."""
     _compare(path, part)
     sizes = {name: value.numel() * dtype.itemsize for name, value in part.state_dict().items()}
     current().charge(path, sum(sizes.values()))

@@ -1,7 +1,7 @@
 """How the contexts of a generation are computed: over all tokens in each iteration, or with known tokens from a cache.
 
-:mod:`dear.static` adds a third way, in fixed shapes for compilation and CUDA graphs. The generation loop knows the
-protocols alone.
+:mod:`dear.static` adds a third way, in fixed shapes for compilation and CUDA graphs. The generation loop knows only the
+protocols.
 """
 
 from __future__ import annotations

@@ -28,8 +28,9 @@ def representation_loss(student: Tensor, teacher: Tensor, channels: str = "mean"
 class Distillation:
     """Equation (5): the student's own loss plus ``weight`` (lambda) times the representation loss.
 
-    Teacher and student see the same tokens and mask, and the same items lose their condition, each to the model's own
-    null vector; the tensor that the heads receive is compared. The student may have any head. The teacher is frozen.
+    Teacher and student see the same tokens and the same mask. The conditions of the same items are dropped, and each
+    model uses its own null vector. The loss compares the tensors that the heads receive. The student may have any head.
+    The teacher is frozen.
     """
 
     student: MaskedModel
@@ -53,7 +54,7 @@ class Distillation:
     ) -> dict[str, Tensor]:
         """tokens [B, L, D], drop [B], mask [B, L] (True: hidden) -> scalars ``loss``, ``head``, ``representation``.
 
-        wanted: [B, W] hidden positions, to score and compare theirs alone.
+        wanted: [B, W] hidden positions, to which the score and the comparison are restricted.
         """
         context = self.student.context(tokens, ~mask, self.student.null(conditioning, drop), wanted)
         null_context = self.student.null_context(tokens, ~mask, conditioning, wanted)
@@ -71,6 +72,8 @@ class Distillation:
 
 
 def student_from_teacher(teacher: MaskedModel, student: MaskedModel) -> None:
-    """Copy backbone and null condition of the teacher into the student; its head stays as it is (Section 3.3)."""
+    """Copy backbone and null condition of the teacher into the student. The student's head is not changed (Section
+    3.3).
+    """
     student.backbone.load_state_dict(teacher.backbone.state_dict())
     student.null.load_state_dict(teacher.null.state_dict())

@@ -61,7 +61,7 @@ def request_tokens(
     num_samples: int,
     progress: Progress | None,
 ) -> Request:
-    """A request that draws ``wanted`` tokens of each clip, in no more iterations than that."""
+    """A request that draws ``wanted`` tokens of each clip in at most as many iterations."""
     return synthesizer.request(
         prompt,
         options,
@@ -87,8 +87,8 @@ def _draw(
     progress: Progress | None = None,
     **options: Unpack[SamplingOptions],
 ) -> tuple[Output, int, int]:
-    """:func:`inpaint` without fades at the ends of the clip, which may be joined: the result, and the region's samples
-    from the first to the last, the latter excluded.
+    """:func:`inpaint` without fades at the ends of the clip, which may be joined to others. Returns the result and the
+    samples [first, last) of the region.
     """
     mel = synthesizer.config.mel
     samples = check_audio(audio)
@@ -128,7 +128,7 @@ def _draw(
 def encode(synthesizer: Synthesizer, clip: Tensor) -> tuple[Tensor, float]:
     """The tokens [L, D] of a clip, and the gain that scales it to the loudness of the training data.
 
-    Divided by the gain, what the model draws beside them is as loud as the clip.
+    Sound that the model draws beside them is as loud as the clip once it is divided by the gain.
     """
     config = synthesizer.config
     peak, loudest = config.vae.peak, float(clip.abs().max())
@@ -257,12 +257,12 @@ def _shifted(progress: Progress, done: int, total: int, iteration: int, _: int) 
 
 
 def _touched(synthesizer: Synthesizer, first: int, last: int) -> int:
-    """How many tokens have samples among ``first`` to ``last``."""
+    """The number of tokens that have samples among ``first`` to ``last``."""
     return int((~_outside(synthesizer, first, last)).sum())
 
 
 def _outside(synthesizer: Synthesizer, first: int, last: int) -> Tensor:
-    """[L] bool: the tokens that samples ``first`` to ``last`` don't touch."""
+    """[L] bool, True for tokens without samples among ``first`` to ``last``."""
     span = synthesizer.config.vae.patch_frames * synthesizer.config.mel.hop_length  # samples under one token
     time_index = torch.arange(synthesizer.model.length, device="cpu") // synthesizer.config.grid[1]
     return ((time_index + 1) * span <= first) | (time_index * span >= last)

@@ -20,8 +20,8 @@ class DamagedError(ValueError):
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Call ``write(file)`` on a temporary file beside ``path``, make it durable, then move it to ``path``.
 
-    A link stays a link, and an existing file keeps its permissions. The temporary file has one name, so that one left
-    by a killed process is overwritten by the next. Raises OSError naming ``path``, such as where the disk is full.
+    A link stays a link, and an existing file keeps its permissions. The name of the temporary file is fixed, so a file
+    that a killed process left is overwritten. Raises OSError, which names ``path``, for example if the disk is full.
     """
     path = resolve_links(path)
     temporary = path.with_name(f"{path.name}.tmp")
@@ -54,7 +54,7 @@ def replace(temporary: Path, path: Path) -> None:
 
 
 def regular_size(path: Path) -> int:
-    """Bytes of a regular file. Raises OSError for anything else: a pipe would be waited for, a device has no end."""
+    """Bytes of a regular file. Raises OSError for anything else, such as a pipe or a device, which may never end."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "not a regular file", str(path))
@@ -64,8 +64,8 @@ def regular_size(path: Path) -> int:
 def read_text(path: Path, most: int) -> str:
     """The UTF-8 text of a regular file of at most ``most`` bytes.
 
-    Raises OSError as :func:`regular_size` does, and where it can't be read; ValueError naming the file and the line
-    where it is not UTF-8, and where it is too large.
+    Raises OSError as :func:`regular_size` does and if the file cannot be read, and ValueError, which names the file and
+    the line, if it is too large or not UTF-8.
     """
     size = regular_size(path)
     if size > most:
@@ -105,9 +105,10 @@ def read_sealed(path: Path, *keys: str) -> dict[str, Any]:
 
 
 def unsealed(data: Any, name: object, *keys: str) -> dict[str, Any]:
-    """Plain data of :func:`sealed`, without the digest. What was written before files were sealed has none.
+    """The plain data of :func:`sealed` without the digest. Data of earlier versions has no digest and is accepted.
 
-    Raises DamagedError for data that has changed since or lacks one of ``keys``. name: where it comes from.
+    name: the source of the data, for errors.
+    Raises DamagedError for data that does not match its digest or lacks one of ``keys``.
     """
     fault = None
     if not isinstance(data, dict):

@@ -117,8 +117,9 @@ class JointBackbone(nn.Module):
 
 
 def _known_positions(known: Tensor, device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """Positions [B, K] of known tokens, known [B, L], on ``device``, K of the item that knows the most; and which of
-    them are known [B, K], as others fill up: None where all are."""
+    """Positions [B, K] of known tokens on ``device``, where K is the largest number that an item of known [B, L] knows,
+    and a mask [B, K] of the positions that are known rather than padding. The mask is None if there is no padding.
+    """
     counts = known.sum(dim=1)
     most, least = (int(each) for each in (counts.max(), counts.min()))
     shown = to_device(known.byte().argsort(dim=1, descending=True, stable=True)[:, :most], device)
@@ -128,9 +129,9 @@ def _known_positions(known: Tensor, device: torch.device) -> tuple[Tensor, Tenso
 
 
 def _visible(prefix: JointPrefix, count: int, among: Tensor | None = None) -> Tensor | None:
-    """What all tokens of a sequence attend to [B, 1, 1, T + count]; None for everything, for which attention is faster.
+    """What all tokens of a sequence attend to [B, 1, 1, T + count], or None for everything, which is faster.
 
-    among: [B, count] of the audio tokens; None: all.
+    among: [B, count] of the audio tokens. None: all.
     """
     if among is None and not prefix.padded:
         return None

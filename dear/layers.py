@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """``tensor`` on ``device``. From the CPU to CUDA it is copied through pinned memory, which waits for nothing."""
+    """``tensor`` on ``device``. The copy from the CPU to CUDA uses pinned memory and does not wait."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
@@ -45,7 +45,7 @@ def plain_attention(queries: Tensor, keys: Tensor, values: Tensor, visible: Tens
 
 
 class Attention(nn.Module):
-    """Multi-head attention in two halves, so that keys and values can be kept."""
+    """Multi-head attention in two halves, so that keys and values can be cached."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -58,7 +58,7 @@ class Attention(nn.Module):
         return self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
 
     def project_apart(self, x: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries of x [B, W, C] alone, [B, H, W, C / H]; keys and values of others [B, P, C], [B, H, P, C / H]."""
+        """Queries [B, H, W, C / H] of x [B, W, C], and keys and values [B, H, P, C / H] of others [B, P, C]."""
         width = self.out.in_features
         queries = F.linear(x, self.qkv.weight[:width], self.qkv.bias[:width])
         pair = F.linear(others, self.qkv.weight[width:], self.qkv.bias[width:])
@@ -175,9 +175,9 @@ def init_weights(module: nn.Module) -> None:
 
 @contextmanager
 def shapes_alone() -> Iterator[None]:
-    """Networks that are built inside cost no memory and no random numbers: their tensors have shapes and no values.
+    """Build networks without memory and random numbers: their tensors have shapes and no values.
 
-    They lie on the meta device, whose random fills are left out: the first of them would import torch's compiler,
+    They are on the meta device. Its random fills are skipped, because the first of them would import torch's compiler,
     which takes a second.
     """
     with torch.device("meta"), _Unfilled():

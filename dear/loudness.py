@@ -24,15 +24,15 @@ def measure(waveform: Tensor, rate: int) -> float:
 
 
 def true_peak(waveform: Tensor) -> float:
-    """The peak of a sound [S] between its samples, too."""
+    """The peak of a sound [S], including values between its samples."""
     from scipy.signal import resample_poly
 
     return float(abs(resample_poly(waveform.double().numpy(), OVERSAMPLING, 1)).max())
 
 
 def normalise(waveform: Tensor, rate: int, target: float) -> Tensor:
-    """waveform [B, S] -> each item with one gain, at ``target`` LUFS or, where its peaks forbid that, as near as true
-    peaks of -1 dBFS allow. Silence stays silence.
+    """waveform [B, S] -> each item with one gain, at ``target`` LUFS, or quieter if true peaks would exceed -1 dBFS.
+    Silence stays silence.
     """
     items = []
     for item in waveform:
@@ -43,7 +43,7 @@ def normalise(waveform: Tensor, rate: int, target: float) -> Tensor:
 
 
 def fade_ends(waveform: Tensor, rate: int, begin: bool = True, end: bool = True) -> Tensor:
-    """waveform [B, S] that begins and ends at zero, by half a period of a cosine over 5 ms at most."""
+    """Let waveform [B, S] begin and end at zero, by half a period of a cosine over at most 5 ms."""
     length = min(round(FADE * rate), waveform.shape[1] // 2)
     ramp = (1 - torch.cos(torch.arange(length, dtype=torch.float32, device="cpu") * (math.pi / max(length, 1)))) / 2
     faded = waveform.clone()

@@ -17,11 +17,11 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def token_schedule(total: int, iterations: int, kind: str = "cosine") -> list[int]:
-    """Tokens to draw in each iteration, as a function of :data:`SCHEDULES` leaves them.
+    """The number of tokens to draw in each iteration, from a function of :data:`SCHEDULES`.
 
-    "cosine" is MaskGIT's and the paper's: few at first, many at last. "cubic" goes further in that, "linear" draws
-    equally many each time. Every entry is at least 1 and the entries sum to ``total``. Raises ValueError unless
-    1 <= iterations <= total.
+    "cosine" is the schedule of MaskGIT and of the paper: few tokens at first, many at the end. "cubic" is more uneven,
+    and "linear" draws equally many in each iteration. Every entry is at least 1 and the entries sum to ``total``.
+    Raises ValueError unless 1 <= iterations <= total.
     """
     if not 1 <= iterations <= total:
         raise ValueError(f"iterations must be a whole number from 1 to {total}, got {iterations!r}")

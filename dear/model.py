@@ -24,8 +24,9 @@ class MaskedModel(nn.Module):
     """A variant of a configuration: the transformer, the head, and the null condition."""
 
     def __init__(self, config: Config, variant: str | None = None):
-        """Raises ValueError for a variant that the configuration does not name, ConfigError for a head that does not
-        exist or cannot honour its settings."""
+        """Raises ValueError for a variant that the configuration does not name, and ConfigError for a head that does
+        not exist or does not support its settings.
+        """
         super().__init__()
         variant = variant or config.default_variant
         if variant not in config.variants:
@@ -45,7 +46,7 @@ class MaskedModel(nn.Module):
     def compile_sampling(self) -> None:
         """Let ``dear.sampling`` run in a few fixed shapes, compiled, and on CUDA as recorded graphs.
 
-        Once is enough. Raises ValueError unless attention is "visible".
+        One call is enough. Raises ValueError unless attention is "visible".
         """
         if isinstance(self.decoding, StaticDecoding):
             return
@@ -66,9 +67,9 @@ class MaskedModel(nn.Module):
     ) -> Tensor:
         """tokens [B, L, D], known [B, L] bool, conditioning of B items -> contexts [B, L, C] of all positions.
 
-        known: where it lies on the CPU, no other device is waited for.
-        wanted: [B, W] positions, for theirs alone [B, W, C]. Under ``masked_attention="visible"`` the other hidden
-            tokens are then left out of the pass.
+        known: on the CPU it causes no synchronisation with another device.
+        wanted: [B, W] positions, for contexts [B, W, C]. Under ``masked_attention="visible"`` the other hidden tokens
+            are left out of the forward pass.
         """
         backbone = self.backbone
         prefix = backbone.prefix(conditioning.tokens, conditioning.mask, conditioning.padded)
@@ -80,7 +81,7 @@ class MaskedModel(nn.Module):
     def null_context(
         self, tokens: Tensor, known: Tensor, conditioning: Conditioning, wanted: Tensor | None = None
     ) -> Tensor | None:
-        """As :meth:`context` without the condition, for heads whose loss wants it; None for others."""
+        """The contexts of :meth:`context` under the null condition if the head's loss needs them, otherwise None."""
         if not self.head.wants_null_context:
             return None
         dropped = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
@@ -95,14 +96,13 @@ class MaskedModel(nn.Module):
         null_context: Tensor | None = None,
         wanted: Tensor | None = None,
     ) -> Tensor:
-        """The head's loss [N] at the N masked positions of tokens [B, L, D] with contexts [B, L, C], mask [B, L].
+        """The head's loss [N] at the N masked positions of tokens [B, L, D] with contexts [B, L, C] and mask [B, L].
 
-        wanted: [B, W], the positions that the contexts [B, W, C] are of; N is then B * W.
-
-        mask: where it lies on the CPU, no other device is waited for. null_context: [B, L, C], see
-            :meth:`null_context`.
-        generator: on the CPU. Elsewhere the noise, several draws of each token, is that of one on the device, seeded
-        from it: drawn on the CPU, millions of values would be what a GPU waits for in every step.
+        wanted: [B, W] positions of contexts [B, W, C]. N is then B * W.
+        mask: on the CPU it causes no synchronisation with another device.
+        null_context: [B, L, C], see :meth:`null_context`.
+        generator: on the CPU. On another device it seeds a generator of that device, because a GPU would wait in every
+            step for millions of values drawn on the CPU.
         """
         if wanted is None:
             rows = to_device(mask.flatten().nonzero()[:, 0], tokens.device)
@@ -125,9 +125,10 @@ class MaskedModel(nn.Module):
     ) -> Tensor:
         """Masked-modelling loss, one value [N] for each masked position, or for each of ``wanted``.
 
-        tokens: [B, L, D]; mask: [B, L] bool, True where the token is hidden and to be predicted; wanted: [B, W] hidden
-        positions, as in :meth:`context`. Items whose condition is to be dropped come with
-        ``self.null(conditioning, drop)``.
+        tokens: [B, L, D].
+        mask: [B, L] bool, True where the token is hidden and predicted.
+        wanted: [B, W] hidden positions, as in :meth:`context`.
+        The condition of an item is dropped by the caller, with ``self.null(conditioning, drop)``.
         """
         null_context = self.null_context(tokens, ~mask, conditioning, wanted)
         context = self.context(tokens, ~mask, conditioning, wanted)
@@ -142,7 +143,7 @@ def _backbone(config: Config) -> Backbone | JointBackbone:
 
 
 def _beside(generator: torch.Generator, device: torch.device) -> torch.Generator:
-    """``generator`` itself on the CPU; elsewhere one on the device, seeded by its next value."""
+    """``generator`` itself on the CPU. On another device, a generator of that device, seeded with its next value."""
     if device.type == "cpu":
         return generator
     return torch.Generator(device).manual_seed(int(torch.randint(SEEDS, (), generator=generator)))

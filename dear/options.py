@@ -14,11 +14,13 @@ from dear.settings import Range, field_annotations
 
 
 class SamplingOptions(TypedDict, total=False):
-    """What a caller may choose. An option that is absent or None is the checkpoint's own.
+    """The options of a caller. An option that is absent or None takes the checkpoint's default.
 
-    cfg_scale: guidance scale, 0 to 20; 1 is without guidance. iterations: 1 to L, the number of tokens to draw.
-    temperature: factor on the head's noise, 0 to 2. steps: sampling steps of the head, 1 to 1000 as far as it takes
-    them. savings: what to leave out for speed, such as ``dear.Savings(refresh_every=4)``.
+    cfg_scale: guidance scale, 0 to 20. 1 turns guidance off.
+    iterations: 1 to L, the number of tokens to draw.
+    temperature: factor on the head's noise, 0 to 2.
+    steps: sampling steps of the head, 1 to 1000, or the most that the head takes.
+    savings: approximations that save time, such as ``dear.Savings(refresh_every=4)``.
     """
 
     cfg_scale: float | None

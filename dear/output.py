@@ -30,10 +30,10 @@ MAX_HEADER = 2**16  # bytes before the samples of a WAV that are searched for it
 
 
 def check_paths(path: str | os.PathLike[str], count: int = 1) -> list[Path]:
-    """The files to write ``count`` sounds to: ``path``, or ``stem-1``, ``stem-2``, ... beside it.
+    """The paths for ``count`` sounds: ``path``, or ``stem-1``, ``stem-2``, ... in the same folder.
 
-    Raises ValueError for an unknown suffix, a missing directory, a name that the file system has no room for, and where
-    something other than a file is there.
+    Raises ValueError for an unknown suffix, a missing directory, a name that is too long for the file system, or a path
+    that is not a regular file.
     """
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str) or "\0" in str(path):
         raise ValueError(f"path must be a file name, got {path!r}")
@@ -63,9 +63,9 @@ def check_paths(path: str | os.PathLike[str], count: int = 1) -> list[Path]:
 
 
 def read_title(path: Path) -> str:
-    """The title of a sound file, which is the prompt in a file of :meth:`Output.save`; empty where it has none.
+    """The title of a sound file, which is the prompt in a file of :meth:`Output.save`, or an empty string.
 
-    libsndfile, which reads the others, skips a WAV's texts of more than 2,045 bytes. Raises AudioError.
+    libsndfile skips texts of more than 2,045 bytes in a WAV, so these are read here. Raises AudioError.
     """
     with open_sound(path) as sound:
         title: str = sound.title
@@ -73,7 +73,7 @@ def read_title(path: Path) -> str:
 
 
 def _wav_title(path: Path) -> str:
-    """The field INAM of the LIST chunk that comes before the samples of a WAV; empty where there is none."""
+    """The field INAM of the LIST chunk before the samples of a WAV, or an empty string."""
     with open(path, "rb") as file:
         data = file.read(MAX_HEADER)
     if data[:4] != b"RIFF" or data[8:16] != b"WAVEfmt ":
@@ -89,10 +89,10 @@ def _wav_title(path: Path) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """Sounds of one call, all tensors on the CPU. Item i was drawn with ``seeds[i]`` for ``prompts[i]``.
+    """Sounds of one call, with all tensors on the CPU. Item i was drawn with ``seeds[i]`` for ``prompts[i]``.
 
-    A partial one, from :meth:`AudioDEAR.stream`, has no waveform yet and holds the mel's floor where no token is known.
-    ``out[i]`` is item i alone, and so an output can be iterated over.
+    A partial output, from :meth:`AudioDEAR.stream`, has no waveform yet and holds the mel's floor where no token is
+    known. ``out[i]`` is an output with only item i, so an output can be iterated over.
     """
 
     waveform: Tensor | None  # [B, S] float32 in [-1, 1]
@@ -118,7 +118,7 @@ class Output:
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> Output:
-        """Item ``index`` alone. Raises IndexError beyond the last."""
+        """An output with only item ``index``. Raises IndexError beyond the last."""
         seed = self.seeds[index]
         item = slice(index, index + 1 or None)
         return dataclasses.replace(

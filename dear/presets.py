@@ -1,7 +1,7 @@
 """Named configurations: ``mini`` is the bundled model's, the others have the paper's size.
 
 ``base`` and ``base-teacher`` are the paper's models to the parameter. ``base-visible`` and ``base-visible-teacher`` are
-a plain stack of as many blocks in which conditioning attends to itself and nobody attends to hidden tokens, so that
+a plain stack of as many blocks in which conditioning attends to itself and no token attends to hidden tokens, so that
 decoding can leave hidden tokens out and cache known ones.
 """
 

@@ -12,7 +12,7 @@ FIRST = 3  # 64-bit word of torch's state where they begin: behind the seed, two
 def seeded(seed: int) -> torch.Generator:
     """A CPU generator whose every bit depends on all bits of ``seed``, 0 to 2**64 - 1.
 
-    torch itself uses the lower 32 bits alone. Seeds below 2**32 give what ``torch.Generator().manual_seed`` gives.
+    torch uses only the lower 32 bits. Seeds below 2**32 give the same numbers as ``torch.Generator().manual_seed``.
     """
     generator = torch.Generator(device="cpu").manual_seed(seed & 0xFFFF_FFFF)
     if seed >> 32:

@@ -76,7 +76,9 @@ class Synthesizer:
         negative_prompt: str | None = None,
         loudness: float | None = None,
     ) -> Request:
-        """:func:`dear.request.make_request` for this variant. None: its own defaults, and iterations up to L."""
+        """:func:`dear.request.make_request` for this variant. By default, its own sampling options and up to L
+        iterations.
+        """
         return make_request(
             self.config,
             self.model.head,
@@ -93,11 +95,13 @@ class Synthesizer:
         )
 
     def run(self, request: Request, every: int | None = None) -> Iterator[Output]:
-        """The output after each ``every``-th iteration and the last; None: after the last alone."""
+        """Yield the output after each ``every``-th iteration and after the last. None: only after the last."""
         return (finish() for finish in self.begin(request, every))
 
     def overlapped(self, requests: Sequence[Request], ahead: int) -> Iterator[Output]:
-        """The items of all requests; an output is waited for once ``ahead`` more requests are handed to the device."""
+        """Yield the items of all requests. The wait for an output begins when ``ahead`` more requests are queued on the
+        device.
+        """
         begun: deque[Callable[[], Output]] = deque()
         for request in requests:
             begun.extend(self.begin(request))
@@ -107,7 +111,7 @@ class Synthesizer:
             yield from finish()
 
     def begin(self, request: Request, every: int | None = None) -> Iterator[Callable[[], Output]]:
-        """As :meth:`run`; what is given waits for the device, and for nothing that is handed to it later."""
+        """Like :meth:`run`, but yields functions. Each waits for its output and not for work that is queued later."""
         clock = Clock(self.device)
         with isolated(self.device), clock.stage("text"):
             encoded = self.text_encoder.encode(request.prompts)
@@ -151,7 +155,7 @@ class Synthesizer:
     def _familiar(
         self, vocabulary: Vocabulary, prompts: Sequence[str], encoded: Conditioning, count: int = NEAREST
     ) -> Callable[[], list[Nearest]]:
-        """What training knew of each prompt. The encoder's device starts now and is waited for at the call."""
+        """Look up what training knew of each prompt. The device starts now, and the returned function waits for it."""
         parts = [vocabulary.parts(prompt) for prompt in prompts]
         texts = [text for each in parts if len(each) > 1 for text in each]
         whole = encoded.pooled
@@ -170,7 +174,7 @@ class Synthesizer:
 
     @cached_property
     def wordings(self) -> Tensor:
-        """[N, E] unit embeddings of the vocabulary's wordings: the checkpoint's where its encoder is this one."""
+        """[N, E] unit embeddings of the vocabulary's wordings, read from the checkpoint if its encoder made them."""
         assert self.vocabulary is not None
         stored = self.vocabulary.embeddings
         if stored is not None and stored.encoder == self.text_encoder.digest:
@@ -180,7 +184,9 @@ class Synthesizer:
     def _render(
         self, state: State, request: Request, clock: Clock, done: bool, familiar: Callable[[], list[Nearest]] | None
     ) -> Callable[[], Output]:
-        """Hand codec and vocoder to the device, on CUDA to a stream of their own -> what waits for the output."""
+        """Queue codec and vocoder on the device, on CUDA on a separate stream. Returns a function that waits for the
+        output.
+        """
         lane = _lane(self.device)
         if lane is not None:
             lane.wait_stream(torch.cuda.current_stream(self.device))
@@ -232,7 +238,7 @@ class Synthesizer:
         return finish
 
     def _finish(self, waveform: Tensor, request: Request) -> Tensor:
-        """waveform [B, S] -> the same with faded ends and at the loudness that were asked for."""
+        """Fade the ends of waveform [B, S], and scale it to the requested loudness."""
         rate = self.config.mel.sample_rate
         if request.fade:
             waveform = fade_ends(waveform, rate)
@@ -246,13 +252,13 @@ class Synthesizer:
             )
 
     def _spread(self, known: Tensor) -> Tensor:
-        """known [B, L] -> [B, F, M]: which part of the mel lies under known tokens."""
+        """known [B, L] -> [B, F, M] bool, True where the mel lies under known tokens."""
         vae = self.config.vae
         grid = known.unflatten(1, self.config.grid)
         return grid.repeat_interleave(vae.patch_frames, dim=1).repeat_interleave(vae.patch_mels, dim=2)
 
     def log_mel(self, audio: np.ndarray | Tensor, sample_rate: int) -> Tensor:
-        """What the model sees of a sound of any length: [S] or [C, S] -> natural-log mel [F, M]."""
+        """The natural-log mel [F, M] of a sound [S] or [C, S] of any length."""
         config = self.config.mel
         samples = check_audio(audio)
         sample_rate = check_whole("sample_rate", sample_rate, 1000, 384_000)
@@ -264,7 +270,9 @@ class Synthesizer:
 
 @cache
 def _lane(device: torch.device) -> torch.cuda.Stream | None:
-    """The CUDA stream for rendering while the next request is decoded. There is one, since each stream keeps memory."""
+    """The CUDA stream for rendering while the next request is decoded. There is only one, because each stream keeps
+    memory.
+    """
     return torch.cuda.Stream(device) if device.type == "cuda" else None
 
 
@@ -273,7 +281,7 @@ def _on(lane: torch.cuda.Stream | None) -> AbstractContextManager[object]:
 
 
 class Clock:
-    """Seconds per stage of one call. On CUDA they come from events, so that the host does not wait."""
+    """Seconds per stage of one call. On CUDA they are measured by events, so that the host does not wait."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -281,7 +289,7 @@ class Clock:
         self.spans: list[tuple[str, Any, Any]] = []
 
     def mark(self) -> Any:
-        """This moment; on CUDA that in which the current stream gets here."""
+        """The current time, or on CUDA an event in the current stream."""
         if self.device.type != "cuda":
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -290,7 +298,7 @@ class Clock:
 
     @contextmanager
     def stage(self, name: str, wait: bool = True) -> Iterator[None]:
-        """wait: for work that another device may still have; it would otherwise count where it is read."""
+        """wait: wait for work of another device, which would otherwise count in the stage that reads its result."""
         begin = self.mark()
         yield
         if wait and self.device.type == "mps":
@@ -299,7 +307,9 @@ class Clock:
         self.spans.append((name, begin, self.end))
 
     def timings(self) -> dict[str, float]:
-        """{stage: seconds}, and the total from the beginning to the last stage's end, which the device has reached."""
+        """{stage: seconds}, and the total from the beginning to the end of the last stage, which the device has
+        reached.
+        """
         seconds = dict.fromkeys(("text", "decode", "codec", "vocoder"), 0.0)
         for name, begin, end in self.spans:
             seconds[name] += self.between(begin, end)

@@ -27,7 +27,7 @@ Progress = Callable[[int, int], object]
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """The checked arguments of one call. Nothing of them is stored on the model."""
+    """The checked arguments of one call. None of them is stored on the model."""
 
     prompts: list[str]
     num_samples: int
@@ -60,7 +60,9 @@ def check_whole(name: str, value: Any, low: int, high: int) -> int:
 
 
 def _shown(value: object) -> str:
-    """``value`` for a message; a number with thousands of digits has no repr, and a long text needs none."""
+    """``value`` for a message. Long texts are cut, and a number with thousands of digits, which has no repr, is
+    described.
+    """
     try:
         return reprlib.repr(value.item() if isinstance(value, np.generic) else value)
     except ValueError:
@@ -109,10 +111,11 @@ def make_request(
     negative_prompt: str | None = None,
     loudness: float | None = None,
 ) -> Request:
-    """All inputs of a call, checked.
+    """Check all inputs of a call.
 
-    head: of the model that draws. defaults: of its variant. settings: what identifies the model in those of its
-    results. The options and the errors are those of :meth:`dear.AudioDEAR.generate`.
+    head: of the model that draws. defaults: of its variant. settings: identify the model in the settings of its
+        results.
+    The options and the errors are those of :meth:`dear.AudioDEAR.generate`.
     """
     if isinstance(prompt, list | tuple):
         prompts = [check_prompt(one) for one in prompt]

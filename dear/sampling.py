@@ -22,7 +22,8 @@ class State:
     """A generation after one of its iterations.
 
     tokens: [B, L, D], zeros where not yet known; known: [B, L] bool; order: [B, L] int64, the iteration (from 0) that
-    drew each token, -1 where it is not drawn yet or was given; iteration: how many are done; iterations: of how many.
+        drew each token, or -1 if it is not drawn yet or was given; iteration: number of finished iterations;
+        iterations: their total number.
     """
 
     tokens: Tensor
@@ -40,7 +41,7 @@ def guidance_scale(sampling: SamplingConfig, known_share: float) -> float:
 
 
 def _equal(chosen: Tensor) -> int:
-    """How many tokens of each item are chosen [B, L]."""
+    """The number of chosen tokens of each item of [B, L]. Raises ValueError unless all items choose equally many."""
     counts = chosen.sum(dim=1).tolist()
     if len(set(counts)) != 1:
         raise ValueError(f"given_mask and left_out must hold equally many tokens of each item, got {counts}")
@@ -62,13 +63,14 @@ def generate(
     """Fill L tokens for each of B items and yield the state after each of ``sampling.iterations`` iterations.
 
     conditioning: B items, on the model's device.
-    seeds: B seeds; an item's order and noise come from its own CPU generator, so it does not depend on its batch.
-    given, given_mask: tokens [B, L, D] to keep where the mask [B, L] is True, equally many in each item; the loop
-        draws the others.
-    left_out: [B, L] bool, of the others those that are neither drawn nor shown, equally many in each item.
-    negative: B items that take the place of the null condition in guidance.
-    Raises ValueError where ``iterations`` exceeds the number of tokens to draw, shapes do not match, or the backbone
-    can't honour ``sampling.savings``.
+    seeds: B seeds. Each item draws its order and its noise from its own CPU generator, so it does not depend on its
+        batch.
+    given, given_mask: tokens [B, L, D] to keep where the mask [B, L] is True, equally many in each item. The loop draws
+        the others.
+    left_out: [B, L] bool, tokens that are neither given nor drawn, equally many in each item.
+    negative: B items that replace the null condition in guidance.
+    Raises ValueError if ``iterations`` exceeds the number of tokens to draw, if shapes do not match, or if the backbone
+    does not support ``sampling.savings``.
     """
     model.config.check_savings(sampling.savings)
     parameter = next(model.parameters())

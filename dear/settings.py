@@ -27,7 +27,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Range:
-    """What a numeric field may hold, both ends included."""
+    """The range of a numeric field, including both ends."""
 
     low: float
     high: float

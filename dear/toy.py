@@ -67,8 +67,8 @@ def mmd(a: Tensor, b: Tensor) -> float:
 
 
 def wasserstein(a: Tensor, b: Tensor) -> float:
-    """The 1-Wasserstein distance of two sets of as many points [N, D], exactly: the mean length of the ways from one to
-    the other, in Euclidean terms, when the points are paired such that it is shortest.
+    """The exact 1-Wasserstein distance of two sets of equally many points [N, D]: the least mean Euclidean distance
+    over all pairings of their points.
 
     Raises ValueError for shapes that do not match.
     """
@@ -88,7 +88,7 @@ def _pair(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class ToyTraining:
-    """One of the heads while it learns a toy. The same seed gives the same points."""
+    """The training of one head on a toy. The same seed gives the same points."""
 
     def __init__(
         self,
@@ -98,11 +98,12 @@ class ToyTraining:
         iterations: int | None = None,
         options: Mapping[str, Any] | None = None,
     ):
-        """kind: a key of ``HEADS``; toy: one of ``TOYS``; iterations: of the whole training; None: the head's own.
+        """kind: a key of ``HEADS``; toy: a key of ``TOYS``; iterations: of the whole training, by default the head's
+        own.
 
-        options: settings of the head; None for those that the head names for toys.
+        options: settings of the head, by default those that the head names for toys.
 
-        Raises ValueError naming the argument.
+        Raises ValueError, which names the argument.
         """
         _check_one_of("kind", kind, HEADS)
         seed = check_whole("seed", seed, 0, 2**63 - 1)
@@ -122,7 +123,7 @@ class ToyTraining:
         self._context = torch.ones(max(BATCH, POINTS), 1)
 
     def train(self, count: int) -> None:
-        """The next ``count`` iterations, or as many as are left; each sees points that no other has seen."""
+        """Run the next ``count`` iterations, or the remaining ones. Each iteration draws new points."""
         for _ in range(min(count, self.iterations - self.iteration)):
             share = self.iteration / self.iterations
             rate = LEARNING_RATE * min(1, (self.iteration + 1) / WARM_UP) * (1 + math.cos(math.pi * share)) / 2
@@ -156,7 +157,7 @@ class ToyTraining:
 
 
 def reference(toy: str, draw: int = 0) -> Tensor:
-    """Points [POINTS, 2] of the toy to measure against: always the same; others for each further ``draw``.
+    """Points [POINTS, 2] of the toy to measure against. Each ``draw`` gives another fixed set.
 
     Raises ValueError for an unknown toy.
     """

@@ -1,4 +1,4 @@
-"""What one makes of a finished sound: a variation of it, a loop, another length."""
+"""Operations on a finished sound: a variation, a loop, or another length."""
 
 from __future__ import annotations
 

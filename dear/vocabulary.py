@@ -69,7 +69,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Nearest:
-    """What training knew of a prompt."""
+    """What training knew of a prompt: its parts, and the wordings nearest to them."""
 
     parts: tuple[Part, ...]  # the prompt as a whole, or the parts of a composition
 
@@ -84,7 +84,7 @@ class Nearest:
         return min(self.parts, key=lambda part: part.wordings[0].similarity).wordings
 
     def sentence(self) -> str:
-        """One line for people; empty where the prompt is known."""
+        """One line for people, or an empty string if the prompt is known."""
         unknown = [part for part in self.parts if not part.known]
         if not unknown:
             return ""
@@ -95,7 +95,7 @@ class Nearest:
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:
-    """Of all wordings of a vocabulary, in the order of :attr:`Vocabulary.entries`."""
+    """The embeddings of all wordings of a vocabulary, in the order of :attr:`Vocabulary.entries`."""
 
     vectors: Tensor  # [N, E] float32 of unit norm
     encoder: str  # the digest of the text encoder that made them
@@ -105,8 +105,8 @@ class Embeddings:
 class Vocabulary(Settings):
     """Families of sounds with their wordings.
 
-    threshold: the least cosine similarity of a known prompt to its nearest wording. embeddings: None where a checkpoint
-    has none; they are computed when they are needed.
+    threshold: the least cosine similarity of a known prompt to its nearest wording. embeddings: None if a checkpoint
+        has none; they are then computed on demand.
     """
 
     threshold: Annotated[float, Range(0, 1)]
@@ -131,16 +131,16 @@ class Vocabulary(Settings):
         return tuple((text, label) for label, sound in self.sounds.items() for text in sound.wordings)
 
     def parts(self, prompt: str) -> list[str]:
-        """The parts of a composition, cut at words such as "then" and "while"; the prompt alone where there are none.
+        """The parts of a composition, split at words such as "then" and "while", or the prompt itself.
 
-        "First" and "to begin with" are left out.
+        "First" and "to begin with" are removed.
         """
         cut = [re.sub(r"(?i)^(first|to begin with),?\s+", "", text).strip(" ,.;") for text in SEPARATORS.split(prompt)]
         found = [text for text in cut if text]
         return found if len(found) > 1 else [prompt.strip()]
 
     def nearest(self, texts: Sequence[str], vectors: Tensor, embeddings: Tensor, count: int) -> Nearest:
-        """The wordings nearest to ``texts``: a prompt, then the parts of a composition where it is one.
+        """The wordings nearest to ``texts``: a prompt, followed by its parts if it is a composition.
 
         vectors [P, E] of the texts and embeddings [N, E] of the wordings have unit norm. count: sounds of each text.
         """
@@ -160,7 +160,7 @@ class Vocabulary(Settings):
 
 
 def load_vocabulary(checkpoint: str | Path) -> Vocabulary | None:
-    """The vocabulary of a checkpoint; None where it has none. Raises CheckpointError naming the file."""
+    """The vocabulary of a checkpoint, or None. Raises CheckpointError, which names the file."""
     folder = Path(checkpoint) / FOLDER
     path = folder / SOUNDS
     if not path.is_file():

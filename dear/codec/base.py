@@ -52,5 +52,5 @@ class Vocoder(nn.Module, ABC):
         """mel [B, F, M] log-mel -> waveform [B, F * hop] float32 in [-1, 1]."""
 
     def draft(self, mel: Tensor) -> Tensor:
-        """As forward, faster and less exact where the kind allows it."""
+        """Like forward, but faster and less exact if the kind supports it."""
         return self(mel)

@@ -24,8 +24,8 @@ class EncoderError(ValueError):
 def check_prompt(prompt: object) -> str:
     """Return ``prompt`` stripped.
 
-    Raises ValueError where it is not text of 1 to 1,000 characters, or holds control characters other than tabs and
-    line breaks: no sound file can keep them as its title.
+    Raises ValueError unless it is text of 1 to 1,000 characters without control characters other than tabs and line
+    breaks, which no sound file could keep in its title.
     """
     if not isinstance(prompt, str):
         raise ValueError(f"prompt must be text, got {type(prompt).__name__}: {_shorten(repr(prompt))}")
@@ -45,13 +45,13 @@ def check_prompt(prompt: object) -> str:
 
 
 def control_character(text: str) -> str:
-    """The first control character of ``text`` that is no tab or line break, as U+0000; empty where there is none."""
+    """The first control character of ``text`` other than a tab or line break, written as U+0000, or an empty string."""
     found = next((each for each in text if unicodedata.category(each) == "Cc" and each not in "\t\n\r"), None)
     return "" if found is None else f"U+{ord(found):04X}"
 
 
 def check_prompts(prompts: Sequence[str]) -> list[str]:
-    """As :func:`check_prompt`, for a batch of at least one prompt."""
+    """Apply :func:`check_prompt` to a batch of at least one prompt."""
     checked = [check_prompt(prompt) for prompt in prompts]
     if not checked:
         raise ValueError("prompts must hold at least one prompt, got none")
@@ -84,7 +84,7 @@ class Conditioning:
         return self.tokens.shape[0]
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Conditioning:
-        """On ``device``; ``dtype`` applies to the tokens, the mask stays bool."""
+        """Move to ``device``. ``dtype`` applies to the tokens; the mask stays bool."""
         return Conditioning(self.tokens.to(device, dtype), self.mask.to(device), self.padded)
 
     def select(self, index: Tensor | Sequence[int]) -> Conditioning:
@@ -94,18 +94,18 @@ class Conditioning:
 
     @property
     def pooled(self) -> Tensor:
-        """[B, E] the last real token of each item, which an encoder's pooled vector is, scaled to unit norm."""
+        """[B, E] the last real token of each item, which holds the encoder's pooled vector, scaled to unit norm."""
         last = self.mask.sum(dim=1) - 1
         return nn.functional.normalize(self.tokens[torch.arange(len(last), device=last.device), last].float(), dim=-1)
 
     def trim(self) -> Conditioning:
-        """Without the columns after the last real token of all items, which no token attends to."""
+        """Remove the columns after the last real token of all items, to which no token attends."""
         used = int(self.mask.any(dim=0).nonzero().max()) + 1
         mask = self.mask[:, :used]
         return Conditioning(self.tokens[:, :used], mask, not bool(mask.all()))
 
     def pad(self, length: int) -> Conditioning:
-        """Padded behind with zeros that the mask leaves out, to T = ``length``. Raises ValueError where T is longer."""
+        """Pad with masked zeros to T = ``length``. Raises ValueError if T is already longer."""
         extra = length - self.tokens.shape[1]
         if extra < 0:
             raise ValueError(f"length must be at least {self.tokens.shape[1]}, got {length!r}")
@@ -140,9 +140,10 @@ class TextEncoder(ABC):
     def build(cls, config: ConditioningConfig, device: torch.device | str, dtype: torch.dtype, audio: bool) -> Self:
         """The encoder with its weights.
 
-        dtype: of the weights; results are float32. audio: sounds without captions are to be encoded as well.
-        Raises ConfigError for settings, and ValueError for a dtype, that this kind cannot honour; EncoderError where a
-        file is absent or wrong.
+        dtype: of the weights. Results are float32.
+        audio: also prepare to encode sounds without captions.
+        Raises ConfigError for settings and ValueError for a dtype that this kind does not support, and EncoderError if
+        a file is absent or wrong.
         """
 
     @abstractmethod
@@ -163,5 +164,5 @@ class TextEncoder(ABC):
         return vectors
 
     def encode_audio(self, waveforms: Iterable[np.ndarray | Tensor], sample_rate: int) -> Conditioning:
-        """Sounds without captions -> a sequence of the same space. Raises EncoderError where this kind has no such."""
+        """Encode sounds without captions as sequences of the same space. Raises EncoderError if this kind cannot."""
         raise EncoderError(f"{self.title} encodes captions, not sounds")

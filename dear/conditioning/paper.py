@@ -38,7 +38,7 @@ class PaperConfig(ConditioningConfig):
 
 
 class Embedder(Protocol):
-    """CLAP, whichever code computes it: texts and sounds to embeddings [B, P] of unit norm."""
+    """CLAP, computed by either code: texts and sounds to embeddings [B, P] of unit norm."""
 
     @property
     def dim(self) -> int: ...
@@ -54,10 +54,10 @@ class Embedder(Protocol):
 class PaperEncoder(TextEncoder):
     """Frozen Flan-T5 and CLAP. Captions and sounds without captions become sequences of the same space.
 
-    ``config.text_embeddings`` chooses what a caption becomes (Table 6); CLAP's P values are repeated to E.
-    - "clap+t5": up to ``max_tokens`` - 1 states, the embedding directly behind the last, padding to ``max_tokens``.
-    - "t5": the states alone, padded to ``max_tokens`` - 1.
-    - "clap": the embedding alone, ``max_tokens`` times, which is the paper's form where only CLAP is at hand.
+    ``config.text_embeddings`` selects the sequence of a caption (Table 6). CLAP's P values are repeated to E.
+    - "clap+t5": up to ``max_tokens`` - 1 states, directly followed by the embedding, padded to ``max_tokens``.
+    - "t5": only the states, padded to ``max_tokens`` - 1.
+    - "clap": only the embedding, ``max_tokens`` times, which is the paper's form for sounds without captions.
     """
 
     Config = PaperConfig
@@ -70,9 +70,9 @@ class PaperEncoder(TextEncoder):
         dtype: torch.dtype = torch.float32,
         audio: bool = False,
     ):
-        """dtype: of the text encoders, LAION's own code excepted. audio: load CLAP even where captions do without it.
+        """dtype: of the text encoders, except LAION's own code. audio: load CLAP even if captions do not need it.
 
-        Raises ConfigError where ``config.dim`` does not suit the encoders, EncoderError where a file is missing or bad.
+        Raises ConfigError if ``config.dim`` does not fit the encoders, and EncoderError if a file is missing or wrong.
         """
         self.config = config
         self.dim = config.dim
@@ -100,7 +100,7 @@ class PaperEncoder(TextEncoder):
 
     @cached_property
     def digest(self) -> str:  # type: ignore[override]  # computed when it is first asked for: it reads the weights
-        """sha256 over the digests of both encoders' weights and the settings that change what they give."""
+        """sha256 over the digests of both encoders' weights and the settings that change their results."""
         parts = {
             "t5": self.t5.digest if self.t5 else None,
             "clap": self.clap.digest if self.clap else None,
@@ -166,6 +166,6 @@ class PaperEncoder(TextEncoder):
         return embeddings.repeat(1, self.dim // self._clap.dim)
 
     def _repeated(self, embeddings: Tensor) -> Conditioning:
-        """[B, P] -> the sequence that consists of it alone."""
+        """[B, P] -> a sequence that consists of this embedding."""
         tokens = self._widened(embeddings)[:, None].repeat(1, self.config.max_tokens, 1)
         return Conditioning(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))

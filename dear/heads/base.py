@@ -35,7 +35,7 @@ class Head(nn.Module, ABC):
     def __init__(self, config: HeadConfig, token_dim: int, context_dim: int):
         """config: the head's own hyper-parameters; token_dim: D; context_dim: C.
 
-        Raises ConfigError for a guidance level that this head cannot honour.
+        Raises ConfigError for a guidance level that this head does not support.
         """
         super().__init__()
         if config.guidance_level not in ("default", *self.guidance_levels):
@@ -72,22 +72,22 @@ class Head(nn.Module, ABC):
     ) -> Tensor:
         """Draw one token per row: context [N, C] -> [N, D].
 
-        null_context: [N, C], the context without the condition; None for no guidance.
-        cfg_scale: guidance scale; 1: no guidance, and ``null_context`` is ignored.
+        null_context: [N, C], the context without the condition. None: no guidance.
+        cfg_scale: guidance scale. 1: no guidance, and ``null_context`` is ignored.
         draw: each call gives the next standard-normal [N, D].
-        Raises ValueError for ``steps`` that the head cannot honour.
+        Raises ValueError for ``steps`` that the head does not support.
         """
 
     def check_steps(self, steps: int) -> None:
-        """Raises ValueError where this head cannot sample in ``steps`` steps."""
+        """Raises ValueError if this head cannot sample in ``steps`` steps."""
         if not 1 <= steps <= self.max_steps:
             allowed = "1" if self.max_steps == 1 else f"from 1 to {self.max_steps}"
             raise ValueError(f"steps must be {allowed} for the {self.config.kind} head, got {steps!r}")
 
     def loss_flops(self) -> float:
-        """Operations of one forward pass of the loss for one token, all its draws included.
+        """Operations of one forward pass of the loss for one token, including all of its draws.
 
-        Matrix products alone are counted, at two operations per multiply-add. By default each matrix is applied once.
+        Only matrix products are counted, with two operations per multiply-add. By default each matrix is applied once.
         """
         return matrix_flops(self)
 
@@ -99,13 +99,13 @@ class Head(nn.Module, ABC):
         forward: Callable[..., Tensor] | None = None,
         mixed: int | None = None,
     ) -> Callable[..., Tensor]:
-        """``forward`` without its last argument, the context: inputs [N, ...] -> prediction [N, D], under guidance.
+        """Guide ``forward`` with its last argument, the context, filled in: inputs [N, ...] -> prediction [N, D].
 
         Both levels mix ``s conditional + (1 - s) unconditional`` (equation 9, Appendix F).
-        forward: in place of the head's own, for contexts that went through an affine layer beforehand, which mixing
-            leaves as it is.
-        mixed: how many values of a prediction guidance moves beyond the conditional ones, which it leaves the others at
-            (as MAR does with variances). None: all.
+        forward: replaces the head's own function, for contexts that have already passed an affine layer, which commutes
+            with mixing.
+        mixed: number of values of a prediction that guidance changes. The others stay conditional, as MAR's variances
+            do. None: all.
         """
         forward = self if forward is None else forward
         if null_context is None or cfg_scale == 1:
@@ -128,5 +128,5 @@ class Head(nn.Module, ABC):
 
 
 def matrix_flops(module: nn.Module, suffix: str = "") -> float:
-    """Operations of applying each matrix of ``module`` to one vector; with ``suffix``, those of such a name alone."""
+    """Operations that apply each matrix of ``module`` to one vector; with ``suffix``, only matrices whose names end so."""
     return 2.0 * sum(p.numel() for name, p in module.named_parameters() if p.ndim > 1 and name.endswith(suffix))

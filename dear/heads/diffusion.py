@@ -27,7 +27,7 @@ MIN_VARIANCE = 1e-20  # below which no logarithm is taken
 
 
 def posterior_variance(now: Any, then: Any) -> Any:
-    """Of a step between shares of signal: ``(1 - then) / (1 - now) (1 - now / then)``."""
+    """``(1 - then) / (1 - now) (1 - now / then)``, the variance of a step from the share of signal ``now`` to ``then``."""
     return (1 - then) / (1 - now) * (1 - now / then)
 
 
@@ -80,8 +80,8 @@ class DiffusionHead(Head):
     def forward(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
         """Noisy tokens x [N, D] at timesteps t [N], context [N, C] -> predicted noise or velocity [N, D].
 
-        With a learned variance [N, 2 D]: behind it the share v of the step's own variance, on a logarithmic scale from
-        -1 (none: the posterior's) to 1 (all).
+        With a learned variance [N, 2 D]: the second half is the share v of the variance of the step, on a logarithmic
+        scale from -1 (the posterior's) to 1 (the whole).
         """
         return self.denoise(x, self.time_in(t), self.context_in(context))
 
@@ -92,7 +92,7 @@ class DiffusionHead(Head):
     def loss(self, target: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
         """Mean squared error of the prediction over D and over ``levels`` noise levels per token, as in MAR.
 
-        With a learned variance the bound of :meth:`variance_loss` is added, which moves the variance alone.
+        With a learned variance the bound of :meth:`variance_loss` is added, which trains only the variance.
         """
         count, levels = target.shape[0], self.config.levels
         target, context = target.repeat(levels, 1), context.repeat(levels, 1)
@@ -115,7 +115,7 @@ class DiffusionHead(Head):
         return error.view(levels, count).mean(dim=0)
 
     def variance_loss(self, share: Tensor, predicted: Tensor, noisy: Tensor, target: Tensor, t: Tensor) -> Tensor:
-        """The variational bound's term of each row [N], in bits per value, with the mean held as it is (L_vlb of Nichol
+        """The term of the variational bound of each row [N], in bits per value, with the mean detached (L_vlb of Nichol
         and Dhariwal 2021): KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), and at t = 0 the density of x_0.
 
         share, predicted, noisy, target: [N, D]; t: [N].
@@ -149,10 +149,10 @@ class DiffusionHead(Head):
         temperature: float,
         draw: Draw,
     ) -> Tensor:
-        """``steps`` denoising steps; guidance mixes the predictions at each of them, by default: noise or velocity,
-        which comes to the same.
+        """Take ``steps`` denoising steps. By default, guidance mixes the predictions of each step; it is the same for
+        noise and velocity.
 
-        Temperature scales the noise that a step adds; DDIM adds none, so there it scales the start.
+        The temperature scales the noise that a step adds. DDIM adds none, so the temperature scales the initial noise.
         """
         self.check_steps(steps)
         eta = self.config.eta

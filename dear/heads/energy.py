@@ -60,8 +60,9 @@ def spread(samples: Tensor) -> Tensor:
 
 
 class EnergyHead(Head):
-    """Residual MLP in both designs of Appendix E: noise as the input and context through adaptive LayerNorm, or (a) the
-    reverse."""
+    """Residual MLP in the two designs of Appendix E. Noise is the input, and the context enters through adaptive
+    LayerNorm; or, in design (a), the reverse.
+    """
 
     config: EnergyConfig
     Config = EnergyConfig
@@ -96,13 +97,13 @@ class EnergyHead(Head):
         return tokens + self.direct(context) * noise if self.config.direct_noise else tokens
 
     def loss(self, target: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
-        """Equation (8), or with ``groups`` the mean of that of the whole token and those of its groups of channels,
-        plus ``channels`` times the mean of those of single channels.
+        """Equation (8). With ``groups``, the mean of the scores of the whole token and of groups of its channels; plus
+        ``channels`` times the mean score of single channels.
 
-        A norm over many channels depends on their total variance and hardly on how it is distributed. A mean of
-        proper scores with that of the whole among them has the same minimum and sees both. A weight that depends on the
-        context alone would keep the minimum as well; ``relative`` estimates such a weight, one over the expected
-        distance of two samples, from the samples at hand.
+        A norm over many channels depends on their total variance and hardly on its distribution. A mean of proper
+        scores that includes the score of the whole token has the same minimum and depends on both. So would a weight
+        that depends only on the context: ``relative`` estimates such a weight, one over the expected distance of two
+        samples, from the samples.
         """
         shape = (self.config.samples, *target.shape)
         noise = torch.randn(shape, generator=generator, device=generator.device).to(target)
@@ -140,7 +141,9 @@ class EnergyHead(Head):
         return self.guide(context, null_context, cfg_scale)(temperature * draw())
 
     def loss_flops(self) -> float:
-        """The draws share what depends on the context alone, which is the condition or the input of the network."""
+        """The draws share the computations that depend only on the context, which is the condition or the input of the
+        network.
+        """
         modulations = matrix_flops(self, "modulation.weight")
         if self.config.noise_as == "input":
             shared = matrix_flops(self.context_in) + modulations
