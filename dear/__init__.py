@@ -9,7 +9,7 @@ __all__ = ["AudioDEAR", "Output", "Savings", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """The public classes, imported on first use: importing the package alone does not load torch."""
+    """The public classes, imported on first use. Importing the package does not load torch."""
     if name == "AudioDEAR":
         from dear.pipeline import AudioDEAR
 

@@ -66,7 +66,7 @@ class BatchConfig:
 
 @dataclass(frozen=True)
 class Result:
-    """What one call did. seconds: of wall-clock, without loading the model."""
+    """The work of one call. seconds: wall-clock time without loading the model."""
 
     sounds: int
     seconds: float
@@ -207,14 +207,14 @@ class _Job:
             self.pack(index)
 
     def write(self, index: int, line: int, out: Output) -> None:
-        """The sound first: a line is written once its metadata are there."""
+        """Write the sound first: a line counts as written once its metadata exist."""
         item = self.items[line]
         out.save(self.place(index) / f"{item.name}.{self.config.audio}")
         settings = {"id": item.name, "prompt": item.prompt, "seed": out.seed, "sample_rate": out.sample_rate}
         write_json(self.place(index) / f"{item.name}.json", dict(item.fields) | settings | {"settings": out.settings})
 
     def pack(self, index: int) -> None:
-        """Move the files of a shard into a tar, whose bytes depend on theirs alone."""
+        """Move the files of a shard into a tar, whose bytes depend only on those of the files."""
         place = self.place(index)
 
         def write(file: BinaryIO) -> None:

@@ -189,7 +189,7 @@ class Savings(Settings):
 
     @classmethod
     def parse(cls, text: str) -> Savings:
-        """Parse "fast", or options such as "refresh_every=4,order=spread". Raises ConfigError, which names the fault."""
+        """Parse "fast", or options such as "refresh_every=4,order=spread". Raises ConfigError naming the fault."""
         if text == "fast":
             return FAST
         kinds: dict[str, Callable[[str], Any]] = {each.name: type(each.default) for each in dataclasses.fields(cls)}

@@ -129,7 +129,8 @@ def _known_positions(known: Tensor, device: torch.device) -> tuple[Tensor, Tenso
 
 
 def _visible(prefix: JointPrefix, count: int, among: Tensor | None = None) -> Tensor | None:
-    """What all tokens of a sequence attend to [B, 1, 1, T + count], or None for everything, which is faster.
+    """Mask [B, 1, 1, T + count] of the keys that all tokens of a sequence attend to, or None for all keys, which is
+    faster.
 
     among: [B, count] of the audio tokens. None: all.
     """

@@ -144,13 +144,17 @@ class Output:
     def save(self, path: str | os.PathLike[str], *, float_samples: bool = False) -> list[Path]:
         """Write the sounds as 16-bit WAV or FLAC, MP3 or Ogg Vorbis, by the suffix.
 
-        Several become ``stem-1``, ``stem-2``, ... float_samples: 32-bit floating samples, of a WAV alone.
-        Each file holds its settings: its title (INAM in a WAV's LIST chunk, TITLE of a FLAC's Vorbis comments)
-        is the prompt, its comment (ICMT, COMMENT) a JSON object of the seed and ``settings``. Of a WAV, programs that
-        use libsndfile read no title of more than 2,045 bytes; :func:`read_title` does. The same sound gives the same
-        bytes, but for Ogg files, which have a random serial number.
-        Returns the paths. Each file is written beside its target and then moved, so none is ever half there. A link is
-        followed, and a file that is replaced keeps its permissions.
+        Several sounds become ``stem-1``, ``stem-2``, ...
+
+        float_samples: write 32-bit floating samples, for WAV only.
+        Each file holds its settings. Its title (INAM in a WAV's LIST chunk, TITLE of a FLAC's Vorbis comments) is the
+        prompt, and its comment (ICMT, COMMENT) is a JSON object of the seed and ``settings``. Programs that use
+        libsndfile cannot read a WAV's title of more than 2,045 bytes; :func:`read_title` can. The same sound gives the
+        same bytes, except for Ogg files, which have a random serial number.
+
+        Returns the paths. Each file is written beside its target and then moved, so no partial file appears. A link is
+        followed, and a replaced file keeps its permissions.
+
         Raises ValueError as :func:`check_paths` does, and for a partial output.
         """
         import soundfile

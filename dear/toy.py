@@ -183,10 +183,10 @@ def _initialise(head: Head, generator: torch.Generator) -> None:
 
 
 def spread_scores(spreads: Sequence[float], generator: torch.Generator, count: int = 20_000) -> tuple[list[float], ...]:
-    """How a model N(0, s^2) fares against data N(0, 1) for each spread s, by the loss that heads are trained with.
+    """The loss of a model N(0, s^2) on data N(0, 1) for each spread s.
 
-    Returns the attraction alone, ``2 E|X - Y|``, and the whole energy score, less ``E|X - X'|``: both are means over
-    ``count`` draws, the same for each s.
+    Returns only the attraction, ``2 E|X - Y|``, and the whole energy score, which subtracts ``E|X - X'|``. Both are
+    means over ``count`` draws, the same for each s.
     """
     noise = torch.randn(2, count, 1, generator=generator)
     data = torch.randn(count, 1, generator=generator)

@@ -91,7 +91,7 @@ class Ablation:
         return DistilledModelling(model, teacher, digest, source, None, *settings)
 
     def new_model(self, name: str) -> MaskedModel:
-        """Initial weights depend on the run's head alone: all backbones start alike."""
+        """The initial weights depend only on the run's head, so all backbones start alike."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return MaskedModel(self.config(Row(name)))
@@ -118,7 +118,7 @@ class Ablation:
         return embed_held_out(corpus.recordings(held_out=True), corpus.recordings(held_out=False), self.judge)
 
     def measured(self, number: str) -> dict[str, dict[str, Any]]:
-        """What the judge hears of each row of a table. Rows that are equal but for their names are measured once."""
+        """The judge's scores of each row of a table. Rows that differ only in their names are measured once."""
         asked = {label: prompts(label)[1] for label in self.base.corpus.judged}
         found = {}
         for name, row in self.recipe.tables[number].rows.items():
@@ -219,7 +219,7 @@ class Estimate:
         return self.seconds[key] * self.ablation.budget.clips * self.labels
 
     def table(self, numbers: list[str]) -> str:
-        """Minutes of each table alone, and of all in turn, which share runs and rows."""
+        """Minutes of each table by itself, and of all tables in turn, which share runs and rows."""
         recipe = self.ablation.recipe
         lines = ["| table | runs | training, min | sounds, min | alone, min | after the tables above, min |"]
         lines.append("|---|---|---|---|---|---|")

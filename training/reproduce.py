@@ -205,7 +205,7 @@ class Reproduction:
         return student
 
     def model(self, variant: str) -> MaskedModel:
-        """A new model of a variant; its initial weights depend on the recipe alone."""
+        """A new model of a variant, whose initial weights depend only on the recipe."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.recipe.scenes.seed)
             return MaskedModel(self.recipe.model, variant)
@@ -332,7 +332,7 @@ class Reproduction:
         )
 
     def pipeline(self, name: str, config: Config) -> AudioDEAR:
-        """The teacher, the student, or the plain student, with weights rounded as they are on disk."""
+        """The teacher, the student, or the plain student, with weights rounded as on disk."""
         model = copy.deepcopy(getattr(self, name)).cpu().half().float().eval()
         variant = "teacher" if name == "teacher" else "student"
         return AudioDEAR(config, variant, model, *self.sound, self.text_encoder)

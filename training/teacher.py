@@ -158,7 +158,7 @@ class MaskedModelling:
 
 
 def _conditioning(batch: Mapping[str, Tensor]) -> Conditioning:
-    """Of a batch whose mask is absent where no token is padding."""
+    """The conditioning of a batch, whose mask is absent if no token is padding."""
     tokens = batch["conditioning"]
     if "mask" in batch:
         return Conditioning(tokens, batch["mask"])

@@ -43,7 +43,7 @@ class GriffinLim(Vocoder):
 
     @torch.no_grad()
     def draft(self, mel: Tensor) -> Tensor:
-        """As forward with a quarter of the iterations, which raises the log-mel error by about a tenth."""
+        """Like forward with a quarter of the iterations, which raises the log-mel error by about a tenth."""
         return limit(in_groups(lambda part: self._signal(part, -(-self.iterations // DRAFT_SHARE)), mel))
 
     def _signal(self, mel: Tensor, iterations: int) -> Tensor:

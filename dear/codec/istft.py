@@ -65,7 +65,7 @@ class ISTFTVocoder(Vocoder):
         return limit(in_groups(lambda part: self.synthesise(part, noise), mel))
 
     def synthesise(self, mel: Tensor, noise: Tensor) -> Tensor:
-        """As forward, unclamped, from the phases ``noise`` complex [1 or B, F, bins]; for training.
+        """Like forward, without a limit and with the phases ``noise`` complex [1 or B, F, bins], for training.
 
         Training draws new noise at each step, so that the network does not overfit to one noise.
         """

@@ -50,7 +50,7 @@ class MelGain(Vocoder):
 
     @torch.no_grad()
     def draft(self, mel: Tensor) -> Tensor:
-        """As forward, with a quarter of the iterations."""
+        """Like forward, with a quarter of the iterations."""
         return limit(in_groups(lambda part: self._signal(part, -(-self.iterations // DRAFT_SHARE)), mel))
 
     def _signal(self, mel: Tensor, iterations: int) -> Tensor:

@@ -107,11 +107,11 @@ class PatchVAE(Codec):
 
 
 def without_steps(mel: Tensor, size: int, limit: float) -> Tensor:
-    """mel [B, F, M] with steps between each two stretches of ``size`` frames that are at most ``limit``.
+    """Limit the steps of mel [B, F, M] between stretches of ``size`` frames to ``limit``.
 
-    A step is the difference across a border less the mean of the differences just before and after it. What exceeds the
-    limit is spread over half a stretch on either side, as deblocking filters of video codecs do. Recordings have steps
-    as well, which the limit leaves alone unless an event falls on the border.
+    A step is the difference across a border minus the mean of the differences just before and after it. The excess over
+    the limit is spread over half a stretch on either side, as in the deblocking filters of video codecs. Steps of
+    recordings also exist; they are kept unless an event falls on the border.
     """
     half = size // 2
     if half < 2 or mel.shape[1] < 2 * size:

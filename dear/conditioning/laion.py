@@ -128,7 +128,7 @@ def _config(state: Mapping[str, Tensor]) -> ClapConfig:
         return state[name].shape
 
     def count(pattern: str) -> int:
-        """How many indices occur at the end of a name's beginning."""
+        """The number of indices at the end of the beginnings of names."""
         return len({found[0] for found in (re.match(pattern, name) for name in state) if found})
 
     audio, text = "audio_branch.", "text_branch."

@@ -1,1 +1,1 @@
-"""How good the sounds are: metrics of arrays, the classifier that gives them, and the scores of a checkpoint."""
+"""The quality of sounds: metrics of arrays, the judges that they use, and the scores of a checkpoint."""

@@ -47,9 +47,9 @@ class Clip:
 
 
 def read_clips(manifest: str | Path, seed: int = 0) -> list[Clip]:
-    """The clips of a manifest in its order, each with one of its captions, drawn by ``seed`` and the clip's id alone.
+    """The clips of a manifest in its order, each with one of its captions, drawn by ``seed`` and the id of the clip.
 
-    Raises :class:`SoundsError` naming the line.
+    Raises :class:`SoundsError`, which names the line.
     """
     path = Path(manifest)
     try:
@@ -105,10 +105,10 @@ def generate_clips(
     worker: tuple[int, int] = (0, 1),
     **options: Any,
 ) -> None:
-    """Write ``NAME.wav`` into ``folder`` for each clip of the worker's share that is not there yet.
+    """Write ``NAME.wav`` into ``folder`` for each missing clip of the worker's share.
 
-    Clip i of all has the seed ``seed + i``, whatever the batch and the number of workers. options: those of
-    ``AudioDEAR.generate``. Raises :class:`SoundsError` where ``folder`` holds sounds of another model or of other
+    Clip i of all clips has the seed ``seed + i``, whatever the batch and the number of workers. options: those of
+    ``AudioDEAR.generate``. Raises :class:`SoundsError` if ``folder`` holds sounds of another model or of other
     settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ def generate_clips(
 
 
 def made_by(pipeline: AudioDEAR, clips: Sequence[Clip], seed: int, options: dict[str, Any]) -> dict[str, Any]:
-    """What determines the sounds of ``clips``, as plain data."""
+    """The values that determine the sounds of ``clips``, as plain data."""
     given = {name: value for name, value in options.items() if value is not None}
     captions = json.dumps([[clip.name, clip.caption] for clip in clips])
     return {

@@ -33,7 +33,7 @@ READINGS = ("audioldm_eval", "plain")
 
 @dataclass(frozen=True)
 class Features:
-    """What an embedder makes of N sounds."""
+    """The output of an embedder for N sounds."""
 
     rows: np.ndarray  # [R, K] float32; R is N, or more where a sound gives several rows
     logits: np.ndarray | None  # [N, C] float32
@@ -78,13 +78,15 @@ def measure(
     splits: int = 10,
     cache: Path | None = None,
 ) -> dict[str, Any]:
-    """Every metric that the embedder serves, as plain data.
+    """Every metric that the embedder supports, as plain data.
 
     Sound i was generated for caption i, which was written for reference i. ``frechet`` and ``kad`` compare the rows of
-    both sets; with VGGish the former is FAD, a row for each 0.96 s. ``kl_softmax``, ``kl_sigmoid`` and ``is`` are there
-    where the embedder classifies, ``similarity`` to the captions where it embeds texts; ``real`` holds the last two of
-    the references. reading: one of READINGS; the first is how audioldm_eval reads files for the embedder. splits: of
-    the inception score; more than one are of sounds shuffled as in audioldm_eval.
+    both sets; with VGGish the former is FAD, with a row for each 0.96 s. ``kl_softmax``, ``kl_sigmoid`` and ``is``
+    exist if the embedder classifies, and ``similarity`` to the captions if it embeds texts. ``real`` holds the last two
+    for the references.
+
+    reading: one of READINGS. The first reads files for the embedder as audioldm_eval does.
+    splits: of the inception score. If there are several, sounds are shuffled as in audioldm_eval.
     """
     how = embedder.reading if reading == "audioldm_eval" else PLAIN
     generated, real = (embed_recordings(each, embedder, how, cache) for each in (sounds, references))

@@ -1,8 +1,8 @@
-"""Where sound is lost: ``python -m dear.evaluation.losses --clips DIR --judge efficientat:FILE``.
+"""Measure where sound is lost: ``python -m dear.evaluation.losses --clips DIR --judge efficientat:FILE``.
 
-One table: recordings that no training saw, the same through log-mel and each vocoder, through codec and vocoder, and
-what each variant of the model makes of held-back prompts. Markdown goes to stdout and, with ``--out``, to a file beside
-JSON.
+One table compares recordings that training never saw, the same recordings through log-mel and each vocoder and through
+codec and vocoder, and the sounds of each variant of the model for held-back prompts. Markdown goes to stdout and, with
+``--out``, to a file beside JSON.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def toy_figure(toy: str, rows: Sequence[Row]) -> Figure:
-    """One column per head and one line per number of steps, over the target, on one scale. On white.
+    """One column per head and one line per number of steps, over the target, on one scale and a white background.
 
     Of several seeds the first is shown.
     """

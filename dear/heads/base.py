@@ -128,5 +128,5 @@ class Head(nn.Module, ABC):
 
 
 def matrix_flops(module: nn.Module, suffix: str = "") -> float:
-    """Operations that apply each matrix of ``module`` to one vector; with ``suffix``, only matrices whose names end so."""
+    """Operations that apply each matrix of ``module`` to one vector; with ``suffix``, only matrices with such names."""
     return 2.0 * sum(p.numel() for name, p in module.named_parameters() if p.ndim > 1 and name.endswith(suffix))

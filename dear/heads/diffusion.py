@@ -27,7 +27,7 @@ MIN_VARIANCE = 1e-20  # below which no logarithm is taken
 
 
 def posterior_variance(now: Any, then: Any) -> Any:
-    """``(1 - then) / (1 - now) (1 - now / then)``, the variance of a step from the share of signal ``now`` to ``then``."""
+    """``(1 - then) / (1 - now) (1 - now / then)``, the variance of a step from signal share ``now`` to ``then``."""
     return (1 - then) / (1 - now) * (1 - now / then)
 
 

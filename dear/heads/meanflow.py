@@ -31,7 +31,7 @@ class MeanFlowConfig(VelocityConfig):
 def meanflow_target(
     u: Callable[[Tensor, Tensor, Tensor], Tensor], z: Tensor, r: Tensor, t: Tensor, velocity: Tensor
 ) -> Tensor:
-    """What the MeanFlow identity says ``u(z, r, t)`` [N, D] should be: ``v - (t - r) du/dt`` along the path, detached.
+    """The target of ``u(z, r, t)`` [N, D] by the MeanFlow identity: ``v - (t - r) du/dt`` along the path, detached.
 
     z, velocity: [N, D]; r, t: [N].
     """

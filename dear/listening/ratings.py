@@ -49,7 +49,7 @@ class RatingsError(ValueError):
 
 @dataclass(frozen=True)
 class Rating:
-    """What one rater gave one clip of one system."""
+    """The rating of one clip of one system by one rater."""
 
     rater: str
     system: str
@@ -62,7 +62,7 @@ class Rating:
 
 @dataclass(frozen=True)
 class Result:
-    """One measure of one system, or of its difference from another. Not a number where there is one value alone."""
+    """One measure of one system, or of its difference from another. The interval of a single value is not a number."""
 
     unit: str  # what one value is: a rating, or a rater's mean
     measure: str

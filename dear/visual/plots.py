@@ -136,9 +136,11 @@ def spectrogram_grid(
     titles: tuple[str, str] = ("recorded", "generated"),
     limits: tuple[float, float] = (-80.0, 10.0),
 ) -> Figure:
-    """Mel spectrograms side by side: one row per label, the real clip left and the generated one right.
+    """Mel spectrograms side by side: one row per label, with the real clip on the left and the generated one on the
+    right.
 
-    real, generated: mels [F, M], natural logarithm, one per label. On white, for pages that cannot be themed.
+    real, generated: mels [F, M], natural logarithm, one per label. The background is white, for pages that cannot be
+        themed.
     """
     if not len(real) == len(generated) == len(labels) > 0:
         raise ValueError(

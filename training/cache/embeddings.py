@@ -17,7 +17,8 @@ EMBEDDINGS = ("all", "words", "pooled")
 
 
 def part_of(conditioning: Conditioning, embeddings: str) -> Conditioning:
-    """``all`` of it, its ``words`` without the pooled vector, the last real token, or the ``pooled`` vector alone.
+    """Part of a conditioning: ``all`` of it, its ``words`` without the pooled vector, or only the last real token, the
+    ``pooled`` vector.
 
     Raises ValueError for another part.
     """

@@ -330,7 +330,7 @@ class Recaptioned(Cache):
         return np.stack([items, [group[rng.integers(len(group))] for group in alike]], axis=1)
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> dict[str, Tensor]:
-        """As :meth:`Cache.batch`, for items [B] with their own captions, or for pairs [B, 2] from :meth:`indices`."""
+        """Like :meth:`Cache.batch`, for items [B] with their own captions, or for pairs [B, 2] from :meth:`indices`."""
         indices = np.asarray(indices, dtype=np.int64)
         if indices.ndim == 1:
             return super().batch(indices)

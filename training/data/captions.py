@@ -148,9 +148,9 @@ _TIMES = ("once", "twice", "three times", "four times", "five times", "six times
 
 
 def prompts(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Wordings of one sound that fit all its clips: (those of training, those held back), as they are written.
+    """The training wordings and the held-back wordings of one sound that fit all of its clips, as they are written.
 
-    Raises ValueError for a sound that the vocabulary doesn't have.
+    Raises ValueError for a sound that the vocabulary does not have.
     """
     words = find(name).wordings
     bare = name.replace("_", " ")

@@ -107,7 +107,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def _fault(data: Any) -> str:
-    """What is wrong with one line's content; empty where nothing is."""
+    """The fault in the content of one line, or an empty string."""
     if not isinstance(data, dict):
         return f"a line must be an object, got {data!r}"
     for name in data:

@@ -1,4 +1,4 @@
-"""What a sound file holds: decoded once from end to end, in blocks, so that hours of sound need little memory."""
+"""Check the content of a sound file. It is decoded once in blocks, so that hours of sound need little memory."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Recordings and computed sounds -> ten-second scenes with captions.
 
-:class:`SceneSource` makes scene number ``index`` from ``(seed, index)`` alone, so that any number of workers may share
-the range of indices.
+:class:`SceneSource` composes scene number ``index`` only from ``(seed, index)``, so that any number of workers may
+share the range of indices.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ class SceneSource:
 
 
 def _origin(clip: Clip, sound: Sound) -> str:
-    """What clips share that may follow each other."""
+    """The property that clips must share to follow each other."""
     shared = {"source": clip.source, "author": clip.author, "clip": ""}[sound.habit.takes]
     return shared or str(clip.path)
 
@@ -217,6 +217,6 @@ def _limited(waveform: np.ndarray) -> np.ndarray:
 
 
 def _loudness(audio: np.ndarray, sample_rate: int) -> float:
-    """RMS of the loudest fifth of 50 ms frames: how loud the sound is while it is there."""
+    """RMS of the loudest fifth of 50 ms frames, which measures the level of a sound without its pauses."""
     levels = np.sort(frame_levels(audio, sample_rate // 20))[::-1]
     return float(np.sqrt(np.square(levels[: max(1, len(levels) // 5)]).mean())) + 1e-9

@@ -122,7 +122,7 @@ def siren_wail(
 def siren_yelp(
     rng: np.random.Generator, seconds: float, sample_rate: int, *, low: Range, high: Range, period: Range
 ) -> np.ndarray:
-    """As :func:`siren_wail`, but fast: it rises for four fifths of a period and drops."""
+    """Like :func:`siren_wail`, but fast: it rises for four fifths of a period and drops."""
     return _siren(rng, seconds, sample_rate, _draw(rng, low), _draw(rng, high), _draw(rng, period), 0.8)
 
 

@@ -1,4 +1,4 @@
-"""What the readers of datasets share: finding sounds, reading tables, and captions.
+"""Helpers of the readers of datasets: finding sounds, reading tables, and captions.
 
 A table that cannot be read raises :class:`DatasetError`, which names the file and the line.
 """
@@ -33,7 +33,7 @@ class DatasetError(ValueError):
 
 @dataclass(frozen=True)
 class Skipped:
-    """A sound that is left out of the manifest: a line of the report beside it."""
+    """A sound that is left out of the manifest. The report beside the manifest has a line for it."""
 
     id: str
     path: str  # of its file, empty where there is none

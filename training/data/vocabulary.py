@@ -38,7 +38,7 @@ class VocabularyError(ValueError):
 
 @dataclass(frozen=True)
 class Habit:
-    """How a sound fills a scene. Durations are in seconds."""
+    """The way in which a sound fills a scene. Durations are in seconds."""
 
     kind: str  # event, texture, music, speech
     gain: Range  # dB, peak of a scene
@@ -65,7 +65,7 @@ class Wordings:
 
 @dataclass(frozen=True)
 class Counted:
-    """What is needed to speak of a number of events."""
+    """The words and clips for numbers of events."""
 
     nouns: tuple[str, str]  # singular and plural: "dog bark", "dog barks"
     clause: str  # one event: "a dog barks"
@@ -74,7 +74,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class Synthesis:
-    """How a sound is computed: a function of :data:`~training.data.synthesis.SYNTHESES` and its ranges."""
+    """The computation of a sound: a function of :data:`~training.data.synthesis.SYNTHESES` and its ranges."""
 
     kind: str
     ranges: Mapping[str, Range] = field(default_factory=dict)
@@ -250,7 +250,7 @@ THRESHOLD = 0.6
 
 
 def known_sounds(names: Sequence[str], threshold: float = THRESHOLD) -> Vocabulary:
-    """What a model that was trained on the sounds ``names`` was shown, for its checkpoint; without embeddings."""
+    """The wordings that a model trained on the sounds ``names`` has seen, for its checkpoint, without embeddings."""
     families: dict[str, dict[str, KnownSound]] = {}
     for sound in map(find, names):
         wordings = sound.wordings

@@ -25,7 +25,7 @@ SPEEDS = (0.93, 1.07)  # playback speed
 
 @dataclass(frozen=True)
 class Take:
-    """What is played of a sound."""
+    """The recording or synthesis of a sound."""
 
     sound: Sound
     takes: tuple[Clip, ...] = ()  # the first is played, then any of them; none for a computed sound
@@ -46,7 +46,7 @@ class Voices:
         self._materials = Materials(self._rate)
 
     def most(self, clip: Clip, length: int, habit: Habit) -> int:
-        """How often a clip's event fits into ``length`` samples with the shortest pauses, at least once."""
+        """The number of times that a clip's event fits into ``length`` samples with the shortest pauses, at least one."""
         event = len(self._materials[clip].audio) / self._rate / SPEEDS[0]
         return max(1, int((length / self.sample_rate + habit.gap[0]) / (event + habit.gap[0])))
 
@@ -59,7 +59,7 @@ class Voices:
         return voice / max(np.abs(voice).max(), 1e-9)
 
     def _computed(self, take: Take, length: int, rng: np.random.Generator, distant: bool) -> np.ndarray:
-        """A synthesis, as it is or far away."""
+        """A synthesis, near or far away."""
         synthesis = take.sound.synthesis
         assert synthesis is not None
         ranges = dict(synthesis.ranges)

@@ -19,7 +19,7 @@ LEVELS = ("default", "prediction", "representation")
 
 @dataclass(frozen=True)
 class Budget:
-    """How much is trained and how many sounds are judged."""
+    """The amount of training and the number of sounds that are judged."""
 
     scenes: int  # of the cache
     clips: int  # of each label and row

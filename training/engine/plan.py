@@ -1,7 +1,7 @@
-"""What a run would need, before a cluster is rented: ``--dry-run`` of the commands that train one model.
+"""Estimate the needs of a run before a cluster is rented: ``--dry-run`` of the commands that train one model.
 
-Everything here is a formula. Memory counts what autograd keeps for the backward pass with flash attention;
-``tests/training/test_plan.py`` compares it with what torch keeps.
+Everything here is a formula. Memory counts the values that autograd keeps for the backward pass with flash attention;
+``tests/training/test_plan.py`` compares it with the values that torch keeps.
 """
 
 from __future__ import annotations
@@ -29,15 +29,18 @@ PRODUCT = {"no": 4, "bf16": 2}
 
 
 def block_bytes(config: Config, tokens: float, precision: str) -> float:
-    """What one block of the transformer keeps of ``tokens`` tokens: the inputs of both norms, of the products that
-    follow them, queries, keys and values, what attention returns, and both sides of the MLP's activation."""
+    """Values that one block of the transformer keeps for ``tokens`` tokens: the inputs of both norms and of the
+    products that follow them, queries, keys and values, the result of attention, and both sides of the MLP's
+    activation.
+    """
     ratio = config.backbone.mlp_ratio
     return tokens * config.backbone.width * (2 * STREAM[precision] + (6 + 2 * ratio) * PRODUCT[precision])
 
 
 def backbone_bytes(config: Config, conditioning: int, hidden: float, precision: str) -> float:
-    """What the transformer keeps of one item of L audio tokens behind T = ``conditioning`` tokens, of which the share
-    ``hidden`` is hidden."""
+    """Values that the transformer keeps for one item of L audio tokens behind T = ``conditioning`` tokens, if the share
+    ``hidden`` is hidden.
+    """
     depth, width, every = config.backbone.depth, config.backbone.width, conditioning + config.length
     if config.backbone.attention == "joint":
         encoded = conditioning + (1 - hidden) * config.length
@@ -48,9 +51,10 @@ def backbone_bytes(config: Config, conditioning: int, hidden: float, precision: 
 
 
 def head_bytes(config: Config, variant: str, hidden: float, precision: str) -> float:
-    """What the head keeps of one item, about: per draw of a masked token and block, the input and the result of the
-    norm, both sides of the activation and what the gate multiplies, and the modulations, which the draws of the energy
-    head share. The numbers of values are those that torch was found to keep."""
+    """About how many values the head keeps for one item. For each draw of a masked token and each block, it keeps the
+    input and the result of the norm, both sides of the activation, the value that the gate multiplies, and the
+    modulations, which the draws of the energy head share. The numbers were measured with torch.
+    """
     head = config.variants[variant].head
     samples, levels = getattr(head, "samples", 1), getattr(head, "levels", 1)
     rows = config.length * hidden * samples * levels
@@ -81,15 +85,16 @@ def memory(recipe: ModelRecipe, conditioning: int, devices: int) -> dict[str, fl
 
 
 def item_bytes(config: Config, conditioning: int) -> int:
-    """Of an item in a cache, in half precision."""
+    """Bytes of an item in a cache, in half precision."""
     return 2 * (config.length * config.vae.token_dim + conditioning * config.conditioning.dim)
 
 
 def plan(
     recipe: ModelRecipe, conditioning: int, items: int | None, peak: float | None, utilisation: float = UTILISATION
 ) -> dict[str, Any]:
-    """What training a recipe needs. conditioning: T of the data; items: of the cache, None where it is not there yet;
-    peak: TFLOP/s of one device, None for :data:`PEAK`."""
+    """The needs of training a recipe. conditioning: T of the data; items: of the cache, None if there is no cache yet;
+    peak: TFLOP/s of one device, None for :data:`PEAK`.
+    """
     config, train = recipe.model, recipe.train
     with torch.device("meta"):
         model = MaskedModel(config, recipe.variant)

@@ -208,7 +208,7 @@ class HistoryConfig:
 
 @dataclass(frozen=True)
 class ModelRecipe:
-    """One model: by masked modelling alone (``training.teacher``), or under a teacher (``training.distill``)."""
+    """One model, trained by masked modelling (``training.teacher``) or under a teacher (``training.distill``)."""
 
     model: Config  # its one variant is the one to train, with any head
     train: TrainConfig

@@ -144,7 +144,7 @@ class Stage:
             return None
 
     def new_model(self) -> MaskedModel:
-        """A new model; its initial weights depend on the recipe alone."""
+        """A new model, whose initial weights depend only on the recipe."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.recipe.train.seed)
             return MaskedModel(self.recipe.model)

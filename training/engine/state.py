@@ -27,10 +27,10 @@ def save_state(path: Path, description: Any, state: Mapping[str, Any]) -> None:
 
 
 def read_state(path: Path) -> tuple[Any, dict[str, Any]]:
-    """The description and the state, on the CPU, that :func:`save_state` wrote.
+    """Read the description and the state that :func:`save_state` wrote, on the CPU.
 
-    Raises StateError where the file holds something else. torch.load does not notice a flipped bit; the digest does.
-    States from before there was a digest are taken as they are.
+    Raises StateError if the file holds something else. torch.load does not notice a flipped bit; the digest does.
+    States of earlier versions, which have no digest, are accepted.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,4 +1,4 @@
-"""What the training loop asks of a task and of an observer."""
+"""The interfaces of a task and of an observer of the training loop."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def folds(recipe: Recipe) -> str:
 
 
 def wordings(recipe: Recipe, sounds: int) -> str:
-    """How a recipe keeps its models from memorising captions, and the sounds that it favours."""
+    """The means of a recipe against memorised captions, and the sounds that it favours."""
     scenes, masking = recipe.scenes, recipe.masking
     often = ", ".join(f"{label} {times} times" for label, times in scenes.often.items())
     measures = (

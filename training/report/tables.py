@@ -1,4 +1,4 @@
-"""A table of the paper with ours beside it: Markdown, and a picture."""
+"""A table of the paper beside the figures of this project, in Markdown and as a picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How every command of this package ends."""
+"""The common end of every command of this package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dear import cli
 
 
 def guarded(run: Callable[[], int | None]) -> int:
-    """As :func:`dear.cli.guarded`, and leave the process group of a distributed run."""
+    """Like :func:`dear.cli.guarded`, and leave the process group of a distributed run."""
     try:
         return cli.guarded(run)
     finally:

@@ -23,11 +23,12 @@ class BusyError(ValueError):
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Lock ``folder`` for this process, and create it where it is absent.
+    """Lock ``folder`` for this process, and create it if it is absent.
 
     The lock is on its file ``lock``. The kernel releases it however the process ends, and NFS shares it with other
-    machines. Where a file system has no locks, a line on stderr says so, and the folder stays unlocked.
-    Raises :class:`BusyError` naming the folder and the holder, if the lock is not released within ``PATIENCE``.
+    machines. If a file system does not support locks, a line on stderr says so, and the folder stays unlocked.
+
+    Raises :class:`BusyError`, which names the folder and the holder, if the lock is not released within ``PATIENCE``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # NFS requires a file open for writing. The file is not removed, since other processes may have it open.

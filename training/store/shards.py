@@ -41,7 +41,7 @@ def shard_name(number: int) -> str:
 
 @dataclass(frozen=True)
 class Item:
-    """One example as it is stored: tokens [L, D] and conditioning [T, E], both float16, and plain data about it."""
+    """One stored example: tokens [L, D] and conditioning [T, E], both float16, and plain data about it."""
 
     key: str
     tokens: np.ndarray
@@ -50,7 +50,7 @@ class Item:
 
 
 def write_shard(file: BinaryIO, items: Iterable[Item]) -> None:
-    """Write items as a tar without times and users, so that its bytes depend on the items alone."""
+    """Write items as a tar without times and users, so that its bytes depend only on the items."""
     with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for item in items:
             members = {

@@ -11,7 +11,7 @@ MACHINE = ("processor", "cores", "threads", "gpu", "torch", "device")  # what ti
 
 
 def load_earlier(path: Path) -> dict[str, Any]:
-    """What ``--json`` wrote in an earlier run. Raises ValueError for anything else."""
+    """Read a file that ``--json`` wrote in an earlier run. Raises ValueError for anything else."""
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(result["machine"], dict) or not isinstance(result["rows"], list):

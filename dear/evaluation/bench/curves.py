@@ -29,7 +29,7 @@ SUFFIXES = (".png", ".svg")
 
 @dataclass(frozen=True)
 class Curve:
-    """Seconds of a generation along one axis: medians, quartiles, and the median of decoding alone."""
+    """Seconds of a generation along one axis: medians, quartiles, and the median of only the decoding."""
 
     name: str  # iterations, batch, threads or length
     values: list[float]
@@ -105,7 +105,9 @@ TITLES = {
 
 
 def curves_figure(curves: Sequence[Curve], title: str) -> Figure:
-    """One panel per curve: seconds of a whole generation, its quartiles, and decoding alone. On white."""
+    """One panel per curve: seconds of a whole generation, its quartiles, and only the decoding. The background is
+    white.
+    """
     if not curves:
         raise ValueError("curves must hold at least one curve, got none")
     figure = Figure(figsize=(2.5 * len(curves), 2.7), facecolor="white")

@@ -211,7 +211,7 @@ def checkpoint_job(name: str, pipeline: AudioDEAR, batch: int, **options: Any) -
 
 
 def many_job(name: str, pipeline: AudioDEAR, batch: int) -> Job:
-    """As :func:`checkpoint_job`, per batch of ``MANY``; a GPU renders each batch while it decodes the next."""
+    """Like :func:`checkpoint_job`, per batch of ``MANY``. A GPU renders each batch while it decodes the next."""
     prompts = [PROMPT] * (MANY * batch)
 
     def run(meter: Meter) -> None:
@@ -264,7 +264,7 @@ def start_job(model: str | None, device: torch.device, threads: int | None) -> J
 
 
 def import_job() -> Job:
-    """A fresh process that imports torch alone: the part of a start that no code of ours can shorten."""
+    """A fresh process that only imports torch, which is the part of a start that this project cannot shorten."""
 
     def run(meter: Meter) -> None:
         with meter.stage("rest"):

@@ -25,7 +25,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """What a reader needs to judge a time: processor, cores, threads, versions, and how busy the machine is now."""
+    """Facts that a reader needs to judge a time: processor, cores, threads, versions, and the current load."""
     facts: dict[str, Any] = {
         "processor": _processor(),
         "cores": os.cpu_count(),

@@ -58,7 +58,7 @@ __all__ = [
 
 
 def load_judge(text: str = DEFAULT) -> Judge:
-    """The judge that ``KIND:PATH`` names, or ``KIND`` alone where it has bundled weights or needs none.
+    """The judge that ``KIND:PATH`` names, or ``KIND`` for a judge that has bundled weights or needs none.
 
     Raises :class:`JudgeError` for an unknown kind or a missing path, and the kind's own error for a damaged file.
     """

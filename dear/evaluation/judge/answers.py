@@ -60,9 +60,10 @@ class Choices:
 
 
 def choices(judge: Judge, labels: Sequence[str], answers: Mapping[str, Sequence[str]]) -> Choices:
-    """Choices of ``labels``, each with those of its ``answers`` that the judge has a name for.
+    """Choices of ``labels``, each with those of its ``answers`` that the judge can name.
 
-    A label that is itself a name of the judge stands for that name alone.
+    A label that is itself a name of the judge stands only for that name.
+
     Raises :class:`JudgeError` for a label that the judge cannot name, or fewer than two labels.
     """
     index = {name: position for position, name in enumerate(judge.names)}
@@ -77,7 +78,7 @@ def choices(judge: Judge, labels: Sequence[str], answers: Mapping[str, Sequence[
 
 
 def nameable(judge: Judge, labels: Sequence[str], answers: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """Those of ``labels`` that the judge has a name for, each once."""
+    """The distinct ``labels`` that the judge can name."""
     index = {name: position for position, name in enumerate(judge.names)}
     return tuple(label for label in dict.fromkeys(labels) if _positions(label, index, answers))
 

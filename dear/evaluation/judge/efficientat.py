@@ -110,9 +110,9 @@ def _layer(reader: Reader, name: str, stride: int = 1, depthwise: bool = False) 
 
 
 def load_efficientat(path: str | Path | None) -> EfficientAT:
-    """The network in a published file such as ``mn04_as_mAP_432.pt``, with the names of AudioSet from beside it.
+    """The network in a published file such as ``mn04_as_mAP_432.pt``, with the names of AudioSet from the same folder.
 
-    Raises :class:`JudgeError` naming the file and what is wrong with it.
+    Raises :class:`JudgeError`, which names the file and the fault.
     """
     if path is None:
         raise JudgeError("judge must name the file of its weights as efficientat:PATH, got no path")

@@ -18,7 +18,7 @@ from dear.judge.base import Judge
 
 
 class Embedded(NamedTuple):
-    """What an embedder makes of one sound."""
+    """The output of an embedder for one sound."""
 
     features: Tensor  # [E, K] float32, E rows
     logits: Tensor | None  # [N] float32; None where nothing is classified
@@ -29,7 +29,7 @@ class Embedder(Protocol):
 
     @property
     def name(self) -> str:
-        """What people know the network by."""
+        """The common name of the network."""
 
     @property
     def digest(self) -> str:
@@ -41,7 +41,7 @@ class Embedder(Protocol):
 
     @property
     def reading(self) -> Reading:
-        """How files are read for it in published results."""
+        """The reading of files in published results of this network."""
 
     def embed(self, waveform: Tensor) -> Embedded:
         """waveform [S] float32 in [-1, 1], any S that holds a row. Raises SoundsError for a shorter one."""

@@ -87,10 +87,12 @@ def inception_scores(p: ArrayLike, splits: int) -> np.ndarray:
 def kl_of_logits(reference: ArrayLike, generated: ArrayLike, form: str = "softmax", epsilon: float = EPSILON) -> float:
     """audioldm_eval's KL(reference || generated) in nats, the mean over N pairs, from logits [N,K] of each.
 
-    form: ``"softmax"`` makes one distribution over K classes of each row; this is the KL of the paper's tables.
-    ``"sigmoid"`` sums ``r log(r / g)`` over independent probabilities without the part of ``1 - r``, so it is no
-    divergence and can be negative. epsilon: added to the generated probabilities alone, before the logarithm; with the
-    default a pair costs at most 13.8 in the softmax form. Raises :class:`MetricError` naming the argument.
+    form: ``"softmax"`` forms one distribution over K classes from each row; this is the KL of the paper's tables.
+        ``"sigmoid"`` sums ``r log(r / g)`` over independent probabilities without the part of ``1 - r``, so it is not a
+        divergence and can be negative.
+    epsilon: added only to the generated probabilities, before the logarithm. With the default a pair costs at most 13.8
+        in the softmax form.
+    Raises :class:`MetricError`, which names the argument.
     """
     r, g = _matrix("reference", reference, rows=1), _matrix("generated", generated, rows=1)
     if r.shape != g.shape:

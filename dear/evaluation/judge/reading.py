@@ -1,7 +1,7 @@
-"""How a sound file becomes the waveform that a network hears. Published results differ in it, by up to 30 in FD.
+"""Reading of a sound file into the waveform that a network hears. Published results differ in it, by up to 30 in FD.
 
-``PANNS`` and ``VGGISH`` are what audioldm_eval 0.0.3 does for either network; ``PLAIN`` is what the rest of this
-package does.
+``PANNS`` and ``VGGISH`` follow audioldm_eval 0.0.3 for these networks. ``PLAIN`` is the reading of the rest of this
+package.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Reading:
-    """How files are read for a network. The defaults are this package's own."""
+    """The way in which files are read for a network. The defaults are this package's own."""
 
     channel: str = "mean"  # "mean" of all, or "first"
     centred: bool = False  # whether the mean of the samples is subtracted, before resampling

@@ -1,7 +1,7 @@
-"""VGGish, read from the weights of its PyTorch port: the paper's FAD is computed with it.
+"""VGGish, which the paper's FAD uses, with the weights of its PyTorch port.
 
-Ten layers on log-mels of 0.96 s, trained on the labels of a large set of videos (Hershey et al. 2017). As in
-audioldm_eval its 128 values are those before the last ReLU, and neither whitened nor rounded to 8 bits.
+It has ten layers on log-mels of 0.96 s and was trained on the labels of a large set of videos (Hershey et al. 2017). As
+in audioldm_eval, the 128 values are taken before the last ReLU, without whitening and rounding to 8 bits.
 """
 
 from __future__ import annotations
