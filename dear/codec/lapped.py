@@ -51,7 +51,7 @@ class LappedVAE(PatchVAE):
         self.register_buffer("synthesis", self.components.T.contiguous())
 
     def project(self, tokens: Tensor) -> Tensor:
-        """tokens [B, L, D] -> mel [B, F, M] by the affine inverse only, which is exact on the span of the components."""
+        """tokens [B, L, D] -> mel [B, F, M] by the affine inverse, which is exact on the span of the components."""
         return self.unpatch((tokens / self.scale) @ self.synthesis + self.mean)
 
     def patches(self, mel: Tensor) -> Tensor:

@@ -216,7 +216,7 @@ def _read(audio: Any, model: AudioDEAR) -> np.ndarray:
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """The sentence of the pipeline as it is, without a traceback."""
+    """Report the message of the pipeline unchanged, without a traceback."""
     try:
         yield
     except (ValueError, FloatingPointError) as error:

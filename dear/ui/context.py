@@ -41,7 +41,7 @@ class OpenEvent:
 
 @dataclass(eq=False)
 class Context:
-    """What tabs share: the page, its models, and the interfaces that they offer each other."""
+    """The page, its models, and the interfaces that tabs offer each other."""
 
     page: gr.Blocks
     tabs: gr.Tabs
@@ -63,7 +63,7 @@ class Context:
         return self._interfaces.get(kind)
 
     def connect(self, connection: Callable[[], None]) -> None:
-        """Call ``connection`` once all tabs are laid out, whatever their order."""
+        """Call ``connection`` after all tabs are laid out, so that their order does not matter."""
         self._connections.append(connection)
 
     def close(self) -> None:

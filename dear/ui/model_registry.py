@@ -1,4 +1,4 @@
-"""The models that the visitors of a page use. Each visitor chooses one; nobody changes another visitor's."""
+"""The models of a page. Each visitor chooses one, and no visitor changes the model of another."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ModelChoice:
 
     @property
     def origin(self) -> str:
-        """Where the model came from, for people."""
+        """The source of the model, for people."""
         if self.source is None:
             return "the bundled weights"
         return self.source + (f" at {self.revision[:12]}" if self.revision else "")
@@ -56,7 +56,7 @@ class ModelChoice:
 
 
 class ModelRegistry:
-    """Models by choice. A request keeps the model that it was given, whatever is loaded or dropped meanwhile."""
+    """Models by choice. A request keeps its model, even if other models are loaded or dropped meanwhile."""
 
     def __init__(
         self,

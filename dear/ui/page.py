@@ -58,7 +58,7 @@ def build(models: ModelRegistry, folder: Path) -> gr.Blocks:
 
 
 def health(model: AudioDEAR, _: Request) -> JSONResponse:
-    """What a host's monitor asks for: that the page answers, and with which weights."""
+    """Answer a host's monitor that the page works, and with which weights."""
     return JSONResponse({"status": "ok", "model": model.config.name, "variant": model.variant, "weights": model.digest})
 
 

@@ -1,4 +1,4 @@
-"""Requests that cannot be read are answered with a sentence, whatever part of Gradio fails on them."""
+"""Answer requests that cannot be read with a sentence, whatever part of Gradio fails on them."""
 
 from __future__ import annotations
 

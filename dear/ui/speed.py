@@ -1,4 +1,4 @@
-"""How long a generation takes on this machine, estimated from the last ones."""
+"""Estimate the duration of a generation on this machine from the last ones."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The queue of the page: fair turns, a limit for each caller, an end for runs that nobody waits for.
+"""The queue of the page: fair turns, a limit for each caller, and an end for abandoned runs.
 
-Turns are those of start-time fair queueing (Goyal, Vin and Cheng, 1996): a run starts in the order of its tag, which is
-the virtual time at which it arrives, or that at which the caller's earlier runs are paid for, if that is later. So a
-caller with one short run never waits for another caller's second one.
+Turns follow start-time fair queueing (Goyal, Vin and Cheng, 1996): runs start in the order of their tags. The tag of a
+run is the virtual time of its arrival, or the virtual time at which the caller's earlier runs are paid for, if that is
+later. So a caller with one short run never waits for another caller's second one.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class FairQueue(Queue):
             self.broadcast_estimations(GENERATION, place)
 
     def get_events(self) -> Any:
-        """The next event to start; an event that nobody waits for is ended instead."""
+        """The next event to start. Abandoned events are ended instead."""
         found = super().get_events()
         if found is None:
             return None
@@ -109,7 +109,7 @@ class FairQueue(Queue):
         return None
 
     def send_message(self, event: Event, event_message: EventMessage) -> None:
-        """Send a message, or end the event where it is a report that nobody waits for."""
+        """Send a message. An event whose reports nobody reads is ended instead."""
         if event.session_hash not in self.pending_messages_per_session:  # dropped since
             event.alive = False
         if isinstance(event_message, ProcessGeneratingMessage) and event.alive and self.is_abandoned(event):
@@ -135,7 +135,7 @@ class FairQueue(Queue):
         return True, event._id, "success"
 
     def _wait(self, waiting: EventQueue) -> str:
-        """How long the runs that wait will take, from the mean times of their kinds."""
+        """The time that the waiting runs will take, estimated from the mean times of their kinds."""
         kinds = [each.fn for each in waiting.queue if each.fn in self.process_time_per_fn]
         minutes = math.ceil(sum(self.process_time_per_fn[kind].avg_time for kind in kinds) / 60)
         return f"about {minutes} minutes" if minutes > 1 else "a minute"

@@ -19,7 +19,7 @@ RECALLED_JS = load("recalled_model.js").rstrip()
 
 
 def apply_choice(context: Context, choice: ModelChoice) -> dict[Any, Any]:
-    """What the components of the page become for a visitor who has this model."""
+    """The new values of the page's components for a visitor who has this model."""
     model = context.models.get(choice)
     chosen = "" if choice == context.models.own else choice.to_json()
     return {context.chosen: chosen, **{each: update(model, choice) for each, update in context.model_updates.items()}}

@@ -46,7 +46,7 @@ class Voices:
         self._materials = Materials(self._rate)
 
     def most(self, clip: Clip, length: int, habit: Habit) -> int:
-        """The number of times that a clip's event fits into ``length`` samples with the shortest pauses, at least one."""
+        """How often a clip's event fits into ``length`` samples with the shortest pauses, at least once."""
         event = len(self._materials[clip].audio) / self._rate / SPEEDS[0]
         return max(1, int((length / self.sample_rate + habit.gap[0]) / (event + habit.gap[0])))
 

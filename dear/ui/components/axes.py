@@ -1,4 +1,4 @@
-"""What a comparison can vary: the axes of its grid, read from text."""
+"""The axes of a comparison's grid, read from text."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def families_html(vocabulary: Vocabulary | None) -> str:
 
 
 def nearest_html(nearest: Nearest | None) -> str:
-    """What the model does not know of a prompt, and the nearest prompts that it knows; empty where it knows all."""
+    """The unknown parts of a prompt and the nearest known prompts, or an empty text if the model knows all of it."""
     if nearest is None or nearest.known:
         return ""
     unknown = [part for part in nearest.parts if not part.known]

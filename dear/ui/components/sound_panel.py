@@ -74,7 +74,7 @@ class SoundPanel:
         }
 
     def no_tools(self) -> dict[Any, Any]:
-        """Nothing to download or to use."""
+        """Disable everything that downloads or uses a sound."""
         buttons = self.use_as_start, self.vary, self.loop
         return {
             **dict.fromkeys(self.downloads.values(), gr.DownloadButton(interactive=False)),
@@ -111,7 +111,7 @@ class SoundPanel:
         yield {self.pictures: result.pictures(config, out[index])}
 
     def other_files(self, latest: Latest, index: int | None) -> list[Any]:
-        """The files of the sound that is shown, but for the WAV: they take longer, and nobody's run waits for them."""
+        """The files of the sound that is shown, except the WAV. They take longer, and no run waits for them."""
         suffixes = [suffix for suffix in self.downloads if suffix != ".wav"]
         if latest is None:
             return [gr.skip() for _ in suffixes]

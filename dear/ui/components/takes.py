@@ -1,4 +1,4 @@
-"""Takes: every finished sound, kept in the visitor's own browser. What they do is in ``assets/takes.js``."""
+"""Takes: every finished sound, kept in the visitor's own browser. ``assets/takes.js`` holds their behaviour."""
 
 from __future__ import annotations
 

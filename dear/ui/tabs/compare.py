@@ -231,7 +231,7 @@ def build(context: Context) -> None:
 
 
 def _axis(label: str, titles: list[str], value: str, model: AudioDEAR) -> tuple[gr.Dropdown, gr.Textbox]:
-    """What varies along one side of the grid, and its values."""
+    """The setting that varies along one side of the grid, and its values."""
     axis = AXES.get(BY_TITLE.get(value, ""))
     name = label.lower()
     menu = gr.Dropdown(titles, value=value, label=label, min_width=130, scale=2, elem_id=f"compare-{name}")
@@ -292,7 +292,7 @@ def _choices(found: Comparison, revealed: bool) -> list[tuple[str, int]]:
 
 
 def _headline(shared: dict[str, Any]) -> str:
-    """What all sounds share: the prompt and the seed, unless they vary."""
+    """The settings that all sounds share: the prompt and the seed, unless they vary."""
     prompt = f"<strong><bdi>{html.escape(shared['prompt'])}</bdi></strong>" if "prompt" in shared else ""
     seed = f"<span>seed {shared['seed']}</span>" if "seed" in shared else ""
     return f"{prompt} {seed}".strip()

@@ -58,7 +58,7 @@ class History:
     at: int = -1
 
     def add(self, file: str | None) -> History:
-        """Behind the one that is shown, which later ones give way to. What is shown already is not added again."""
+        """Add a sound after the one that is shown, and drop later ones. The shown sound is not added again."""
         if file is None or (self.files and file == self.files[self.at]):
             return self
         files = (*self.files[: self.at + 1], file)[-MAX_STEPS:]
@@ -283,7 +283,7 @@ def _map(model: AudioDEAR, mel: Any, first: float, last: float, shown: bool) -> 
 
 
 def _read(path: str, model: AudioDEAR) -> str:
-    """What was uploaded, and what becomes of it."""
+    """Describe the uploaded sound and its conversion."""
     with open_sound(path) as file:
         rate, count, seconds = file.samplerate, file.channels, file.frames / file.samplerate
     channels = {1: "mono", 2: "stereo"}.get(count, f"{count} channels")

@@ -64,7 +64,7 @@ FOLLOW_VARIANT = (*OPTIONS, "shown_variant")  # the controls that change with th
 
 @dataclass(frozen=True)
 class GenerateInterface:
-    """What other tabs send to this one, and take from it."""
+    """The interface to other tabs: settings and sounds that they send or take."""
 
     prompt: gr.Textbox
     controls: dict[str, Any]  # by the keys of CONTROLS

@@ -50,7 +50,7 @@ INTRO = (
 
 @dataclass(eq=False)
 class Playground:
-    """What one visitor trains. The visitor may change ``steps`` during the training."""
+    """The training of one visitor, who may change ``steps`` while it runs."""
 
     trainings: list[ToyTraining]
     steps: int

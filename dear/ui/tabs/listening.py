@@ -39,7 +39,7 @@ class ListeningTest:
 
 @dataclass(frozen=True)
 class Session:
-    """How far one rater is. It stays on the server, so that the browser never knows the system that it plays."""
+    """The progress of one rater. It stays on the server, so that the browser never knows which system it plays."""
 
     rater: str = ""
     at: int = 0  # index in the rater's own order

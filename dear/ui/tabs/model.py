@@ -27,9 +27,10 @@ CLOSED = "Everyone who visits this page uses this model."
 
 
 def is_fixed() -> bool:
-    """Whether all visitors use the page's own model. In a Space that is the default; the variable changes it.
+    """Whether all visitors use the page's own model. This is the default in a Space; the variable changes it.
 
-    Under ZeroGPU always: models that are loaded after the launch don't reach the processes that compute.
+    Under ZeroGPU it is always so, because models that are loaded after the launch do not reach the processes that
+    compute.
     """
     return is_zero() or os.environ.get(FIXED, "1" if os.environ.get("SPACE_ID") else "0") != "0"
 
