@@ -136,12 +136,12 @@ def test_the_command_prints_how_many_sounds_a_minute(tiny_folder, prompts, tmp_p
     arguments = ["batch", str(prompts), "--out", str(tmp_path / "out"), "--model", str(tiny_folder), "--device", "cpu"]
     arguments += ["--shard", "4", "--iterations", "1"]
     assert main([*arguments, "--worker", "1/2"]) == 0
-    told = capsys.readouterr().out
-    assert "out: 3 sounds in " in told
-    assert " sounds a minute; this part is done, others are not\n" in told
+    printed = capsys.readouterr().out
+    assert "out: 3 sounds in " in printed
+    assert " sounds a minute; this part is done, others are not\n" in printed
     assert main(arguments) == 0
-    assert "out: 4 sounds in " in (told := capsys.readouterr().out)
-    assert told.endswith(" sounds a minute; finished\n")
+    assert "out: 4 sounds in " in (printed := capsys.readouterr().out)
+    assert printed.endswith(" sounds a minute; finished\n")
     for wrong, said in (
         (["--worker", "2"], "must be i/n"),
         (["--worker", "2/2"], "worker must be i/n"),

@@ -192,7 +192,7 @@ def test_wrong_names_and_shapes_are_named(own_folder):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"colour": 3}, r"config\.json: unknown field colour; allowed are name, "),
         ({"vae": {"colour": 3}}, r"config\.json: unknown field vae\.colour"),
@@ -200,10 +200,10 @@ def test_wrong_names_and_shapes_are_named(own_folder):
         ({"variants": {}}, r"config\.json: variants must name at least one"),
     ],
 )
-def test_configuration_errors_name_file_and_field(own_folder, change, told):
+def test_configuration_errors_name_file_and_field(own_folder, change, message):
     path = own_folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         load_config(own_folder)
 
 

@@ -39,10 +39,10 @@ def generate(tiny_folder, tmp_path, capsys):
 
 
 def test_generate_writes_the_same_bytes_for_a_seed(generate):
-    status, told, errors, names = generate("--seed", "0")
+    status, printed, errors, names = generate("--seed", "0")
     assert (status, errors, names) == (0, "", ["dog.wav"])
-    assert "dog.wav: seed 0, 0.625 s of sound" in told
-    assert told.count("\n") == 1
+    assert "dog.wav: seed 0, 0.625 s of sound" in printed
+    assert printed.count("\n") == 1
     assert soundfile.info(generate.folder / "dog.wav").frames == 10_000
     generate("--seed", "0", output="again.wav")
     generate("--seed", "1", output="other.wav")
@@ -51,7 +51,7 @@ def test_generate_writes_the_same_bytes_for_a_seed(generate):
 
 
 def test_generate_takes_every_option(generate):
-    status, told, errors, names = generate(
+    status, printed, errors, names = generate(
         *[
             "--variant",
             "teacher",
@@ -72,11 +72,11 @@ def test_generate_takes_every_option(generate):
         prompt="rain,\nthen waves",
     )
     assert (status, errors, names) == (0, "", ["rain-1.flac", "rain-2.flac"])
-    assert "seed 5" in told
-    assert "seed 6" in told
+    assert "seed 5" in printed
+    assert "seed 6" in printed
 
 
-def refused(result, *told):
+def refused(result, *parts):
     status, out, errors, names = result
     assert status == 2
     assert out == ""
@@ -84,7 +84,7 @@ def refused(result, *told):
     assert errors.count("\n") == 1
     assert "Traceback" not in errors
     assert len(errors) < 400
-    for part in told:
+    for part in parts:
         assert part in errors, errors
 
 
@@ -100,7 +100,7 @@ def test_bad_prompts_and_paths_are_refused(generate):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ("--iterations abc", "argument --iterations: must be a whole number, got 'abc'"),
         ("--iterations 1.5", "argument --iterations: must be a whole number, got '1.5'"),
@@ -112,12 +112,12 @@ def test_bad_prompts_and_paths_are_refused(generate):
         ("--variant painter", "variant must be one of student, teacher, got 'painter'"),
     ],
 )
-def test_bad_arguments_are_refused(generate, arguments, told):
-    refused(generate(*arguments.split()), told)
+def test_bad_arguments_are_refused(generate, arguments, message):
+    refused(generate(*arguments.split()), message)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ("--cfg-scale nan", "cfg_scale must be a number from 0 to 20, got nan"),
         ("--cfg-scale 1000", "cfg_scale must be a number from 0 to 20, got 1000"),
@@ -129,9 +129,9 @@ def test_bad_arguments_are_refused(generate, arguments, told):
         ("--num-samples 65", "num_samples must be a whole number from 1 to 64, got 65"),
     ],
 )
-def test_values_out_of_range_are_refused(generate, student, arguments, told, monkeypatch):
+def test_values_out_of_range_are_refused(generate, student, arguments, message, monkeypatch):
     monkeypatch.setattr("dear.pipeline.build_text_encoder", lambda *_: student.text_encoder)  # loaded once is enough
-    refused(generate(*arguments.split()), told)
+    refused(generate(*arguments.split()), message)
 
 
 def test_missing_command_and_prompt_are_refused(capsys):
@@ -192,15 +192,15 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(generate, monkeypatch):
 def test_info_counts_the_parameters(capsys, tiny_folder):
     for arguments in (["--model", str(tiny_folder)], ["--model", str(tiny_folder), "--variant", "teacher"]):
         assert main(["info", *arguments]) == 0
-        told = json.loads(capsys.readouterr().out)
-        assert told["variant"] == arguments[-1].replace(str(tiny_folder), "student")
-        model = MaskedModel(tiny_config(), told["variant"])
-        parameters = told["parameters"]
+        info = json.loads(capsys.readouterr().out)
+        assert info["variant"] == arguments[-1].replace(str(tiny_folder), "student")
+        model = MaskedModel(tiny_config(), info["variant"])
+        parameters = info["parameters"]
         assert set(parameters) == {"backbone", "head", "null", "total"}
         assert parameters["null"] == 384
         assert parameters["total"] == sum(p.numel() for p in model.parameters())
         assert sum(parameters.values()) == 2 * parameters["total"]
-        assert told["config"] == json.loads(tiny_config().to_json())
+        assert info["config"] == json.loads(tiny_config().to_json())
 
 
 def test_info_of_presets(capsys):

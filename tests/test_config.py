@@ -227,7 +227,7 @@ def test_hostile_sizes_are_refused_by_name(path, value):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"mel": {"frames": 65_536, "n_fft": 16_384}}, "mel.frames * n_fft must be at most 8388608, got 1073741824"),
         ({"mel": {"hop_length": 2048}}, "mel.hop_length must be at most n_fft 1024, got 2048"),
@@ -238,13 +238,13 @@ def test_hostile_sizes_are_refused_by_name(path, value):
         ({"backbone": {"positions": "x" * 100_000}}, "backbone.positions must be one of"),
     ],
 )
-def test_sizes_that_are_large_together_and_long_texts_are_refused(changes, told):
+def test_sizes_that_are_large_together_and_long_texts_are_refused(changes, message):
     data = json.loads(preset("mini").to_json())
     for section, change in changes.items():
         data[section] = data[section] | change if section in ("mel", "vae", "backbone") else change
     with pytest.raises(ConfigError) as refusal:
         Config.from_dict(data, KINDS)
-    assert told in str(refusal.value) and len(str(refusal.value)) < 400
+    assert message in str(refusal.value) and len(str(refusal.value)) < 400
 
 
 SETTINGS = [MelConfig, BackboneConfig, Savings, SamplingConfig]

@@ -104,7 +104,7 @@ def test_inpaint_takes_stereo_other_rates_and_integers(student):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"audio": [0.0, 0.1]}, "audio must be an array or tensor of floating or int16 samples, got list"),
         ({"audio": np.zeros(100, dtype=np.int64)}, "audio must be .* got int64 array"),
@@ -125,7 +125,7 @@ def test_inpaint_takes_stereo_other_rates_and_integers(student):
         ({"prompt": " "}, "prompt must have 1 to 1000 characters"),
     ],
 )
-def test_inpaint_names_bad_input(student, change, told):
+def test_inpaint_names_bad_input(student, change, message):
     arguments = {"audio": tone(16_000, 0.6), "sample_rate": 16_000, "start": 0.2, "end": 0.3, "prompt": "a dog"}
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         student.inpaint(**(arguments | change))

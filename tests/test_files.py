@@ -10,13 +10,13 @@ def test_text_is_read_whole_and_in_utf_8_or_refused(tmp_path):
     path = tmp_path / "table.csv"
     path.write_bytes("\ufefffile,prompt\r\n1,é\r\n".encode())
     assert read_text(path, 100) == "file,prompt\r\n1,é\r\n"
-    for data, told in [
+    for data, message in [
         ("a\nb\né".encode("latin-1"), r"table.csv must be text in UTF-8, got the byte 0xe9 in line 3$"),
         ("file".encode("utf-16"), r"got the byte 0xff in line 1; it begins as UTF-16 does"),
         (bytes(101), "table.csv must be at most 100 bytes, got 101"),
     ]:
         path.write_bytes(data)
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             read_text(path, 100)
 
 

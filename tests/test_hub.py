@@ -62,12 +62,12 @@ def load(student, monkeypatch):
     return lambda source=NAME, **options: AudioDEAR.from_pretrained(source, device="cpu", **options)
 
 
-def refused(*told: str, source: str = NAME, **options) -> str:
+def refused(*parts: str, source: str = NAME, **options) -> str:
     with pytest.raises(CheckpointError) as caught:
         resolve(source, **options)
     sentence = str(caught.value)
     assert "\n" not in sentence
-    for part in told:
+    for part in parts:
         assert part in sentence, sentence
     return sentence
 
@@ -123,12 +123,12 @@ def test_a_page_takes_all_variants_from_one_commit(hub, published, load, tmp_pat
 
 def test_a_download_tells_its_bytes(hub, published, load, tiny_folder, monkeypatch):
     monkeypatch.setenv("TQDM_DISABLE", "1")  # of bars alone
-    told = []
-    load(progress=lambda done, total: told.append((done, total)))
+    reports = []
+    load(progress=lambda done, total: reports.append((done, total)))
     # Never backwards, but once: the configuration is a download of its own.
-    assert sum(after[0] < before[0] for before, after in pairwise(told)) <= 1
+    assert sum(after[0] < before[0] for before, after in pairwise(reports)) <= 1
     files = [tiny_folder / "student.safetensors", *(tiny_folder / "codec").iterdir()]
-    done, total = told[-1]
+    done, total = reports[-1]
     assert done == total >= sum(path.stat().st_size for path in files)
 
 
@@ -332,8 +332,8 @@ def test_encoders_come_by_the_same_way(hub, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"better")
     hub.add("someone/t5", tmp_path)
     hub.fail("GET", "model.safetensors", times=1, wrong=True)
-    told = r"^conditioning\.t5: model\.safetensors from .*/someone/t5 is damaged .*or name a folder that holds them$"
-    with pytest.raises(EncoderError, match=told):
+    message = r"^conditioning\.t5: model\.safetensors from .*/someone/t5 is damaged .*or name a folder that holds them$"
+    with pytest.raises(EncoderError, match=message):
         fetch_weights("someone/t5", "conditioning.t5")
     assert fetch_weights("someone/t5", "conditioning.t5").read_bytes() == b"better"
     hub.close()
@@ -434,27 +434,27 @@ def test_a_push_that_would_leave_out_weights_or_show_them_is_refused(hub, publis
 def test_failed_pushes_are_one_sentence_and_leave_no_commit(hub, own_folder, load, capsys, monkeypatch):
     model = load(own_folder)
 
-    def told(*parts, repository=NAME, **options):
+    def fails(*parts, repository=NAME, **options):
         with pytest.raises(CheckpointError) as caught:
             model.push_to_hub(repository, **options)
         assert "\n" not in str(caught.value)
         for part in parts:
             assert part in str(caught.value), caught.value
 
-    told(f"could not push to {hub.url}/{NAME}", "HTTP 401", "hf auth login")
-    told("HTTP 403", "a token with the required permission", token=READ)
+    fails(f"could not push to {hub.url}/{NAME}", "HTTP 401", "hf auth login")
+    fails("HTTP 403", "a token with the required permission", token=READ)
     assert NAME not in hub.repositories
     hub.fail("PUT", "", times=1, status=403)
-    told(f"could not push to {hub.url}/{NAME}", token=WRITE)
+    fails(f"could not push to {hub.url}/{NAME}", token=WRITE)
     hub.fail("POST", "commit/main", times=1, status=500)
-    told("HTTP 500", "try again later", token=WRITE)
+    fails("HTTP 500", "try again later", token=WRITE)
     assert hub.repositories[NAME].messages == ["initial commit"]
     model.card = "---\nlicense: [\n---\n"
-    told("Invalid metadata in README.md", token=WRITE)
-    told("repository must be owner/name on the Hub, got 'sounds'", repository="sounds")
+    fails("Invalid metadata in README.md", token=WRITE)
+    fails("repository must be owner/name on the Hub, got 'sounds'", repository="sounds")
     assert hub.repositories[NAME].messages == ["initial commit"]
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    told("OfflineModeIsEnabled", "unset HF_HUB_OFFLINE", token=WRITE)
+    fails("OfflineModeIsEnabled", "unset HF_HUB_OFFLINE", token=WRITE)
     capsys.readouterr()
     (own_folder / "teacher.safetensors").unlink()
     for arguments, part in (
@@ -498,8 +498,8 @@ def test_a_card_tells_what_is_known_and_no_more():
     assert front["datasets"] == ["agkphysics/AudioSet", "1: odd"]
     assert front["metrics"] == ["FD"]
     assert "| FD | 12.35 |" in full
-    for told in (facts.about, facts.data, facts.licences, facts.measured_with, facts.made_with, facts.git_commit):
-        assert told in full
+    for fact in (facts.about, facts.data, facts.licences, facts.measured_with, facts.made_with, facts.git_commit):
+        assert fact in full
     titles = [line for line in full.splitlines() if line.startswith("## ")]
     assert titles == ["## Data", "## Licences", "## Measured", "## How it was made"]
     assert "## Licences" not in model_card(tiny_config(), dataclasses.replace(facts, licences=None))

@@ -49,7 +49,7 @@ def test_several_sounds_get_numbers(student, tmp_path):
 
 
 def test_bad_paths_are_named_and_nothing_is_left(out, tmp_path):
-    for path, told in [
+    for path, message in [
         (tmp_path / "dog.aac", r"path must end in \.wav, \.flac, \.mp3, \.ogg, got '.*dog\.aac'"),
         (tmp_path / "dog", r"path must end in"),
         (tmp_path / "none" / "dog.wav", r"path must lie in an existing directory, got .*there is no .*none"),
@@ -58,17 +58,17 @@ def test_bad_paths_are_named_and_nothing_is_left(out, tmp_path):
         ("dog\0.wav", "path must be a file name"),
         (tmp_path / f"{'é' * 126}.wav", "path must have a name of at most 255 bytes, got 256"),
     ]:
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             out.save(path)
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             check_paths(path)
     with pytest.raises(ValueError, match="path must have a name of at most 255 bytes, got 257"):
         check_paths(tmp_path / f"{'x' * 251}.wav", 2)
     assert os.listdir(tmp_path) == []
     os.mkfifo(tmp_path / "pipe.wav")
     (tmp_path / "link.wav").symlink_to(tmp_path / "none" / "dog.wav")
-    for name, told in [("pipe", "which is a device or a pipe"), ("link", "a link to .*none/dog.wav")]:
-        with pytest.raises(ValueError, match=told):
+    for name, message in [("pipe", "which is a device or a pipe"), ("link", "a link to .*none/dog.wav")]:
+        with pytest.raises(ValueError, match=message):
             out.save(tmp_path / f"{name}.wav")
     assert sorted(os.listdir(tmp_path)) == ["link.wav", "pipe.wav"]
 

@@ -239,23 +239,23 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "told"), BAD)
-def test_bad_input_is_named_before_any_work(student, arguments, told, monkeypatch):
+@pytest.mark.parametrize(("arguments", "message"), BAD)
+def test_bad_input_is_named_before_any_work(student, arguments, message, monkeypatch):
     monkeypatch.setattr(student.text_encoder, "encode", lambda prompts: pytest.fail("work was begun"))
     arguments = {"prompt": "a dog"} | arguments
     for method in (student.generate, student.stream):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             method(**arguments)
 
 
 def test_loading_checks_its_arguments(tiny_folder, own_folder):
-    for arguments, told in [
+    for arguments, message in [
         ({"variant": "painter"}, "variant must be one of student, teacher, got 'painter'"),
         ({"device": "toaster"}, "device must be one of this machine such as cpu, cuda or mps, got 'toaster'"),
         ({"dtype": torch.int32}, "dtype must be a floating torch.dtype such as torch.bfloat16, got torch.int32"),
         ({"dtype": "bfloat16"}, "dtype must be"),
     ]:
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             AudioDEAR.from_pretrained(tiny_folder, **arguments)
     (own_folder / "codec" / "vae.safetensors").unlink()
     with pytest.raises(ValueError, match=r"vae\.safetensors is missing"):

@@ -48,15 +48,15 @@ def test_the_pairing_is_the_shortest_one():
 
 
 @pytest.mark.parametrize(
-    ("distance", "a", "b", "told"),
+    ("distance", "a", "b", "message"),
     [
         (mmd, (4, 2), (4, 3), r"a and b must be points \[N, D\] and \[M, D\], got \[4, 2\] and \[4, 3\]"),
         (wasserstein, (0, 2), (0, 2), "a and b must be points"),
         (wasserstein, (4, 2), (5, 2), "a and b must hold as many points, got 4 and 5"),
     ],
 )
-def test_sets_that_cannot_be_compared_are_refused(distance, a, b, told):
-    with pytest.raises(ValueError, match=told):
+def test_sets_that_cannot_be_compared_are_refused(distance, a, b, message):
+    with pytest.raises(ValueError, match=message):
         distance(torch.zeros(a), torch.zeros(b))
     with pytest.raises(ValueError, match="a and b must be finite"):
         distance(torch.full((2, 2), torch.nan), torch.zeros(2, 2))
@@ -101,7 +101,7 @@ def test_a_seed_gives_the_same_points_however_the_training_is_divided(kind):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"kind": "gaussian"}, "kind must be one of energy, .*, got 'gaussian'"),
         ({"toy": "moons"}, "toy must be one of swiss-roll, gaussians, got 'moons'"),
@@ -109,8 +109,8 @@ def test_a_seed_gives_the_same_points_however_the_training_is_divided(kind):
         ({"iterations": 0}, "iterations must be a whole number from 1 to 1000000, got 0"),
     ],
 )
-def test_bad_input_is_named(change, told):
-    with pytest.raises(ValueError, match=told):
+def test_bad_input_is_named(change, message):
+    with pytest.raises(ValueError, match=message):
         ToyTraining(**({"kind": "energy", "toy": "swiss-roll", "seed": 0} | change))
     with pytest.raises(ValueError, match="steps must be a whole number from 1 to 100, got 101"):
         ToyTraining("flow", "swiss-roll", 0, 1).draw(101)
@@ -127,7 +127,7 @@ def test_the_command_prints_a_table_and_draws_it(tmp_path, capsys):
     ]
     assert out.read_bytes().startswith(b"\x89PNG")
     assert list(tmp_path.iterdir()) == [out]
-    for bad, told in (
+    for bad, message in (
         (["--out", "roll.txt"], ".png or .svg"),
         (["--toy", "moons"], "toy must be"),
         (["--seed", "x"], "x"),
@@ -136,7 +136,7 @@ def test_the_command_prints_a_table_and_draws_it(tmp_path, capsys):
         (["--seconds", "1", "--iterations", "1"], "not allowed with"),
     ):
         assert command.main(bad) == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 def test_several_seeds_are_a_mean_and_a_deviation():

@@ -110,8 +110,8 @@ class Server:
         assert status < 500 or status == 503, (status, answer[:500])
         assert "Traceback" not in answer
         if status >= 400:
-            told = json.loads(answer)
-            sentence = told.get("detail") or told.get("error")
+            content = json.loads(answer)
+            sentence = content.get("detail") or content.get("error")
             assert sentence, answer[:500]
             raise Refused(str(sentence)[:500])
 

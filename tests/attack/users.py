@@ -1,4 +1,4 @@
-"""Many users at once, each with one run, and some with many: none is lost, and whoever waits is told the place."""
+"""Many users at once, each with one run, and some with many: no run is lost, and waiting users learn their place."""
 
 from __future__ import annotations
 

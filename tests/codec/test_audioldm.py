@@ -253,8 +253,10 @@ def test_the_hub_is_asked_for_the_two_files_of_each_half(published_folder, monke
 
 @pytest.mark.usefixtures("offline")
 def test_a_failed_download_says_which_file_from_where_and_what_to_do():
-    told = r"vae/diffusion_pytorch_model\.safetensors from https://huggingface\.co/cvssp/audioldm-s-full-v2 .* folder$"
-    with pytest.raises(CheckpointError, match=told):
+    message = (
+        r"vae/diffusion_pytorch_model\.safetensors from https://huggingface\.co/cvssp/audioldm-s-full-v2 .* folder$"
+    )
+    with pytest.raises(CheckpointError, match=message):
         load_codec("nowhere", preset("base"))
     with pytest.raises(CheckpointError, match=r"vae\.source must be a folder or owner/name on the Hub, got '\./none'"):
         load_codec("nowhere", named_config("./none"))

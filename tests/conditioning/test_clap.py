@@ -203,7 +203,7 @@ def test_comparison_tells_other_weights(folder, clap, tmp_path, capsys):
     assert all(abs(cosine - 1) < 1e-6 and difference < 1e-6 for cosine, difference in same.values())
     other = load_clap(str(folder))
     other.model.text_projection.linear1.weight.data.neg_()
-    told = compare(clap, other, TEXTS[:1], sounds)
-    assert told["a dog barks"][1] > 0.01 and told["noise"][1] < 1e-6
+    differences = compare(clap, other, TEXTS[:1], sounds)
+    assert differences["a dog barks"][1] > 0.01 and differences["noise"][1] < 1e-6
     assert main(["--checkpoint", str(tmp_path / "none.pt")]) == 2
     assert "there is no file" in capsys.readouterr().err

@@ -35,10 +35,10 @@ PROMPTS = [
 def test_prompt_is_stripped_and_its_length_checked():
     assert check_prompt("  a dog \n") == "a dog"
     assert check_prompt(" " + "x" * 1000 + " ") == "x" * 1000
-    for bad, told in [("", "got 0"), (" \n\t ", "got 0"), ("x" * 1001, "got 1001"), ("x" * 10_000, "got 10000")]:
+    for bad, message in [("", "got 0"), (" \n\t ", "got 0"), ("x" * 1001, "got 1001"), ("x" * 10_000, "got 10000")]:
         with pytest.raises(ValueError, match="1 to 1000 characters") as error:
             check_prompt(bad)
-        assert told in str(error.value)
+        assert message in str(error.value)
         assert len(str(error.value)) < 200
     for bad in (None, 3, True, b"dog", ["dog"]):
         with pytest.raises(ValueError, match=f"prompt must be text, got {type(bad).__name__}"):
@@ -183,13 +183,13 @@ def test_damaged_tokenizer_is_refused(tmp_path):
     published = json.loads((source / "tokenizer.json").read_text())
     swapped = json.loads((source / "tokenizer.json").read_text())
     swapped["model"]["vocab"] |= {"dog": swapped["model"]["vocab"]["cat"], "cat": swapped["model"]["vocab"]["dog"]}
-    for text, told in (
+    for text, message in (
         ("{", r"tokenizer\.json is missing or damaged"),
         ("[]", r"tokenizer\.json is missing or damaged"),
         (json.dumps(swapped), r"tokenizer\.json is not the tokenizer of these weights"),
     ):
         (tmp_path / "tokenizer.json").write_text(text)
-        with pytest.raises(EncoderError, match=f"text encoder: .*{told}"):
+        with pytest.raises(EncoderError, match=f"text encoder: .*{message}"):
             MiniLMEncoder(folder=tmp_path)
     (tmp_path / "tokenizer.json").write_text(json.dumps(published | {"padding": None}))
     same = [one.encode(["a dog barking"]).tokens for one in (MiniLMEncoder(folder=tmp_path), MiniLMEncoder())]

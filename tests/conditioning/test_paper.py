@@ -113,14 +113,14 @@ def test_sounds_without_captions_repeat_their_embedding(paper):
     embeddings = paper.clap.embed_audio([sound.double().numpy() for sound in sounds], 16_000)
     torch.testing.assert_close(out.tokens, embeddings.repeat(1, 2)[:, None].expand(2, 12, 8), atol=1e-6, rtol=0)
     assert (out.tokens[0] - out.tokens[1]).abs().max() > 1e-4
-    for waveforms, rate, told in [
+    for waveforms, rate, message in [
         (torch.full((1, 100), torch.nan), 16_000, "peak of nan"),
         (torch.zeros(1, 2, 100), 16_000, "waveforms must be mono"),
         ([], 16_000, "at least one sound"),
         (sounds, 0, "sample_rate must be a whole number from 1000 to 384000, got 0"),
         (sounds, 16_000.5, "sample_rate must be"),
     ]:
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             paper.encode_audio(waveforms, rate)
 
 

@@ -140,8 +140,8 @@ def test_a_row_that_fails_is_told_and_takes_nothing_from_the_others():
     failed = []
     (row,) = measure(jobs, CPU, 3, {}, failed=failed)
     assert row.name == "sound" and len(row.seconds) == 3
-    told = [(each["name"], each["skipped"]) for each in failed]
-    assert told == [(name, "it failed: CUDA out of memory.") for name in ("at-once", "later")]
+    skipped = [(each["name"], each["skipped"]) for each in failed]
+    assert skipped == [(name, "it failed: CUDA out of memory.") for name in ("at-once", "later")]
     assert "| at-once |" in table([dataclasses.asdict(row), *failed])
     assert all(each["failed"] for each in failed)
     with pytest.raises(torch.OutOfMemoryError):

@@ -50,8 +50,8 @@ def test_the_command_measures_a_checkpoint_and_names_what_is_missing(checkpoint,
     assert result["soak"]["generations"] == 2
     assert f"({one['stages']['decode'] / sum(one['stages'].values()):.0%})" in printed
     assert main(["--rows", "bundled", *options[:5], "--model", str(checkpoint), "--compare", str(file)]) == 0
-    told = capsys.readouterr().out
-    assert "| row | batch | precision | seconds then | now |" in told and "another machine" not in told
+    printed = capsys.readouterr().out
+    assert "| row | batch | precision | seconds then | now |" in printed and "another machine" not in printed
     assert printed.startswith("| row |") and "real_time_factor: " in printed and "torchsde" in printed
 
 
@@ -171,15 +171,15 @@ def test_curves_are_measured_and_drawn(checkpoint, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_memory_is_told_before_and_after(checkpoint):
-    told = soak(AudioDEAR.from_pretrained(checkpoint, device="cpu"), 12)
-    assert told["generations"] == 12 and told["warm_generations"] == 1
-    assert not any("device" in name for name in told)
-    if told["start_bytes"] is not None:
-        assert told["growth_bytes"] == told["end_bytes"] - told["warm_bytes"]
+def test_memory_is_reported_before_and_after(checkpoint):
+    measured = soak(AudioDEAR.from_pretrained(checkpoint, device="cpu"), 12)
+    assert measured["generations"] == 12 and measured["warm_generations"] == 1
+    assert not any("device" in name for name in measured)
+    if measured["start_bytes"] is not None:
+        assert measured["growth_bytes"] == measured["end_bytes"] - measured["warm_bytes"]
 
 
-def test_on_cuda_memory_is_told_of_both(checkpoint, monkeypatch):
+def test_on_cuda_the_memory_of_both_is_reported(checkpoint, monkeypatch):
     class OnCuda:
         device = torch.device("cuda", 1)
 
@@ -188,8 +188,8 @@ def test_on_cuda_memory_is_told_of_both(checkpoint, monkeypatch):
 
     held = [100]
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: held[0] * (device.index == 1))
-    told = soak(OnCuda(), 3)
-    found = {name: value for name, value in told.items() if "device" in name}
+    measured = soak(OnCuda(), 3)
+    found = {name: value for name, value in measured.items() if "device" in name}
     assert found == {f"{moment}_device_bytes": n for moment, n in [("start", 100), ("warm", 110), ("end", 130)]} | {
         "growth_device_bytes": 20
     }

@@ -343,8 +343,8 @@ def test_the_command_line_takes_them_and_the_file_tells(tiny_folder, tmp_path, c
     file = tmp_path / "rain.wav"
     command = ["generate", "rain", "-o", str(file), "--model", str(tiny_folder), "--seed", "1", "--savings"]
     assert main([*command, "refresh_every=2,null_every=2,order=spread"]) == 0
-    told = json.loads(soundfile.SoundFile(file).comment)
-    assert told["savings"] == dataclasses.asdict(SPELLED)
+    comment = json.loads(soundfile.SoundFile(file).comment)
+    assert comment["savings"] == dataclasses.asdict(SPELLED)
     capsys.readouterr()
     assert main([*command, "refresh_every=0"]) == 2
     assert capsys.readouterr().err == "savings.refresh_every must be a whole number from 1 to 1024, got 0\n"

@@ -351,8 +351,8 @@ class HubHandler(Handler):
                 sha = self.commit_of(repository, action[1] if action else "main")
                 if sha is not None:
                     siblings = [{"rfilename": path} for path in repository.commits[sha]]
-                    told = {"id": name, "modelId": name, "sha": sha, "private": repository.private, "gated": False}
-                    self.answer_json(told | {"tags": [], "siblings": siblings})
+                    facts = {"id": name, "modelId": name, "sha": sha, "private": repository.private, "gated": False}
+                    self.answer_json(facts | {"tags": [], "siblings": siblings})
             case ["tree", revision]:
                 sha = self.commit_of(repository, revision)
                 if sha is not None:
@@ -433,7 +433,7 @@ class HubHandler(Handler):
 
 
 def _listed(path: str, blob: Blob) -> dict:
-    told = {"type": "file", "oid": blob.oid, "size": len(blob.data), "path": path}
+    facts = {"type": "file", "oid": blob.oid, "size": len(blob.data), "path": path}
     if blob.lfs:
-        told["lfs"] = {"oid": blob.sha256, "size": len(blob.data), "pointerSize": len(blob.pointer)}
-    return told
+        facts["lfs"] = {"oid": blob.sha256, "size": len(blob.data), "pointerSize": len(blob.pointer)}
+    return facts

@@ -53,12 +53,12 @@ def test_every_table_is_made_at_toy_size_and_only_once(judge, clips, recipe, tab
     command = ["--clips", *clips, "--recipe", str(recipe), "--tables", str(tables), "--budget", "toy"]
     command += ["--out", str(tmp_path), "--judge", f"classifier:{judge}", "--workers", "1"]
     assert ablate.main([*command, "--table", "2", "3", "4", "5", "6", "7", "8"]) == 0
-    told, out = capsys.readouterr().out, tmp_path / "toy"
+    printed, out = capsys.readouterr().out, tmp_path / "toy"
     wanted = load_recipe(tables, AblationRecipe)
     assert {path.name for path in (out / "runs").iterdir()} == set(wanted.runs)
     for number, table in wanted.tables.items():
         text = (out / f"table-{number}.md").read_text()
-        assert text in told and f"The paper's claim: {table.claim}." in text
+        assert text in printed and f"The paper's claim: {table.claim}." in text
         rows = [line.split(" | ") for line in text.splitlines()[4 : 4 + len(table.rows)]]
         found = json.loads((out / f"table-{number}.json").read_text())
         for cells, (name, row) in zip(rows, table.rows.items(), strict=True):
@@ -90,7 +90,7 @@ def test_an_estimate_needs_no_recordings_and_shares_runs(recipe, tables, capsys)
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"run": "none"}, r"tables\.2\.rows\.0\.run must be one of teacher, .*, got 'none'"),
         ({"paper": [1.0]}, r"paper must hold 5 figures or none, got \(1\.0,\)"),
@@ -99,12 +99,12 @@ def test_an_estimate_needs_no_recordings_and_shares_runs(recipe, tables, capsys)
         ({"guidance_level": "prediction"}, "head.guidance_level must be one of default, representation"),
     ],
 )
-def test_a_row_that_cannot_be_is_named(recipe, tables, capsys, change, told):
+def test_a_row_that_cannot_be_is_named(recipe, tables, capsys, change, message):
     data = yaml.safe_load(tables.read_text())
     data["tables"]["2"]["rows"]["0"] |= change
     tables.write_text(yaml.safe_dump(data, sort_keys=False))
     assert ablate.main(["--recipe", str(recipe), "--tables", str(tables), "--table", "2", "--estimate"]) == 2
-    assert re.search(told, capsys.readouterr().err)
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_parts_of_a_conditioning():

@@ -182,9 +182,9 @@ def test_the_card_of_a_model_on_audioldm_tells_its_licence():
     assert facts(tiny_config(), {"made": "of noise"}, 1, "", "", None).licences is None
 
 
-def test_several_processes_and_odd_names_are_told_as_they_are_typed():
-    told = command_line("python -m training.teacher", ["--data", "a b", "--out", "x"], 4)
-    assert told == "accelerate launch --num_processes 4 -m training.teacher --data 'a b' --out x"
+def test_several_processes_and_odd_names_are_printed_as_they_are_typed():
+    command = command_line("python -m training.teacher", ["--data", "a b", "--out", "x"], 4)
+    assert command == "accelerate launch --num_processes 4 -m training.teacher --data 'a b' --out x"
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="this machine has no git")

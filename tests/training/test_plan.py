@@ -112,9 +112,10 @@ def test_a_teacher_costs_its_weights_and_frozen_weights_need_no_gradients():
 def test_a_dry_run_needs_no_data_and_writes_nothing(command, name, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert command.main(["--config", str(CONFIGS / f"{name}.yaml"), "--dry-run"]) == 0
-    told = capsys.readouterr().out
-    assert "tokens: 2048 x 256 x 128" in told and "at 40% of 312 TFLOP/s" in told
-    assert [line.split(" |")[0] for line in told.splitlines() if line.startswith("| ")][1:4] == ["| 1", "| 8", "| 64"]
+    printed = capsys.readouterr().out
+    assert "tokens: 2048 x 256 x 128" in printed and "at 40% of 312 TFLOP/s" in printed
+    rows = [line for line in printed.splitlines() if line.startswith("| ")]
+    assert [row.split(" |")[0] for row in rows][1:4] == ["| 1", "| 8", "| 64"]
     assert not list(tmp_path.iterdir())
 
 

@@ -17,10 +17,10 @@ def test_attribution_names_collections_origins_licences_and_authors():
     )
     again = dataclasses.replace(clip, title="growl")
     rendered = Clip(Path("sounds/audio/b.ogg"), 1, "piano", "scale", "a.sf2 (rendered)", "", "MIT")
-    told = attribution([clip, again, rendered, rendered])
-    assert "freesound.org (2); licences: CC-BY (2)." in told and "`sounds`: a.sf2 (2); licences: MIT (2)." in told
-    assert '- "bark", "growl" by Ann, CC-BY, https://www.freesound.org/s/1/\n' in told
-    assert told.endswith('- "scale", MIT, a.sf2 (rendered)')
+    text = attribution([clip, again, rendered, rendered])
+    assert "freesound.org (2); licences: CC-BY (2)." in text and "`sounds`: a.sf2 (2); licences: MIT (2)." in text
+    assert '- "bark", "growl" by Ann, CC-BY, https://www.freesound.org/s/1/\n' in text
+    assert text.endswith('- "scale", MIT, a.sf2 (rendered)')
 
 
 def test_a_card_lists_the_sounds_by_family():

@@ -183,8 +183,8 @@ def test_a_damaged_codec_is_told(finished, clips, recipe, tmp_path, capsys):
     arguments = ["--clips", *clips, "--out", str(tmp_path), "--recipe", str(recipe), "--stages", "codec"]
     os.truncate(tmp_path / "codec" / "patch.safetensors", 100)
     assert main(arguments) == 2
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert "patch.safetensors is lost or damaged (" in told and told.endswith("patch.json to make it again")
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "patch.safetensors is lost or damaged (" in message and message.endswith("patch.json to make it again")
     (tmp_path / "codec" / "patch.json").unlink()
     assert main(arguments) == 0
     assert "mels: scene 8/8" in capsys.readouterr().err

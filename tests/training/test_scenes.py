@@ -220,7 +220,7 @@ def test_attributes_are_said_of_matching_clips_alone(tmp_path: Path) -> None:
     ]
     soundfile.write(clips[1].path, sound("rain", 0), RATE, format="WAV")
     source = SceneSource(clips, MEL, 0, kinds=(1, 0, 0), sounds=["piano"])
-    told = 0
+    attributed = 0
     for scene in map(source.scene, range(40)):
         kind, _, attribute = scene.kind.partition(":")
         if attribute:
@@ -229,8 +229,8 @@ def test_attributes_are_said_of_matching_clips_alone(tmp_path: Path) -> None:
             assert any(plain(scene.caption).startswith(text) for text in wordings)
             levels = envelope(scene.waveform)
             assert np.quantile(levels, 0.1) < 0.2 * levels.max()  # it fades again and again
-            told += 1
-    assert 5 < told < 25
+            attributed += 1
+    assert 5 < attributed < 25
     held_back = SceneSource(clips, MEL, 0, True, kinds=(1, 0, 0), sounds=["piano"])
     assert {held_back.scene(index).kind for index in range(20)} <= {"single", "distant"}
 

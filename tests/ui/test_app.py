@@ -169,7 +169,7 @@ def test_a_bad_port_is_told_in_one_sentence():
 
 
 def test_another_model_for_the_whole_page_that_is_not_there_is_told(tmp_path):
-    for names, told in [
+    for names, message in [
         (
             {"AUDIODEAR_MODEL": str(tmp_path / "no")},
             "model must be a checkpoint's folder or owner/name on the Hub, got ",
@@ -181,7 +181,7 @@ def test_another_model_for_the_whole_page_that_is_not_there_is_told(tmp_path):
             [sys.executable, "app.py"], cwd=ROOT, env=os.environ | names, capture_output=True, text=True
         )
         assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr.startswith(f"app.py: {told}") and done.stderr.count("\n") == 1
+        assert done.stderr.startswith(f"app.py: {message}") and done.stderr.count("\n") == 1
 
 
 def test_a_taken_port_is_told(page, model):
@@ -216,10 +216,10 @@ def test_a_stop_ends_one_run_and_leaves_the_other(page, monkeypatch):
 
 def test_what_the_measurement_lacks_is_told(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
-    for arguments, told in [
+    for arguments, message in [
         ([], "chromium and chromedriver must be installed: apt-get install chromium chromium-driver"),
         (["--repeats", "0"], "--repeats must be a whole number from 1 to 1000, got 0"),
         (["--json", f"{tmp_path}/no/a.json"], "--json must lie in an existing directory"),
     ]:
         assert click.main(arguments) == 2
-        assert capsys.readouterr().err.startswith(f"error: {told}")
+        assert capsys.readouterr().err.startswith(f"error: {message}")

@@ -41,7 +41,7 @@ def test_the_tab_in_a_browser(browser, page, monkeypatch):
     hand.open()
     hand.go("hood")
 
-    # The method is told with pictures of the page's own model.
+    # Pictures of the page's own model illustrate the method.
     hand.until(lambda: len(hand.all(".dear-stills figure")) == 4)
     assert "Iteration 4\n8 of 8 tokens" in hand.find(".dear-stills").text
     pictures = hand.all("#method svg[role=img]")

@@ -181,7 +181,7 @@ def test_the_tabs_in_a_browser(browser, page, tmp_path):
     until(lambda: "s redrawn in" in find("#edit-status").text)
     until(lambda: hand.run("return document.querySelector('#edit-result audio').duration") == 10)
 
-    # Both draw the same, blind: a vote is counted once, and then it is told who was who.
+    # Both draw the same, blind: a vote is counted once and then reveals the sides.
     go("duel")
     write("#duel-prompt textarea", "rain")
     hand.all("#duel-mode input")[1].click()

@@ -41,7 +41,7 @@ def test_uploads_that_can_not_be_edited_are_told_and_others_are_taken(browser, p
     soundfile.write(tmp_path / "minutes.wav", np.zeros(3_600_000, dtype=np.int16), 1000, subtype="PCM_U8")
     soundfile.write(tmp_path / "wide.wav", np.full((96_000, 8), 0.1), 96_000)
     hand = Hand(browser, page)
-    for name, place, told in [
+    for name, place, shown in [
         ("two hours.wav", ".toast-body", "exceed the maximum allowed size of 250"),
         ("empty.wav", "#edit-map .dear-refused", "empty.wav must hold a sound, got an empty file of 0 bytes."),
         ("paper.wav", "#edit-map .dear-refused", "paper.wav can't be read as a sound (WAV, FLAC, MP3, OGG or AIFF)"),
@@ -56,7 +56,7 @@ def test_uploads_that_can_not_be_edited_are_told_and_others_are_taken(browser, p
         hand.go("edit")
         hand.until(lambda: hand.all("#edit-sound input[type=file]"))
         hand.find("#edit-sound input[type=file]").send_keys(str(tmp_path / name))
-        hand.until(lambda place=place, told=told: told in hand.find(place).text)
+        hand.until(lambda place=place, shown=shown: shown in hand.find(place).text)
 
 
 def test_the_time_from_a_click_to_sound(browser, page, monkeypatch):

@@ -302,13 +302,13 @@ def test_rating_in_a_browser(browser, test):
 def test_the_command_serves_until_it_is_ended(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("AUDIODEAR_RESULTS_KEY", raising=False)
     study, port = make_study(tmp_path / "study"), free_port()
-    seen = {"told": ""}
+    seen = {"printed": ""}
 
     def visit():
         try:
             for _ in range(600):
-                seen["told"] += capsys.readouterr().out
-                if seen["told"].count("\n") == 2:
+                seen["printed"] += capsys.readouterr().out
+                if seen["printed"].count("\n") == 2:
                     with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=30) as answer:
                         seen["page"] = answer.read().decode()
                     break
@@ -325,7 +325,7 @@ def test_the_command_serves_until_it_is_ended(tmp_path, capsys, monkeypatch):
         signal.signal(signal.SIGTERM, before)
     assert ended.value.code == 0
     assert "Listening test" in seen["page"]
-    served, opened = seen["told"].splitlines()
+    served, opened = seen["printed"].splitlines()
     assert served == f"{COUNT} sounds of 2 systems are served at http://127.0.0.1:{port}/"
     assert len(opened.split()[-1]) >= 12
 

@@ -90,13 +90,13 @@ def test_the_page_says_why_a_sound_can_not_be_edited(page, tmp_path):
     show = function(page, "show_source")
     (tmp_path / "empty.wav").touch()
     (tmp_path / "<b>paper.wav").write_bytes(b"%PDF-1.7\n" + bytes(9_000))
-    for name, told in {
+    for name, message in {
         "empty.wav": "empty.wav must hold a sound, got an empty file of 0 bytes.",
         "<b>paper.wav": "&lt;b&gt;paper.wav can't be read as a sound (WAV, FLAC, MP3, OGG or AIFF)",
     }.items():
         answer = show(None, str(tmp_path / name), "Redraw a region", 3, 6)
         shown = by_id(answer)["edit-map"]
-        assert "dear-refused" in shown and told in shown
+        assert "dear-refused" in shown and message in shown
 
 
 def test_refusals_are_sentences(client, tone, tmp_path):
@@ -104,7 +104,7 @@ def test_refusals_are_sentences(client, tone, tmp_path):
     (tmp_path / "paper.wav").write_bytes(b"%PDF-1.7\n" + bytes(9_000))
     soundfile.write(tmp_path / "long.wav", np.zeros(7_200_000, dtype=np.int16), 1000, subtype="PCM_U8")
     good = handle_file(tone)
-    for told, endpoint, arguments in [
+    for message, endpoint, arguments in [
         ("cfg_scale must be a number from 0 to 20, got 21", "/compare", ("a dog", [1, 21])),
         ("cfg_scales must be a list of numbers, got 3", "/compare", ("a dog", 3)),
         ("cfg_scales and iterations must make 1 to 12 sounds together, got 7 x 2", "/compare",
@@ -134,7 +134,7 @@ def test_refusals_are_sentences(client, tone, tmp_path):
     ]:  # fmt: skip
         with pytest.raises(AppError) as heard:
             client.predict(*arguments, api_name=endpoint)
-        assert str(heard.value) == told
+        assert str(heard.value) == message
 
 
 def test_arguments_that_a_program_leaves_out_have_their_defaults(page):
@@ -155,9 +155,9 @@ def test_a_value_that_is_not_a_number_is_no_sound(page):
     with urllib.request.urlopen(request) as answer:
         event = json.load(answer)["event_id"]
     with urllib.request.urlopen(f"{url}/{event}") as answer:
-        told = answer.read().decode()
-    assert "event: error" in told
-    assert "cfg_scale must be a number from 0 to 20, got nan" in told
+        body = answer.read().decode()
+    assert "event: error" in body
+    assert "cfg_scale must be a number from 0 to 20, got nan" in body
 
 
 def test_a_prompt_may_hold_anything_that_is_text(client):

@@ -109,7 +109,7 @@ def test_the_seam_of_a_continuation_is_a_cross_fade(student):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"seconds": 0}, "seconds must be a number from 0.1 to 600, got 0"),
         ({"seconds": float("nan")}, "seconds must be a number from 0.1 to 600, got nan"),
@@ -120,8 +120,8 @@ def test_the_seam_of_a_continuation_is_a_cross_fade(student):
         ({"cfg_scale": 1000}, "cfg_scale must be a number from 0 to 20, got 1000"),
     ],
 )
-def test_a_continuation_names_bad_input(student, change, told):
-    with pytest.raises(ValueError, match=told):
+def test_a_continuation_names_bad_input(student, change, message):
+    with pytest.raises(ValueError, match=message):
         student.extend(**({"audio": tone(0.1), "sample_rate": RATE, "seconds": 1, "prompt": "rain"} | change))
 
 
@@ -148,7 +148,7 @@ def test_uploads_are_mixed_and_resampled_or_refused_in_a_sentence(tmp_path):
     ):
         f.write(np.zeros(7_200_000, dtype=np.int16))
     (tmp_path / "naked.raw").write_bytes(bytes(1000))
-    for name, told in {
+    for name, message in {
         "empty.wav": "empty.wav must hold a sound, got an empty file of 0 bytes",
         "paper.wav": "paper.wav can't be read as a sound (WAV, FLAC, MP3, OGG or AIFF)",
         "paper.mp3": "paper.mp3 can't be read as a sound",
@@ -164,7 +164,7 @@ def test_uploads_are_mixed_and_resampled_or_refused_in_a_sentence(tmp_path):
         "absent.wav": "absent.wav can't be read: there is no such file",
         "naked.raw": "naked.raw can't be read as a sound",
     }.items():
-        with pytest.raises(AudioError, match=re.escape(told)):
+        with pytest.raises(AudioError, match=re.escape(message)):
             read_sound(tmp_path / name, RATE, 60, name)
     assert [duration(each) for each in (1, 59.96, 90, 5400)] == ["1 second", "60 seconds", "1.5 minutes", "1.5 hours"]
 

@@ -65,16 +65,16 @@ def test_a_run_can_be_stopped_and_its_progress_goes_where_it_fails_and_what_an_e
         runs.runs([runs.Start([go.click], run, [count])], [status], stop, status)
     (served,) = (each.fn for each in page.fns.values() if inspect.isgeneratorfunction(each.fn))
 
-    def told(steps):
+    def reports(steps):
         try:
             for changes in served(steps):
                 yield changes[status]
         except ValueError as error:
             yield error.args
 
-    assert [*told(2)] == ["step 0", "step 1", "", ("no more",)]
-    assert [*told(0)] == [("no more",)]
+    assert [*reports(2)] == ["step 0", "step 1", "", ("no more",)]
+    assert [*reports(0)] == [("no more",)]
     stopped = served(5)
     assert next(stopped)[stop].interactive  # also of a run that had to wait for another one's end
     assert next(stopped) == {status: "step 1"}
-    stopped.close()  # nothing more is told: the button has
+    stopped.close()  # nothing more is reported: the button has

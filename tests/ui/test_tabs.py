@@ -109,7 +109,7 @@ def test_a_page_recalls_the_model_that_its_browser_chose(tiny_folder, tmp_path, 
 
 
 def test_the_model_is_fixed_in_a_space(monkeypatch):
-    for space, fixed, told in [
+    for space, fixed, expected in [
         (None, None, False),
         ("me/space", None, True),
         ("me/space", "0", False),
@@ -120,7 +120,7 @@ def test_the_model_is_fixed_in_a_space(monkeypatch):
                 monkeypatch.delenv(name, raising=False)
             else:
                 monkeypatch.setenv(name, value)
-        assert model.is_fixed() is told
+        assert model.is_fixed() is expected
 
 
 def test_the_grid_of_a_comparison():

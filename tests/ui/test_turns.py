@@ -71,9 +71,9 @@ def test_one_caller_does_not_fill_the_queue(queue, monkeypatch):
     for i in range(MAX_PER_CALLER + 1):
         push(queue, "93.184.216.34", f"s{i}")
     assert len(queue) == MAX_PER_CALLER
-    (told,) = messages(queue, f"s{MAX_PER_CALLER}")
-    assert told["msg"] == "process_completed" and not told["success"]
-    assert told["output"]["error"].startswith("8 of your runs wait or run, the most for one caller.")
+    (answer,) = messages(queue, f"s{MAX_PER_CALLER}")
+    assert answer["msg"] == "process_completed" and not answer["success"]
+    assert answer["output"]["error"].startswith("8 of your runs wait or run, the most for one caller.")
     push(queue, "93.184.216.35", "other")
     assert len(queue) == MAX_PER_CALLER + 1
     monkeypatch.setattr(turns, "MAX_WAITING", len(queue))
