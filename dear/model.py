@@ -15,9 +15,8 @@ from dear.decoding import Decoding, default_decoding
 from dear.heads import HEADS
 from dear.joint import JointBackbone
 from dear.layers import to_device
+from dear.randomness import generator_on
 from dear.static import CUDAGraphs, StaticDecoding
-
-SEEDS = 2**63 - 1  # of a generator
 
 
 class MaskedModel(nn.Module):
@@ -113,7 +112,7 @@ class MaskedModel(nn.Module):
             context = context.flatten(0, 1)
             null_context = None if null_context is None else null_context.flatten(0, 1)
         more = {} if null_context is None else {"null_context": null_context}
-        return self.head.loss(target, context, _beside(generator, tokens.device), **more)
+        return self.head.loss(target, context, generator_on(tokens.device, generator), **more)
 
     def loss(
         self,
@@ -140,10 +139,3 @@ def _backbone(config: Config) -> Backbone | JointBackbone:
     if config.backbone.attention == "joint":
         return JointBackbone(config.backbone, *shapes, config.conditioning.max_tokens)
     return Backbone(config.backbone, *shapes)
-
-
-def _beside(generator: torch.Generator, device: torch.device) -> torch.Generator:
-    """``generator`` itself on the CPU. On another device, a generator of that device, seeded with its next value."""
-    if device.type == "cpu":
-        return generator
-    return torch.Generator(device).manual_seed(int(torch.randint(SEEDS, (), generator=generator)))

@@ -525,7 +525,12 @@ def best_dtype(device: torch.device, width: int = 0) -> torch.dtype:
     if device.type == "cuda":
         return torch.float16
     wide = device.type == "cpu" and width >= WIDE
-    return torch.bfloat16 if wide and torch.cpu._is_avx512_bf16_supported() else torch.float32
+    return torch.bfloat16 if wide and has_bfloat16_instructions() else torch.float32
+
+
+def has_bfloat16_instructions() -> bool:
+    """Whether the CPU multiplies matrices of bfloat16 by AVX-512 instructions."""
+    return torch.cpu._is_avx512_bf16_supported()
 
 
 def check_device(device: torch.device | str | None, name: str = "device") -> torch.device:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+SEEDS = 2**63 - 1  # of a generator
 WORDS = 624  # of the Mersenne Twister's state
 FIRST = 3  # 64-bit word of torch's state where they begin: behind the seed, two counts of 32 bits, and the position
 
@@ -22,3 +23,10 @@ def seeded(seed: int) -> torch.Generator:
         words[0] |= 1 << 31  # a state of zeros alone would stay at zero
         generator.set_state(state)
     return generator
+
+
+def generator_on(device: torch.device, generator: torch.Generator) -> torch.Generator:
+    """``generator`` itself on the CPU. On another device, a generator of that device, seeded with its next value."""
+    if device.type == "cpu":
+        return generator
+    return torch.Generator(device).manual_seed(int(torch.randint(SEEDS, (), generator=generator)))

@@ -8,7 +8,7 @@ from tests.attack import __main__ as command
 from tests.attack.runner import Outcome, Table, Try, run
 
 
-def test_each_outcome_is_told_from_the_others() -> None:
+def test_each_outcome_is_distinguished_from_the_others() -> None:
     table = run("attack_outcomes", large=True)
     assert {each.name: each.outcome for each in table.tries} == {
         "taken": Outcome.SOUND,

@@ -161,7 +161,7 @@ def test_missing_and_truncated_weights_are_named(own_folder, name, keep):
         load()
 
 
-def test_a_missing_file_is_told_before_a_network_is_built(own_folder, monkeypatch):
+def test_a_missing_file_is_reported_before_a_network_is_built(own_folder, monkeypatch):
     def refuse(*args):
         raise AssertionError("a network was built")
 

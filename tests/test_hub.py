@@ -173,7 +173,7 @@ def test_private_repositories_need_a_token(hub, tiny_folder):
     assert resolve(NAME, variants=("teacher",)).joinpath("teacher.safetensors").is_file()
 
 
-def test_gated_and_absent_repositories_and_files_are_told(hub, tiny_folder, tmp_path):
+def test_gated_and_absent_repositories_and_files_are_reported(hub, tiny_folder, tmp_path):
     hub.add(NAME, tiny_folder, gated=True)
     for token in (None, READ):
         refused("GatedRepoError", "accept its terms on that page", f"{hub.url}/{NAME} ", token=token)
@@ -185,7 +185,7 @@ def test_gated_and_absent_repositories_and_files_are_told(hub, tiny_folder, tmp_
     refused("config.json from", "RemoteEntryNotFoundError", "it holds no checkpoint", source="someone/notes")
 
 
-def test_a_variant_without_its_file_is_told(hub, own_folder, load):
+def test_a_variant_without_its_file_is_reported(hub, own_folder, load):
     (own_folder / "student.safetensors").unlink()
     hub.add(NAME, own_folder)
     with pytest.raises(CheckpointError, match=r"student\.safetensors is missing: download"):
@@ -200,7 +200,7 @@ def test_a_cut_connection_is_resumed(hub, published, tiny_folder):
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_a_connection_that_keeps_breaking_is_told_and_the_next_attempt_is_whole(hub, published, tiny_folder, reset):
+def test_a_connection_that_keeps_breaking_is_reported_and_the_next_attempt_is_whole(hub, published, tiny_folder, reset):
     hub.fail("GET", "student.safetensors", times=100 if reset else 1, cut=1000, reset=reset)
     hub.fail("GET", "student.safetensors", cut=0)
     refused("student.safetensors", hub.url, "check the network and try again")

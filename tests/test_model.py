@@ -9,9 +9,10 @@ from dear.conditioning import Conditioning
 from dear.config import ConfigError, HeadConfig, SamplingConfig, VariantConfig
 from dear.distillation import Distillation, representation_loss, student_from_teacher
 from dear.heads import HEADS
-from dear.model import MaskedModel, _beside
+from dear.model import MaskedModel
 from dear.pipeline import AudioDEAR
 from dear.presets import preset
+from dear.randomness import generator_on
 from dear.sampling import generate
 
 
@@ -289,7 +290,7 @@ class TestDistillation:
 def test_noise_of_a_loss_is_drawn_where_the_tokens_are(monkeypatch):
     """With a stand-in for a device's generator, as there is none here."""
     on_cpu = torch.Generator().manual_seed(3)
-    assert _beside(on_cpu, torch.device("cpu")) is on_cpu
+    assert generator_on(torch.device("cpu"), on_cpu) is on_cpu
 
     class Elsewhere(torch.Generator):
         def __new__(cls, device):
@@ -297,9 +298,9 @@ def test_noise_of_a_loss_is_drawn_where_the_tokens_are(monkeypatch):
             made.asked = device
             return made
 
-    monkeypatch.setattr("dear.model.torch.Generator", Elsewhere)
+    monkeypatch.setattr("dear.randomness.torch.Generator", Elsewhere)
     device = torch.device("cuda", 1)
-    first, second = _beside(on_cpu, device), _beside(on_cpu, device)
+    first, second = generator_on(device, on_cpu), generator_on(device, on_cpu)
     assert first.asked == second.asked == device
     assert first.initial_seed() != second.initial_seed()
-    assert _beside(on_cpu.manual_seed(3), device).initial_seed() == first.initial_seed()
+    assert generator_on(device, on_cpu.manual_seed(3)).initial_seed() == first.initial_seed()

@@ -89,7 +89,7 @@ def test_pre_commit_runs_the_ruff_of_the_constraints():
         assert pins == {line for line in exact if line.startswith(f"{name}==")}
 
 
-def test_the_version_is_told_in_one_place():
+def test_the_version_is_stated_in_one_place():
     assert "version" in PROJECT["dynamic"]
     assert re.fullmatch(r"\d+\.\d+\.\d+", dear.__version__)
     assert f"version: {dear.__version__}\n" in (ROOT / "CITATION.cff").read_text()

@@ -64,7 +64,7 @@ def test_a_seed_repeats_exactly_and_another_differs(student, out):
     assert (words.tokens - out.tokens).abs().max() > 1e-3
 
 
-def test_seed_is_drawn_and_told_without_touching_the_global_generator(student):
+def test_seed_is_drawn_and_returned_without_touching_the_global_generator(student):
     state = torch.get_rng_state()
     first, second = student.generate("a dog"), student.generate("a dog")
     assert torch.equal(torch.get_rng_state(), state)
@@ -86,7 +86,7 @@ def test_items_of_a_batch_are_what_their_seeds_give_alone(student):
         same(alone.waveform[0], batch.waveform[i])
 
 
-def test_options_change_the_sound_and_are_told(student, out):
+def test_options_change_the_sound_and_are_returned(student, out):
     for option in ({"cfg_scale": 5.0}, {"iterations": 8}, {"temperature": 0.2}):
         other = student.generate("a dog barks", seed=3, **option)
         assert (other.tokens - out.tokens).abs().max() > 1e-3, option
@@ -108,7 +108,7 @@ def test_teacher_takes_steps(tiny_folder):
 @pytest.mark.parametrize("able", [False, True])
 @pytest.mark.parametrize("wide", [False, True])
 def test_half_precision_where_it_pays(wide, able, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: able)
+    monkeypatch.setattr("dear.pipeline.has_bfloat16_instructions", lambda: able)
     width = preset("base" if wide else "mini").backbone.width
     found = {device: best_dtype(torch.device(device), width) for device in ("cpu", "cuda", "mps")}
     cpu = torch.bfloat16 if wide and able else torch.float32
@@ -116,7 +116,7 @@ def test_half_precision_where_it_pays(wide, able, monkeypatch):
 
 
 def test_a_wide_model_is_loaded_so(tiny_folder, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr("dear.pipeline.has_bfloat16_instructions", lambda: True)
     monkeypatch.setattr("dear.pipeline.WIDE", tiny_config().backbone.width)
     for dtype, loaded in [(None, torch.bfloat16), (torch.float32, torch.float32)]:
         model = AudioDEAR.from_pretrained(tiny_folder, device="cpu", dtype=dtype)
@@ -150,7 +150,7 @@ def test_untrained_extremes_stay_in_range(tiny_folder, student):
     assert student.synthesizer.loudest - 3 < mel(tones).max() <= student.synthesizer.loudest
 
 
-def test_values_that_are_not_finite_are_told(tiny_folder):
+def test_values_that_are_not_finite_are_reported(tiny_folder):
     broken = AudioDEAR.from_pretrained(tiny_folder, device="cpu")
     with torch.no_grad():
         broken.model.backbone.mask_token[0] = NAN

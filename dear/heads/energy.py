@@ -111,13 +111,13 @@ class EnergyHead(Head):
         sizes = self.config.groups or (target.shape[-1],)
         groups = list(zip(samples.split(sizes, dim=-1), target.split(sizes, dim=-1), strict=True))
         parts = [(samples, target), *groups] if self.config.groups else groups
-        loss = torch.stack([self._score(*part) for part in parts]).mean(0)
+        loss = torch.stack([self.score(*part) for part in parts]).mean(0)
         if self.config.channels:
-            scores = [self._score(part[..., None], wanted[..., None]) for part, wanted in groups]
+            scores = [self.score(part[..., None], wanted[..., None]) for part, wanted in groups]
             loss = loss + self.config.channels * torch.stack(scores).mean(0)
         return loss
 
-    def _score(self, samples: Tensor, target: Tensor) -> Tensor:
+    def score(self, samples: Tensor, target: Tensor) -> Tensor:
         """samples [m, N, D] or those of K channels [m, N, K, 1], target without m -> [N]."""
         score = energy_loss(samples, target)
         distance = spread(samples.detach().to(score)) if self.config.relative else None

@@ -124,7 +124,7 @@ def test_rows_take_turns_and_medians_leave_the_warm_up_out():
     assert figures([dataclasses.asdict(row) for row in rows]) == {"naive_student_over_ours": 3.0}
 
 
-def test_a_row_that_fails_is_told_and_takes_nothing_from_the_others():
+def test_a_row_that_fails_is_reported_and_takes_nothing_from_the_others():
     def failing(after):
         calls = iter(range(100))
 

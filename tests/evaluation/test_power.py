@@ -72,7 +72,7 @@ def test_a_gpu_counts_millijoules(monkeypatch):
     class Properties:
         uuid = "1234"
 
-    monkeypatch.setattr(energy, "_nvml", Library)
+    monkeypatch.setattr(energy, "load_nvml", Library)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
     used = Energy(torch.device("cuda"))
     assert used.joules() == pytest.approx(2.5)

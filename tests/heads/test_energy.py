@@ -81,7 +81,7 @@ class TestEnergy:
 
     def test_relative_scores_do_not_depend_on_the_scale_of_a_token(self, context, target):
         head = build("energy", relative=True, samples=4, groups=(2, 4))
-        score = head._score
+        score = head.score
         samples = torch.randn(4, N, D, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         near, far = (score(size * samples, size * target) for size in (1e3, 1e6))
         torch.testing.assert_close(near, far, rtol=1e-3, atol=0)

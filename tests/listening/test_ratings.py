@@ -56,13 +56,13 @@ def test_what_a_system_lacks_is_named(folder):
         (b"file,prompt\n0001.wav,caf\xe9\n", "can't be read as a table: .*0xe9 in line 2"),
     ],
 )
-def test_a_bad_table_of_prompts_is_told(folder, table, said):
+def test_a_bad_table_of_prompts_is_reported(folder, table, said):
     (folder / "prompts.csv").write_bytes(table if isinstance(table, bytes) else table.encode())
     with pytest.raises(StudyError, match=said):
         read_study(folder)
 
 
-def test_a_folder_that_is_no_study_is_told(folder, tmp_path):
+def test_a_folder_that_is_no_study_is_reported(folder, tmp_path):
     with pytest.raises(StudyError, match="study must be a folder, got 'nowhere'"):
         read_study("nowhere")
     with pytest.raises(StudyError, match="one folder of sounds per system"):
@@ -139,7 +139,7 @@ def test_spaces_and_case_of_a_code_do_not_count(given):
 
 
 @pytest.mark.parametrize("given", ["", "   ", "x" * 41, "=1+1", "@sum", "-1", "a\nb\x00", "<b>", None, 7])
-def test_a_code_that_will_not_do_is_told(given):
+def test_a_code_that_will_not_do_is_reported(given):
     with pytest.raises(RatingsError, match="the code must be 1 to 40 letters"):
         check_rater(given)
 

@@ -124,7 +124,7 @@ def broken_files(folder: Path) -> dict[str, str]:
     }
 
 
-def test_broken_files_are_told_from_sound_ones(tmp_path):
+def test_broken_files_are_distinguished_from_sound_ones(tmp_path):
     for name, reason in broken_files(tmp_path).items():
         assert probe(str(tmp_path / name)).get("reason") == reason, name
     long = write_sound(tmp_path / "long.flac", 12, seed=1, rate=44100, channels=2)

@@ -184,7 +184,7 @@ class Synchronised(TorchDispatchMode):
 @pytest.mark.parametrize("backbone", [{}, {"attention": "joint", "masked_attention": "full", "conv_width": 0}])
 def test_a_micro_batch_never_waits_for_the_device(kind, backbone, monkeypatch):
     """Forward and backward pass of a student under its teacher. All noise is drawn on the CPU, as there is no other."""
-    monkeypatch.setattr("dear.model._beside", lambda generator, device: generator)
+    monkeypatch.setattr("dear.model.generator_on", lambda device, generator: generator)
     model = tiny_config()
     shape = replace(model.backbone, positions="learned", **backbone)
     head = HEADS[kind].Config(width=32, depth=1)

@@ -178,7 +178,7 @@ def test_heads_are_compared_on_one_cache_and_a_second_call_times_alone(
     assert [row[:-1] for row in again] == [row[:-1] for row in rows]
 
 
-def test_a_damaged_codec_is_told(finished, clips, recipe, tmp_path, capsys):
+def test_a_damaged_codec_is_reported(finished, clips, recipe, tmp_path, capsys):
     shutil.copytree(finished / "codec", tmp_path / "codec")
     arguments = ["--clips", *clips, "--out", str(tmp_path), "--recipe", str(recipe), "--stages", "codec"]
     os.truncate(tmp_path / "codec" / "patch.safetensors", 100)

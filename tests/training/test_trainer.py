@@ -222,7 +222,7 @@ def test_a_batch_of_another_size_is_refused(tmp_path):
         train(Regression(), config(batch_size=4), tmp_path, "run")
 
 
-def test_a_task_without_validation_is_told_before_any_step(tmp_path):
+def test_a_task_without_validation_is_reported_before_any_step(tmp_path):
     class Blind(Regression):
         validate = None
 

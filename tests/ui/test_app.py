@@ -159,7 +159,7 @@ def test_a_monitor_hears_that_the_page_is_there(page, model):
         }  # fmt: skip
 
 
-def test_a_bad_port_is_told_in_one_sentence():
+def test_a_bad_port_is_reported_in_one_sentence():
     done = subprocess.run(
         [sys.executable, "app.py"], cwd=ROOT, env=os.environ | {"PORT": "70000"}, capture_output=True, text=True
     )
@@ -168,7 +168,7 @@ def test_a_bad_port_is_told_in_one_sentence():
     assert done.stderr == "app.py: PORT must be a whole number from 1 to 65535, got '70000'\n"
 
 
-def test_another_model_for_the_whole_page_that_is_not_there_is_told(tmp_path):
+def test_another_model_for_the_whole_page_that_is_not_there_is_reported(tmp_path):
     for names, message in [
         (
             {"AUDIODEAR_MODEL": str(tmp_path / "no")},
@@ -184,7 +184,7 @@ def test_another_model_for_the_whole_page_that_is_not_there_is_told(tmp_path):
         assert done.stderr.startswith(f"app.py: {message}") and done.stderr.count("\n") == 1
 
 
-def test_a_taken_port_is_told(page, model):
+def test_a_taken_port_is_reported(page, model):
     with pytest.raises(OSError, match=f"port {page.server_port} of 127.0.0.1 can't be served"):
         serve(model, "127.0.0.1", page.server_port)
 
@@ -214,7 +214,7 @@ def test_a_stop_ends_one_run_and_leaves_the_other(page, monkeypatch):
         visitor.messages.close()
 
 
-def test_what_the_measurement_lacks_is_told(monkeypatch, tmp_path, capsys):
+def test_what_the_measurement_lacks_is_reported(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
     for arguments, message in [
         ([], "chromium and chromedriver must be installed: apt-get install chromium chromium-driver"),

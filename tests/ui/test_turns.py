@@ -56,7 +56,7 @@ def test_callers_take_turns_by_the_cost_of_their_runs(queue):
     assert order == ["a1", "b1", "c1", "b2", "a2"]
 
 
-def test_whoever_waits_is_told_the_place(queue):
+def test_whoever_waits_learns_the_place(queue):
     for i in range(3):
         push(queue, f"93.184.216.{i}", f"s{i}")
     assert [[(each["rank"], each["queue_size"]) for each in messages(queue, f"s{i}")][-1] for i in range(3)] == [

@@ -56,7 +56,7 @@ def _packages() -> dict[str, tuple[int, int]]:
 
 def _gpu(device: torch.device) -> dict[str, tuple[int, int]]:
     try:
-        library = _nvml()
+        library = load_nvml()
         handle, value = ctypes.c_void_p(), ctypes.c_ulonglong()
         name = f"GPU-{torch.cuda.get_device_properties(device).uuid}".encode()
         failed = library.nvmlDeviceGetHandleByUUID(name, ctypes.byref(handle))
@@ -67,7 +67,8 @@ def _gpu(device: torch.device) -> dict[str, tuple[int, int]]:
 
 
 @lru_cache
-def _nvml() -> Any:
+def load_nvml() -> Any:
+    """NVIDIA's library of counters. Raises OSError if it is absent or does not start."""
     library = ctypes.CDLL(NVML)
     if library.nvmlInit_v2():
         raise OSError(f"{NVML} does not start")
