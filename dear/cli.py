@@ -1,4 +1,4 @@
-"""The command line: ``python -m dear generate "a dog barking" -o dog.wav``, and ``info``, ``push`` and ``listen``."""
+"""The command line ``audiodear``: ``generate``, ``batch``, ``info``, ``push`` and ``listen``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from typing import Any, NoReturn
 from dear.files import write_json
 from dear.options import OPTIONS, chosen
 
+# Packages that only some commands need, and the extra that has each.
+EXTRAS = {"gradio": "ui", "matplotlib": "ui", "yaml": "train", "diffusers": "paper", "torchsde": "peers"}
+
 
 class Parser(argparse.ArgumentParser):
     """Reports bad input as the rest of the package does: an error of one sentence, without the usage before it."""
@@ -20,12 +23,19 @@ class Parser(argparse.ArgumentParser):
 
 
 def guarded(run: Callable[[], int | None], prefix: str = "error: ") -> int:
-    """The exit status of a command: what ``run`` returns, or 0; 2 for bad input (one sentence on stderr).
+    """The exit status of a command: what ``run`` returns, or 0.
 
-    130 where it is interrupted.
+    2 for bad input and for a package of an extra that is not installed (one sentence on stderr), and 130 if the command
+    is interrupted.
     """
     try:
         return run() or 0
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        needed = f"needs {error.name}, which is not installed; run pip install 'audiodear[{EXTRAS[error.name]}]'"
+        print(f"{prefix}this command {needed}", file=sys.stderr)
+        return 2
     except (ValueError, ArithmeticError, OSError) as error:
         print(prefix + " ".join(str(error).split()), file=sys.stderr)
         return 2
@@ -34,7 +44,7 @@ def guarded(run: Callable[[], int | None], prefix: str = "error: ") -> int:
 
 
 def check_json(path: Path | None) -> None:
-    """Raise ValueError where --json names a file that cannot be written in the end."""
+    """Raise ValueError if --json names a file that cannot be written."""
     if path is not None and not path.parent.is_dir():
         raise ValueError(f"--json must lie in an existing directory, got {str(path)!r}")
 
@@ -72,10 +82,12 @@ def _add_options(command: argparse.ArgumentParser) -> None:
     for name, option in OPTIONS.items():
         text = f"{option.low:g} to {option.high:g}. {option.help}"
         command.add_argument(f"--{name.replace('_', '-')}", type=whole if option.whole else number, help=text)
-    command.add_argument("--savings", metavar="OPTIONS", help="speed for fidelity: fast, or such as refresh_every=4")
-    command.add_argument("--model", help="a checkpoint's folder or owner/name on the Hub; the bundled one where absent")
-    command.add_argument("--variant", help="student or teacher; the checkpoint's default where absent")
-    command.add_argument("--device", help="cpu, cuda or mps; the best of this machine where absent")
+    command.add_argument(
+        "--savings", metavar="OPTIONS", help="approximations: fast, or options such as refresh_every=4"
+    )
+    command.add_argument("--model", help="a checkpoint's folder or owner/name on the Hub; the bundled one by default")
+    command.add_argument("--variant", help="student or teacher; by default, the checkpoint's own choice")
+    command.add_argument("--device", help="cpu, cuda or mps; by default, the best of this machine")
 
 
 def parser() -> Parser:
@@ -95,15 +107,15 @@ def parser() -> Parser:
     _add_options(one)
     one.add_argument("--negative-prompt", metavar="TEXT", help="what should not be heard")
     one.add_argument("--seconds", type=number, help="1 to 30: the sound is cropped, or continued past its ten seconds")
-    one.add_argument("--seed", type=whole, help="the same seed gives the same sound; drawn where absent")
-    one.add_argument("--num-samples", type=whole, default=1, help="sounds, 1 to 64, with seeds one after the other")
-    one.add_argument("--loudness", type=number, help="LUFS, -60 to -5, as far as peaks allow; as it is where absent")
+    one.add_argument("--seed", type=whole, help="the same seed gives the same sound; random by default")
+    one.add_argument("--num-samples", type=whole, default=1, help="number of sounds, 1 to 64, with consecutive seeds")
+    one.add_argument("--loudness", type=number, help="LUFS, -60 to -5, as far as peaks allow; unchanged by default")
     one.add_argument(
         "--candidates",
         type=whole,
         default=1,
         metavar="N",
-        help="generate N for each sound, keep that in which the bundled classifier hears the prompt most surely",
+        help="generate N for each sound; the bundled classifier selects the one that matches the prompt best",
     )
     one.set_defaults(run=generate)
 
@@ -111,34 +123,34 @@ def parser() -> Parser:
         "batch", help="write the sounds of a list of prompts, in shards; resumable", allow_abbrev=False
     )
     many.add_argument("prompts", metavar="FILE", help="JSON objects, one per line: prompt, id (optional), other fields")
-    many.add_argument("--out", metavar="DIR", required=True, help="made where absent; a stopped run goes on there")
-    many.add_argument("--seed", type=whole, default=0, help="of the first line; each line's is one more")
-    many.add_argument("--batch", type=whole, default=8, help="sounds that are generated together, 1 to 64")
-    many.add_argument("--shard", type=whole, default=256, help="sounds of a folder or tar")
+    many.add_argument("--out", metavar="DIR", required=True, help="created if absent; a stopped run resumes")
+    many.add_argument("--seed", type=whole, default=0, help="seed of the first line; each line adds one")
+    many.add_argument("--batch", type=whole, default=8, help="sounds per batch, 1 to 64")
+    many.add_argument("--shard", type=whole, default=256, help="sounds per folder or tar")
     many.add_argument("--audio", default="flac", help="wav or flac")
     many.add_argument("--tar", action="store_true", help="WebDataset: one tar per shard")
     many.add_argument("--worker", type=_worker, default=(0, 1), metavar="I/N", help="write every N-th shard, from I on")
-    many.add_argument("--compile", action="store_true", help="through torch.compile; for long runs on a GPU")
+    many.add_argument("--compile", action="store_true", help="use torch.compile; for long runs on a GPU")
     _add_options(many)
-    many.set_defaults(run=generate_many, num_samples=1, candidates=1)
+    many.set_defaults(run=generate_many)
 
     info = commands.add_parser("info", help="print a configuration and its parameters as JSON", allow_abbrev=False)
     source = info.add_mutually_exclusive_group()
     source.add_argument("--preset", help="mini, base, base-teacher, base-visible or base-visible-teacher")
-    source.add_argument("--model", help="a checkpoint's folder or owner/name on the Hub; the bundled one where absent")
-    info.add_argument("--variant", help="student or teacher; the default one where absent")
+    source.add_argument("--model", help="a checkpoint's folder or owner/name on the Hub; the bundled one by default")
+    info.add_argument("--variant", help="student or teacher; by default, the checkpoint's own choice")
     info.set_defaults(run=show_info)
 
     send = commands.add_parser("push", help="publish a checkpoint on the Hub, as one commit", allow_abbrev=False)
     send.add_argument("folder", metavar="FOLDER", help="a checkpoint's folder, with all its variants")
-    send.add_argument("repository", metavar="OWNER/NAME", help="made where it is absent")
+    send.add_argument("repository", metavar="OWNER/NAME", help="created if absent")
     send.add_argument("--private", action="store_true", default=None, help="make the repository private")
-    send.add_argument("--revision", metavar="BRANCH", help="made where it is absent; the main branch by default")
+    send.add_argument("--revision", metavar="BRANCH", help="created if absent; the main branch by default")
     send.set_defaults(run=publish)
 
     study = commands.add_parser("listen", help="serve a listening test of several systems' sounds", allow_abbrev=False)
     study.add_argument("study", metavar="DIR", help="one folder of sounds per system, and prompts.csv (file,prompt)")
-    study.add_argument("--ratings", metavar="FILE", required=True, help="SQLite file of the ratings; made where absent")
+    study.add_argument("--ratings", metavar="FILE", required=True, help="SQLite file of the ratings; created if absent")
     study.add_argument("--host", default="127.0.0.1", help="address to serve at")
     study.add_argument("--port", type=whole, default=7860, help="port to serve at")
     study.set_defaults(run=listen)
@@ -174,7 +186,7 @@ def generate(options: argparse.Namespace) -> None:
 
 
 def generate_many(options: argparse.Namespace) -> None:
-    """Write the sounds of a prompt file, and print how many of them a minute."""
+    """Write the sounds of a prompt file, and print the number of sounds per minute."""
     from dear.batch import BatchConfig, generate_batch, read_items
     from dear.config import Savings
     from dear.pipeline import AudioDEAR

@@ -281,7 +281,7 @@ def _cause(error: Exception) -> str:
         status = error.response.status_code
         what = f"(HTTP {status}: {detail})"
         if status in (401, 403):
-            return f"{what}; run `hf auth login` or pass a token with the required permission"
+            return f"{what}; run `hf auth login` or pass token= with one of the required permission"
         if status == 429 or status >= 500:
             return f"{what}; try again later"
         return f"{what}; check the names"

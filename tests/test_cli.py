@@ -13,7 +13,7 @@ import torch
 from factory import tiny_config
 
 import dear
-from dear.cli import main
+from dear.cli import EXTRAS, guarded, main
 from dear.model import MaskedModel
 from dear.options import OPTIONS
 from dear.presets import PRESETS
@@ -258,6 +258,27 @@ def test_the_options_are_those_of_python_with_their_ranges(capsys):
     text = " ".join(capsys.readouterr().out.split())
     for name, option in OPTIONS.items():
         assert f"--{name.replace('_', '-')}" in text and f"{option.low:g} to {option.high:g}. {option.help}" in text
+
+
+def test_packages_of_extras_are_named_where_they_are_absent(tmp_path):
+    """None in sys.modules makes an import fail as that of an absent package does."""
+    commands = ["audiocaps", "benchmark", "compositions", "losses", "savings", "score", "toy"]
+    code = (
+        f"import sys; sys.modules |= dict.fromkeys({[*EXTRAS]!r}); from dear.cli import main; "
+        f"import {', '.join(f'dear.evaluation.{name}' for name in commands)}; "
+        f"sys.exit(main(['listen', {str(tmp_path)!r}, '--ratings', {str(tmp_path / 'ratings.sqlite')!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == ("this command needs gradio, which is not installed; run pip install 'audiodear[ui]'\n")
+
+
+def test_a_package_that_no_extra_has_is_a_fault_of_the_code():
+    def run():
+        raise ModuleNotFoundError("No module named 'unknown'", name="unknown")
+
+    with pytest.raises(ModuleNotFoundError, match="unknown"):
+        guarded(run)
 
 
 def test_generating_imports_neither_transformers_nor_the_compiler(tmp_path):

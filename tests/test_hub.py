@@ -442,7 +442,7 @@ def test_failed_pushes_are_one_sentence_and_leave_no_commit(hub, own_folder, loa
             assert part in str(caught.value), caught.value
 
     fails(f"could not push to {hub.url}/{NAME}", "HTTP 401", "hf auth login")
-    fails("HTTP 403", "a token with the required permission", token=READ)
+    fails("HTTP 403", "one of the required permission", token=READ)
     assert NAME not in hub.repositories
     hub.fail("PUT", "", times=1, status=403)
     fails(f"could not push to {hub.url}/{NAME}", token=WRITE)

@@ -13,6 +13,7 @@ from packaging.version import Version
 
 import dear
 from dear.bundled import bundled
+from dear.cli import EXTRAS as MISSING
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -65,6 +66,13 @@ def test_laions_package_comes_with_the_torchvision_that_it_imports():
     exact = {name: Version(str(r.specifier)[2:]) for name, r in found.items()}
     # torchvision is built for one version of torch: 0.15 for 2.0, 0.16 for 2.1, and so on.
     assert exact["torchvision"].minor == exact["torch"].minor + 15
+
+
+def test_commands_name_the_extra_that_has_a_package():
+    names = {"yaml": "pyyaml"}
+    for module, extra in MISSING.items():
+        assert names.get(module, module) in {r.name for r in requirements(EXTRAS[extra])}
+        assert names.get(module, module) not in {r.name for r in requirements(PROJECT["dependencies"])}
 
 
 def test_a_user_of_the_library_is_not_held_below_numpy_2():

@@ -11,9 +11,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from dear.cli import Parser, guarded
@@ -21,8 +20,9 @@ from dear.evaluation.bench.curves import SUFFIXES, TEXT, save_figure
 from dear.heads import HEADS
 from dear.request import check_whole
 from dear.toy import MOST_STEPS, TOYS, ToyTraining, mmd, reference, wasserstein
-from dear.visual.plots import ACCENT
-from dear.visual.sketches import WARM
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 REACH = 2.4  # of the panels, in both directions
 # Beside the heads at their settings for toys: MeanFlow at those of its paper.
@@ -109,6 +109,11 @@ def toy_figure(toy: str, rows: Sequence[Row]) -> Figure:
 
     Of several seeds the first is shown.
     """
+    from matplotlib.figure import Figure  # of the extra ui
+
+    from dear.visual.plots import ACCENT
+    from dear.visual.sketches import WARM
+
     rows = [row for row in rows if row.seed == rows[0].seed]
     heads = list(dict.fromkeys(row.head for row in rows))
     counts = sorted({row.steps for row in rows})

@@ -9,17 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
-
 from dear.evaluation.bench.jobs import PROMPT, pipeline_run
 from dear.evaluation.bench.timing import Job, Meter, measure
 from dear.files import write_atomically
 from dear.output import Output
-from dear.visual.plots import ACCENT
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from dear.pipeline import AudioDEAR
 
 TEXT = "#22292e"  # on white
@@ -108,6 +106,8 @@ def curves_figure(curves: Sequence[Curve], title: str) -> Figure:
     """One panel per curve: seconds of a whole generation, its quartiles, and only the decoding. The background is
     white.
     """
+    from matplotlib.figure import Figure  # of the extra ui
+
     if not curves:
         raise ValueError("curves must hold at least one curve, got none")
     figure = Figure(figsize=(2.5 * len(curves), 2.7), facecolor="white")
@@ -122,6 +122,10 @@ def curves_figure(curves: Sequence[Curve], title: str) -> Figure:
 
 
 def _panel(axes: Axes, curve: Curve) -> None:
+    from matplotlib.ticker import NullLocator
+
+    from dear.visual.plots import ACCENT
+
     axes.fill_between(curve.values, curve.low, curve.high, color=ACCENT, alpha=0.2, linewidth=0)
     axes.plot(
         curve.values, curve.median, color=ACCENT, marker="o", markersize=3.5, linewidth=1.6, label="prompt to waveform"

@@ -1,22 +1,26 @@
-"""Speed against what a judge hears, one point per setting, drawn."""
+"""A picture of accuracy by a judge over speed, with one point per setting."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from dear.evaluation.bench.curves import FAINT, TEXT
-from dear.visual.plots import ACCENT
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def tradeoff_figure(rows: Sequence[Mapping[str, Any]], judge: str, exact: str) -> Figure:
-    """Accuracy over decoding speed, relative to the row named ``exact``, which a ring marks. On white.
+    """Accuracy over decoding speed, relative to the row named ``exact``, which a ring marks, on a white background.
 
     rows: those of ``dear.evaluation.savings``. Bars are one binomial standard error of the clips of a row.
     """
+    from matplotlib.figure import Figure  # of the extra ui
+
+    from dear.visual.plots import ACCENT
+
     if not rows:
         raise ValueError("rows must hold at least one row, got none")
     figure = Figure(figsize=(6.4, 4.2), facecolor="white")
