@@ -4,7 +4,6 @@ The prefix attends to itself only, so its keys and values are the same in every 
 (:meth:`Backbone.prefix`). Under ``masked_attention="visible"`` no token attends to a hidden one except itself, so
 :meth:`Backbone.decode` can leave out every hidden token whose context is not needed, and stays exact. It can also reuse
 the keys and values of known tokens, which is approximate: they change as more tokens become known.
-The file is long because full, sparse and cached passes share the blocks and must agree with each other.
 """
 
 from __future__ import annotations
