@@ -88,7 +88,7 @@ class Backbone(nn.Module):
         self.conditioning_norm = nn.LayerNorm(config.width, eps=1e-6)
         self.token_in = nn.Linear(token_dim, config.width)
         self.mask_token = nn.Parameter(torch.empty(config.width))
-        # With rotary angles alone, a hidden token learns its position through attention alone.
+        # With only rotary angles, a hidden token learns its position only through attention.
         learned = config.positions != "rotary"
         self.positions = nn.Parameter(torch.empty(length, config.width)) if learned else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
@@ -160,7 +160,7 @@ class Backbone(nn.Module):
             x = x + self.positions[positions]
         batch, count = positions.shape
         shown = torch.cat((given[:, :filled], given.new_zeros(batch, count - filled)), dim=1)
-        # A known token that is wanted is computed twice, and attends to its first place alone.
+        # A known token that is wanted is computed twice, and attends only to its first place.
         own = torch.eye(count, dtype=torch.bool, device=given.device) & ~given[:, :, None]
         among = shown[:, None, :] | own
         visible = torch.cat((prefix.mask[:, None, :].expand(-1, count, -1), among), dim=2)[:, None]

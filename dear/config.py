@@ -124,7 +124,7 @@ class BackboneConfig(Settings):
     depth: Annotated[int, Range(1, 128)] = 6  # blocks
     heads: Annotated[int, Range(1, 128)] = 6  # attention heads
     mlp_ratio: Annotated[float, Range(0.1, 16)] = 4.0  # hidden width of a block's MLP over C
-    # prefix: conditioning attends to itself alone, so it is computed once per generation. joint: MAR's layout, in which
+    # prefix: conditioning attends only to itself, so it is computed once per generation. joint: MAR's layout, in which
     # half of the blocks encode known tokens and the others decode, and conditioning and audio attend to each other.
     attention: Literal["prefix", "joint"] = "prefix"
     # full: all attend to all; visible: to conditioning, known tokens, self
@@ -270,7 +270,7 @@ class Config:
         """Raises :class:`ConfigError` for an option that this backbone cannot honour."""
         if savings.refresh_every > 1 and self.backbone.masked_attention == "full":
             raise ConfigError(
-                'savings.refresh_every must be 1 for masked_attention "full", where hidden tokens are seen, too, as in '
+                'savings.refresh_every must be 1 for masked_attention "full", which shows hidden tokens, as in '
                 f'the presets base and base-teacher ("visible" is that of base-visible), got {savings.refresh_every!r}'
             )
 

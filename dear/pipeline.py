@@ -468,7 +468,7 @@ class AudioDEAR:
         lost = set(load_config(folder).variants) - {self.variant} if (folder / "config.json").is_file() else None
         if lost:
             raise CheckpointError(
-                f"folder must not hold other variants than {self.variant}, which alone is loaded, got {str(folder)!r} "
+                f"folder must not hold other variants than {self.variant}, the only one loaded, got {str(folder)!r} "
                 f"with {', '.join(sorted(lost))}"
             )
         dtype = next(self.model.parameters()).dtype

@@ -28,7 +28,7 @@ class PaperConfig(ConditioningConfig):
     t5: str = "google/flan-t5-large"  # a folder, or owner/name on the Hub
     # LAION's checkpoint: a path, or owner/name/file.pt on the Hub; or a ClapModel: a folder, or owner/name
     clap: str = "lukewys/laion_clap/630k-audioset-fusion-best.pt"
-    # transformers, or laion_clap: LAION's own code, for its checkpoints alone
+    # transformers, or laion_clap: LAION's own code, only for its checkpoints
     clap_backend: Literal["transformers", "laion_clap"] = "transformers"
 
     def __post_init__(self) -> None:

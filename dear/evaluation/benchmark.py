@@ -2,7 +2,7 @@
 
 Rows (``--rows``; each at every batch size of ``--batches`` and every precision of ``--dtype``, all runs in turn):
 
-- base-ours, base-full: decoding alone at the paper's base size, with the loop of ``dear.sampling``, under "visible" and
+- base-ours, base-full: only decoding, at the paper's base size, with the loop of ``dear.sampling``, under "visible" and
   under "full" attention.
 - base-naive-student, base-naive-teacher: the same without any saving ("full" attention, every position, no caches, the
   branches of guidance apart); the teacher's head takes 100 steps in each iteration.
@@ -75,7 +75,7 @@ DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float1
 ALL_SOAK = 100  # generations
 CPU_TIMED = 4  # timed iterations, or steps of a diffusion model, that stand for all on a CPU
 
-# {field: (numerator, denominator)}: ratios of medians. "base-ours" and "base-fast" measure decoding alone.
+# {field: (numerator, denominator)}: ratios of medians. "base-ours" and "base-fast" measure only decoding.
 RATIOS = {
     "naive_teacher_over_ours": ("base-naive-teacher", "base-ours"),
     "naive_teacher_over_fast": ("base-naive-teacher", "base-fast"),

@@ -250,7 +250,7 @@ def _parser() -> Parser:
     parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
     parser.add_argument("--count", type=int, default=8, metavar="N", help="clips of each label")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write losses.md and losses.json there, too")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="also write losses.md and losses.json there")
     return parser
 
 

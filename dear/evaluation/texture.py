@@ -65,7 +65,7 @@ def harmonic_ratio_db(waveform: Tensor, sample_rate: int = 16_000, harmonics: in
     around = nn.functional.pad(level, (side, side), mode="reflect").unfold(2, NEIGHBOURS, 1)
     inner = level[..., 1:-1]
     is_peak = (inner > level[..., :-2]) & (inner >= level[..., 2:])
-    # The median is taken around the strongest peaks alone: of all bins it would be most of the work.
+    # The median is taken only around the strongest peaks, because over all bins it would be most of the work.
     strongest = torch.where(is_peak, inner, -math.inf).topk(harmonics, dim=2).indices + 1
     floor = around.gather(2, strongest[..., None].expand(-1, -1, -1, NEIGHBOURS)).median(dim=3).values
     above = (level.gather(2, strongest) - floor).mean(dim=2)

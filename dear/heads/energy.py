@@ -20,7 +20,7 @@ class EnergyConfig(HeadConfig):
     noise_as: Literal["input", "condition"] = "input"  # Appendix E: (b), or (a), where the context is the input
     samples: Annotated[int, Range(2, 64)] = 2  # m of equation (8)
     # Sizes of consecutive groups of a token's channels, together D, each of which is scored on its own beside the whole
-    # token; (): the whole alone, as in the paper.
+    # token; (): only the whole, as in the paper.
     groups: tuple[Annotated[int, Range(1, 2048)], ...] = ()
     # Divide each score by the distance of the samples: quiet and steady tokens weigh as much as loud and varied ones.
     relative: bool = False

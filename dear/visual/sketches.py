@@ -118,7 +118,7 @@ def spread_figure(spreads: Sequence[float], attraction: Sequence[float], score: 
     figure = Figure(figsize=(3.4, 2.2), facecolor="none")
     axes = figure.add_axes((0.03, 0.17, 0.94, 0.79), facecolor="none")
     for values, colour, name, above in (
-        (attraction, WARM, "attraction alone", -1.05),
+        (attraction, WARM, "only attraction", -1.05),
         (score, ACCENT, "with repulsion", 0.22),
     ):
         axes.plot(spreads, values, color=colour, linewidth=2)

@@ -43,7 +43,7 @@ def backbone_flops(config: Config, conditioning: int, hidden: float = 1.0) -> fl
         projections = 2 * width * (count * config.conditioning.dim + known * config.vae.token_dim)
         projections += 2 * (count + known) * width**2
         halves = (block(count + n, (count + n) ** 2) for n in (known, length))
-        # Of conditioning tokens the last block needs keys and values alone.
+        # The last block needs only keys and values of conditioning tokens.
         spared = block(count, count * (count + length)) - 2 * count * 2 * width**2
         return projections + half * sum(halves) - spared
     projections = 2 * width * (count * config.conditioning.dim + length * config.vae.token_dim)

@@ -130,7 +130,7 @@ def _panel(axes: Axes, curve: Curve) -> None:
     axes.plot(
         curve.values, curve.median, color=ACCENT, marker="o", markersize=3.5, linewidth=1.6, label="prompt to waveform"
     )
-    axes.plot(curve.values, curve.decode, color=FAINT, marker="o", markersize=2.5, linewidth=1, label="decoding alone")
+    axes.plot(curve.values, curve.decode, color=FAINT, marker="o", markersize=2.5, linewidth=1, label="decoding")
     if curve.name != "length":
         axes.set_xscale("log", base=2)
         axes.xaxis.set_minor_locator(NullLocator())

@@ -107,7 +107,7 @@ def _own_job(name: str, model: MaskedModel, setting: Setting, sampling: Sampling
     config = model.config
     conditioning = _conditioning(model, setting)
     others: tuple[Codec, nn.Module] | None = None
-    notes = "random weights, decoding alone"
+    notes = "random weights, only decoding"
     if codec:
         others = (
             setting.place("base-vae", lambda: build_vae(config.vae, config.mel), torch.float32),
@@ -168,7 +168,7 @@ def _naive_job(name: str, model: MaskedModel, setting: Setting) -> Job:
         every,
         sampling.steps,
         f"all {every} iterations" if timed == every else f"timed {timed} of {every} iterations, multiplied",
-        f'"{config.backbone.masked_attention}" attention, random weights, decoding alone',
+        f'"{config.backbone.masked_attention}" attention, random weights, only decoding',
     )
 
 

@@ -242,7 +242,7 @@ def _scores() -> str:
     curves = spread_scores(spreads, torch.Generator().manual_seed(0))
     spread = plots.to_svg(
         sketches.spread_figure(spreads, *curves),
-        "The loss over the spread of the samples: least at one point for the pull alone, with the push at the data's",
+        "The loss over the spread of the samples. With both terms it is least at the spread of the data",
     )
     return (
         f'<div class="dear-pair"><figure>{score}<figcaption>The loss of these two draws: {total}</figcaption></figure>'
