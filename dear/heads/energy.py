@@ -101,9 +101,9 @@ class EnergyHead(Head):
         ``channels`` times the mean score of single channels.
 
         A norm over many channels depends on their total variance and hardly on its distribution. A mean of proper
-        scores that includes the score of the whole token has the same minimum and depends on both. So would a weight
-        that depends only on the context: ``relative`` estimates such a weight, one over the expected distance of two
-        samples, from the samples.
+        scores that includes the score of the whole token has the same minimum and depends on both. A weight that
+        depends only on the context would also keep the minimum. ``relative`` estimates such a weight, one over the
+        expected distance of two samples, from the samples.
         """
         shape = (self.config.samples, *target.shape)
         noise = torch.randn(shape, generator=generator, device=generator.device).to(target)
