@@ -23,7 +23,7 @@ from dear.static import StaticDecoding
 
 @torch.no_grad()
 def naive(model, conditioning, seeds, sampling):
-    """All positions, both branches, the prefix anew, in every iteration; one item at a time."""
+    """All positions, both branches, and the prefix again, in every iteration; one item at a time."""
     results = []
     for item, seed in enumerate(seeds):
         one = conditioning.select([item])

@@ -243,7 +243,7 @@ class Estimate:
 class Noise:
     """A cache of noise in a model's shapes."""
 
-    stamp: dict[str, Any] = {"made": "of noise"}  # noqa: RUF012
+    stamp: dict[str, Any] = {"made": "of noise"}  # noqa: RUF012 - plain data that nobody changes
     CONDITIONING = 16  # tokens, of a usual caption
 
     def __init__(self, config: Config):

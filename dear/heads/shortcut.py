@@ -78,7 +78,7 @@ class ShortcutHead(SpanHead):
         z = torch.lerp(target, noise, t[:, None].to(target.dtype))
         with torch.no_grad():
             part, average = context[:leaps].detach(), self.average or {}
-            step = lambda *inputs: functional_call(self, dict(average), (*inputs, part))  # noqa: E731
+            step = lambda *inputs: functional_call(self, dict(average), (*inputs, part))  # noqa: E731 - one branch
             consistent = shortcut_target(step, z[:leaps], r[:leaps], t[:leaps])
         wanted = torch.cat((consistent.to(target.dtype), (noise - target)[leaps:]))
         return (self(z, r, t, context) - wanted).square().mean(dim=-1)

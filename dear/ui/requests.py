@@ -91,7 +91,7 @@ class PlainRequests:
                 raise
             print(f"{scope['path']!a:.80} can't be answered: {type(error).__name__}", file=sys.stderr)
             await _refuse(send, 400, "This request can not be read: check its address and its body.")
-        except RuntimeError as error:  # Starlette's, for a refusal within a stream, whose last message has told it
+        except RuntimeError as error:  # Starlette's, for a refusal within a stream, whose last message has reported it
             if not (started and isinstance(error.__cause__, HTTPException)):
                 raise
             await send({"type": "http.response.body", "body": b"", "more_body": False})

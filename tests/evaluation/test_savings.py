@@ -329,11 +329,11 @@ def test_every_way_to_generate_takes_them(student):
     draft = student.draft(parts[1])
     assert draft.waveform.shape == out.waveform.shape and draft.settings == out.settings
     sound = exact.waveform[0]
-    anew = student.inpaint(sound, 16000, 0.2, 0.5, "rain", seed=1, savings=SPELLED)
+    redrawn = student.inpaint(sound, 16000, 0.2, 0.5, "rain", seed=1, savings=SPELLED)
     more = student.extend(sound, 16000, 0.5, "rain", seed=1, savings=SPELLED)
-    for got in (anew, more):
+    for got in (redrawn, more):
         assert got.settings["savings"] == dataclasses.asdict(SPELLED)
-    assert not torch.equal(anew.order, student.inpaint(sound, 16000, 0.2, 0.5, "rain", seed=1).order)
+    assert not torch.equal(redrawn.order, student.inpaint(sound, 16000, 0.2, 0.5, "rain", seed=1).order)
     assert not torch.equal(more.waveform, student.extend(sound, 16000, 0.5, "rain", seed=1).waveform)
 
 

@@ -30,7 +30,7 @@ MASKING = MaskingConfig()
 class Tokens:
     """A cache in memory: 24 items of the tiny model's shapes, behind 5 conditioning tokens."""
 
-    stamp = {"made": "of noise"}  # noqa: RUF012
+    stamp = {"made": "of noise"}  # noqa: RUF012 - plain data that nobody changes
 
     def __init__(self, dtype: torch.dtype = torch.float32):
         generator = torch.Generator().manual_seed(0)

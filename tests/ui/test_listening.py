@@ -146,7 +146,7 @@ def test_wrong_keys_lock_their_caller_out(tmp_path):
     for _ in range(4):
         with pytest.raises(gr.Error, match="not the key"):
             show_results("\ud800", "rating", caller)
-    assert show_results(SECRET, "rating", caller)  # and is counted anew
+    assert show_results(SECRET, "rating", caller)  # and wrong guesses are counted from 0
     for _ in range(5):
         with pytest.raises(gr.Error, match="not the key"):
             show_results("guess", "rating", caller)

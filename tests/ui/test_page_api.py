@@ -139,12 +139,12 @@ def test_refusals_are_sentences(client, tone, tmp_path):
 
 def test_arguments_that_a_program_leaves_out_have_their_defaults(page):
     url = f"{page.local_url}gradio_api/call/generate"
-    for data, told in ((["a dog", None, 2], "event: complete"), ([], "generate needs 8 arguments, got 0.")):
+    for data, expected in ((["a dog", None, 2], "event: complete"), ([], "generate needs 8 arguments, got 0.")):
         request = urllib.request.Request(url, json.dumps({"data": data}).encode(), {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=60) as answer:
             event = json.load(answer)["event_id"]
         with urllib.request.urlopen(f"{url}/{event}", timeout=60) as answer:
-            assert told in answer.read().decode()
+            assert expected in answer.read().decode()
 
 
 def test_a_value_that_is_not_a_number_is_no_sound(page):

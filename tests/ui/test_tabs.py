@@ -198,7 +198,7 @@ def test_an_example_is_made_once_and_then_heard_at_once(student, tiny_folder, tm
     monkeypatch.setattr(student, "stream", lambda *given, **options: made.append(given) or stream(*given, **options))
 
     def click(text, count=1, seed=5, keep=False, scale=2.0, variant="student"):
-        """The output that the click leaves, and whether it was made anew."""
+        """The output that the click leaves, and whether it is new."""
         before = len(made)
         kept = [
             value
