@@ -10,9 +10,12 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import gradio as gr
+from gradio.route_utils import FnIndexInferError
 from starlette.exceptions import HTTPException
 
 Message = MutableMapping[str, Any]
+# What Gradio and Starlette raise for addresses and bodies that they do not expect.
+UNREADABLE = (ValueError, LookupError, OSError, RecursionError, TypeError, FnIndexInferError)
 REFUSED = {404: "There is nothing at this address, or not any more."}  # sentence by status
 FAILED = "The page failed on this request. Its host finds the reason in the log."
 
@@ -59,8 +62,8 @@ def refused(sentence: str) -> gr.Error:
 class PlainRequests:
     """ASGI middleware: every refusal is a sentence.
 
-    A request on which the server fails before it answers gets status 400, a status of refusal without a body gets one,
-    and a stream that is refused ends after the message that says so.
+    A request that the server cannot read gets status 400, and one on which it fails otherwise 500; a status of refusal
+    without a body gets one, and a stream that is refused ends after the message that says so.
     """
 
     def __init__(self, app: Callable[..., Awaitable[None]]):
@@ -86,15 +89,20 @@ class PlainRequests:
 
         try:
             await self.app(scope, receive, watch)
-        except (ValueError, LookupError, OSError, RecursionError) as error:
-            if scope["type"] != "http" or started:
+        except Exception as error:
+            if scope["type"] != "http":
                 raise
-            print(f"{scope['path']!a:.80} can't be answered: {type(error).__name__}", file=sys.stderr)
-            await _refuse(send, 400, "This request can not be read: check its address and its body.")
-        except RuntimeError as error:  # Starlette's, for a refusal within a stream, whose last message has reported it
-            if not (started and isinstance(error.__cause__, HTTPException)):
-                raise
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            if started:
+                # Starlette's, for a refusal within a stream, whose last message has reported it.
+                if not (isinstance(error, RuntimeError) and isinstance(error.__cause__, HTTPException)):
+                    raise
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            elif isinstance(error, UNREADABLE):
+                print(f"{scope['path']!a:.80} can't be answered: {type(error).__name__}", file=sys.stderr)
+                await _refuse(send, 400, "This request can not be read: check its address and its body.")
+            else:
+                traceback.print_exc()
+                await _refuse(send, 500, FAILED)
 
 
 async def _refuse(send: Any, status: int, sentence: str) -> None:

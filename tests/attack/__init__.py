@@ -6,5 +6,5 @@ The function gets no arguments. It ends in one of the outcomes of :class:`tests.
 input was taken, and the function has asserted that the result is right), or raises the sentence that refuses it.
 
 What ``cases`` does before its first pair is set-up and counts as rest: imports, a checkpoint, a server. A module may
-set ``SECONDS`` and ``MEGABYTES``, the limits of each of its cases, where those of the runner do not fit.
+set ``SECONDS``, ``MEGABYTES`` and ``HARD``, the limits of each of its cases, where those of the runner do not fit.
 """

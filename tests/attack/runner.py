@@ -134,21 +134,22 @@ def _work(module: str, large: bool, first: int, every: int, folder: str, connect
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         try:
             loaded = importlib.import_module(module)
-            limits = getattr(loaded, "SECONDS", SECONDS), getattr(loaded, "MEGABYTES", MEGABYTES)
+            seconds = getattr(loaded, "SECONDS", SECONDS)
+            memory = getattr(loaded, "MEGABYTES", MEGABYTES), getattr(loaded, "HARD", HARD)
             for name, case in islice(loaded.cases(large), first * every, None, every):
-                connection.send(("begin", (name, limits[0])))
-                connection.send(("end", attempt(name, case, limits[1])))
+                connection.send(("begin", (name, seconds)))
+                connection.send(("end", attempt(name, case, *memory)))
         except Exception:
             connection.send(("failed", traceback.format_exc()))
         else:
             connection.send(("done", None))
 
 
-def attempt(name: str, case: Callable[[], object], megabytes: float = MEGABYTES) -> Try:
+def attempt(name: str, case: Callable[[], object], megabytes: float = MEGABYTES, hard: float = HARD) -> Try:
     """Try one case in this process, without a limit of time."""
     rest = _reset_peak()
     try:
-        with _bounded(megabytes + HARD):
+        with _bounded(megabytes + hard):
             case()
         outcome, detail = Outcome.SOUND, ""
     except MemoryError as error:

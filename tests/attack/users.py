@@ -19,6 +19,7 @@ from dear.pipeline import AudioDEAR
 from tests.attack.runner import Refused
 
 SECONDS, MEGABYTES = 1_800, 600
+HARD = 40_000  # each thread of a user or of the page maps more than 100 MB, and uses little of it
 SMALL, LARGE = 8, 200
 GREEDY = 40  # runs of one session at once
 

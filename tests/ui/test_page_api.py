@@ -174,6 +174,12 @@ def test_a_refusal_without_a_body_gets_a_sentence_and_a_refused_stream_ends(page
         urllib.request.urlopen(request, timeout=60)
     assert refused.value.code == 404
     assert json.load(refused.value) == {"detail": "There is nothing at this address, or not any more."}
+    for path, sent in (("/call/nothing", {"data": []}), ("/call/v2/generate", {"nothing": 1})):
+        body = json.dumps(sent).encode()
+        request = urllib.request.Request(address + path, body, {"Content-Type": "application/json"})
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=60)
+        assert refused.value.code == 400 and "can not be read" in json.load(refused.value)["detail"]
     with urllib.request.urlopen(f"{address}/queue/data?session_hash=nobody", timeout=60) as stream:
         last = json.loads(stream.read().removeprefix(b"data:"))  # whole, to its end
     assert last["session_not_found"] and not last["success"]
