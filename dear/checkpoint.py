@@ -235,11 +235,15 @@ def digest(folder: str | Path, variant: str) -> str:
 def fingerprint(folder: str | Path) -> str:
     """First 12 hexadecimal digits of a sha256 over the configuration and all weights of a checkpoint.
 
-    Raises CheckpointError if a file cannot be read.
+    Raises CheckpointError if a file cannot be read, or is larger than its content.
     """
     folder, digest = Path(folder), hashlib.sha256()
     for path in sorted([folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("codec/*.safetensors")]):
         try:
+            if path.suffix == ".safetensors":
+                _open(path)  # compares the size with the header
+            elif (size := regular_size(path)) > MAX_TEXT:
+                raise CheckpointError(f"{path} must be at most {MAX_TEXT} bytes, got {size}")
             digest.update(f"{path.relative_to(folder)} {sha256(path)}\n".encode())
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read ({error.strerror})") from None

@@ -304,6 +304,15 @@ def test_a_header_that_is_too_long_is_refused(own_folder):
         AudioDEAR.from_pretrained(own_folder, device="cpu")
 
 
+@pytest.mark.parametrize("name", ["config.json", "student.safetensors", "codec/vae.safetensors"])
+def test_a_file_larger_than_its_content_is_refused_before_it_is_read(own_folder, name):
+    with open(own_folder / name, "wb") as file:
+        file.truncate(2**40)  # takes no room, and an hour to read
+    for use in (fingerprint, AudioDEAR.from_pretrained):
+        with pytest.raises((CheckpointError, ConfigError), match=name):
+            use(own_folder)
+
+
 def test_an_unreadable_card_is_refused_in_a_sentence(own_folder):
     (own_folder / "README.md").write_bytes(b"# caf\xe9")
     with pytest.raises(CheckpointError, match=r"README.md cannot be read .*0xe9 in line 1"):
