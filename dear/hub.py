@@ -15,7 +15,6 @@ from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 
-from dear.budget import BudgetError
 from dear.transfer import GivenUpError, Progress, Transfer, progress_bar
 
 REPOSITORY = r"\w[\w.-]*/\w[\w.-]*"  # owner/name
@@ -63,7 +62,7 @@ def fetch(
         download = partial(_download, repository, names, revision, token, transfer, progress, local)
         folder, announced = transfer.run(download, progress)
     except Exception as error:  # network, disk and Hub errors share no narrower class
-        if transfer.given_up or isinstance(error, BudgetError):  # by the caller's own progress or budget
+        if transfer.given_up:  # by the caller's own progress or budget
             raise
         kind = UnavailableError if _is_transient(error) else CheckpointError
         raise kind(

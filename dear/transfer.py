@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from dear.budget import current
+from dear.budget import Budget, current
 
 SLOWEST = 50_000  # bytes per second of a whole download
 PATIENCE = 120.0  # seconds beyond that
@@ -30,8 +30,8 @@ class Transfer:
 
     def __init__(self) -> None:
         self.bars: list[Any] = []  # of bytes
-        self.left = False  # the download is abandoned
-        self.given_up = False  # the caller's progress function raised an exception
+        self.left = False  # nobody waits for it
+        self.given_up = False  # because the caller's progress or budget raised
 
     def run(self, download: Callable[[], T], progress: Progress | None) -> T:
         """Return what ``download()`` returns, or raise what it raises. Raises TimeoutError if it is too slow, and
@@ -53,12 +53,11 @@ class Transfer:
         threading.Thread(target=work, daemon=True).start()
         try:
             while not ended.wait(INTERVAL):
-                self._report(progress)
-                budget.check_download(self._bytes()[1])
+                self._report(progress, budget)
                 limit = PATIENCE + self._bytes()[1] / SLOWEST
                 if time.monotonic() - began > limit:
                     raise TimeoutError(f"slower than {SLOWEST // 1000} kB a second, given up after {limit:.0f} seconds")
-            self._report(progress)
+            self._report(progress, budget)
             return outcome.result()
         finally:
             self.left = True
@@ -71,14 +70,15 @@ class Transfer:
         """Bytes that have arrived, and bytes in total. If there are several bars, those of the bar that is ahead."""
         return max(((int(bar.n), int(bar.total or 0)) for bar in list(self.bars)), default=(0, 0))
 
-    def _report(self, progress: Progress | None) -> None:
+    def _report(self, progress: Progress | None, budget: Budget) -> None:
         done, total = self._bytes()
-        if progress is not None and total:
-            try:
+        try:
+            if progress is not None and total:
                 progress(done, total)
-            except BaseException:
-                self.given_up = True
-                raise
+            budget.check_download(total)
+        except BaseException:
+            self.given_up = True
+            raise
 
 
 def progress_bar(transfer: Transfer, visible: bool) -> type:

@@ -68,6 +68,12 @@ def test_a_download_above_the_budget_is_ended(hub, tiny_folder, student):
         AudioDEAR.from_pretrained(NAME, device="cpu")
     with limited(Budget(1e9, 1.0)), pytest.raises(BudgetError, match="within 1 seconds"):
         AudioDEAR.from_pretrained(NAME, device="cpu")
+
+    def unwanted():
+        raise StoppedError
+
+    with limited(Budget(1e9, 60, still_wanted=unwanted)), pytest.raises(StoppedError):
+        AudioDEAR.from_pretrained(NAME, device="cpu")
     assert time.monotonic() - began < 60
 
 
