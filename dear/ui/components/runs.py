@@ -145,7 +145,8 @@ def watch(call: Callable[[Progress], Any], wait_on_close: bool = True) -> Genera
         while True:
             report = reports.get()
             while isinstance(report, tuple) and not reports.empty():
-                report = reports.get()  # only the latest counts
+                newer = reports.get()  # only the latest counts
+                report = report if newer == (0, 0) else newer  # which says no more than that the call goes on
             if isinstance(report, Exception):
                 raise report
             yield report
