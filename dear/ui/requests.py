@@ -24,6 +24,8 @@ class Page(gr.Blocks):
     """Gradio's Blocks, whose errors always reach the caller as a sentence and never as ``null``."""
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *rest: Any, **options: Any) -> Any:
+        if block_fn.fn is None:
+            raise refused("fn_index must be an event of the server, got one that the browser handles alone.")
         needed = len(block_fn.inputs)
         if isinstance(inputs, list) and len(inputs) < needed:
             inputs = [*inputs, *_defaults(block_fn.fn, len(inputs))[: needed - len(inputs)]]

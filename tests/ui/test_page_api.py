@@ -174,6 +174,12 @@ def test_a_refusal_without_a_body_gets_a_sentence_and_a_refused_stream_ends(page
         urllib.request.urlopen(request, timeout=60)
     assert refused.value.code == 404
     assert json.load(refused.value) == {"detail": "There is nothing at this address, or not any more."}
+    alone = next(index for index, each in page.fns.items() if not each.fn)
+    body = json.dumps({"data": [], "fn_index": alone, "session_hash": "nobody"}).encode()
+    request = urllib.request.Request(f"{address}/api/predict", body, {"Content-Type": "application/json"})
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=60)
+    assert "the browser handles alone" in json.load(refused.value)["error"]
     for path, sent in (("/call/nothing", {"data": []}), ("/call/v2/generate", {"nothing": 1})):
         body = json.dumps(sent).encode()
         request = urllib.request.Request(address + path, body, {"Content-Type": "application/json"})
