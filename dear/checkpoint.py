@@ -353,7 +353,7 @@ def _open(path: Path) -> safe_open:
         return safe_open(str(path), "pt")
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing: download or train the checkpoint again") from None
-    except (OSError, SafetensorError) as error:
+    except (OSError, MemoryError, SafetensorError) as error:
         raise CheckpointError(f"{path} is truncated or damaged ({error}): download or train it again") from None
 
 
