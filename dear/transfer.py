@@ -30,8 +30,8 @@ class Transfer:
 
     def __init__(self) -> None:
         self.bars: list[Any] = []  # of bytes
-        self.left = False  # nobody waits for it
-        self.given_up = False  # because the caller's progress or budget raised
+        self.left = False  # the download is abandoned
+        self.given_up = False  # the caller's progress function or budget raised an exception
 
     def run(self, download: Callable[[], T], progress: Progress | None) -> T:
         """Return what ``download()`` returns, or raise what it raises. Raises TimeoutError if it is too slow, and
