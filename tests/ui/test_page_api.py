@@ -190,3 +190,9 @@ def test_a_refusal_without_a_body_gets_a_sentence_and_a_refused_stream_ends(page
         last = json.loads(stream.read().removeprefix(b"data:"))  # whole, to its end
     assert last["session_not_found"] and not last["success"]
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_take_without_a_link_restores_the_defaults(page):
+    restore = function(page, "restore_take")
+    without, empty = ([getattr(each, "value", each) for each in restore("", link)] for link in (None, ""))
+    assert without == empty

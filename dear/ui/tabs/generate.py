@@ -259,8 +259,8 @@ def build(context: Context) -> None:
         """The settings in the page's address."""
         return settings_of(chosen, request.query_params)
 
-    def restore_take(chosen: str, query: str) -> list[Any]:
-        return settings_of(chosen, dict(parse_qsl(query.removeprefix("?"))))
+    def restore_take(chosen: str, query: str | None) -> list[Any]:
+        return settings_of(chosen, dict(parse_qsl((query or "").removeprefix("?"))))
 
     def settings_of(chosen: str, query: Mapping[str, str]) -> list[Any]:
         """The settings of a link, within the limits of the visitor's model."""
