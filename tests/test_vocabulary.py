@@ -13,6 +13,7 @@ from dear import AudioDEAR, cli
 from dear.checkpoint import CheckpointError, fingerprint
 from dear.config import ConfigError
 from dear.vocabulary import Embeddings, KnownSound, Vocabulary, load_vocabulary, save_vocabulary
+from training.data.captions import prompts
 from training.data.vocabulary import SOUNDS, embedded, known_sounds
 from training.vocabulary import main
 
@@ -140,7 +141,7 @@ def test_bad_files_are_named(tmp_path):
 
 def test_the_command_writes_and_measures(tiny_folder, tmp_path, capsys):
     folder = tiny_checkpoint(tmp_path / "tiny")
-    assert main([str(folder), "--sounds", "dog", "rain"]) == 0
+    assert main([str(folder), "--sounds", "dog", "rain", "--prompts", str(tmp_path / "unseen.json")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("| threshold | held-back wordings (") and len(lines) == 9
     shares = [float(cell.strip(" %|")) for cell in lines[-1].split("|")[2:5]]
@@ -149,3 +150,6 @@ def test_the_command_writes_and_measures(tiny_folder, tmp_path, capsys):
         "animals", "weather_and_water",
     }  # fmt: skip
     assert load_vocabulary(folder).embeddings.vectors.shape[1] == 384
+    unseen = json.loads((tmp_path / "unseen.json").read_text())
+    assert unseen["dog"] == ["dog barking in the yard", *prompts("dog")[1]]
+    assert not set(unseen["rain"]) & set(prompts("rain")[0])

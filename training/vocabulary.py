@@ -1,10 +1,11 @@
 """Write into a checkpoint what its model was trained on, and measure how well it tells known prompts from others.
 
-    python -m training.vocabulary CHECKPOINT [--sounds NAME ...]
+    python -m training.vocabulary CHECKPOINT [--sounds NAME ...] [--prompts FILE]
 
 The sounds are those of the vocabulary, or those named, which may be families. Their wordings and embeddings are what
 ``AudioDEAR.nearest`` compares prompts with. The table shows the share of prompts below each threshold, of held-back
 wordings, of plain prompts of ``training/data/probes.yaml`` for these sounds, and of prompts for other sounds.
+``--prompts`` writes prompts that training never showed, plain ones first, for ``python -m dear.evaluation.score``.
 """
 
 from __future__ import annotations
@@ -19,12 +20,19 @@ from torch import Tensor
 
 from dear.checkpoint import load_config
 from dear.conditioning import build_text_encoder
+from dear.files import write_json
 from dear.vocabulary import Vocabulary, save_vocabulary
 from training.data.vocabulary import SOUNDS, embedded, known_sounds, select
 from training.runtime.commands import guarded
 
 PROBES = Path(__file__).parent / "data" / "probes.yaml"
 THRESHOLDS = (0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75)
+
+
+def unseen(names: Sequence[str]) -> dict[str, list[str]]:
+    """Prompts by sound that training never showed: plain ones, then the held-back wordings."""
+    plain = yaml.safe_load(PROBES.read_text(encoding="utf-8"))["plain"]
+    return {name: [*plain.get(name, ()), *SOUNDS[name].wordings.held_back] for name in names}
 
 
 def probes(names: Sequence[str]) -> dict[str, list[str]]:
@@ -56,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("checkpoint", type=Path, help="its folder")
     parser.add_argument("--sounds", nargs="+", default=[], metavar="NAME", help="sounds or families; all by default")
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help="write unseen prompts there, as JSON")
     options = parser.parse_args(arguments)
 
     def run() -> None:
@@ -63,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         encoder = build_text_encoder(load_config(options.checkpoint).conditioning)
         vocabulary = embedded(known_sounds(names), encoder)
         save_vocabulary(options.checkpoint, vocabulary)
+        if options.prompts is not None:
+            write_json(options.prompts, unseen(names))
         assert vocabulary.embeddings is not None
         known = vocabulary.embeddings.vectors.T
         found = {name: (encoder.embed(texts) @ known).amax(dim=1) for name, texts in probes(names).items() if texts}

@@ -216,7 +216,9 @@ def _generated(args: argparse.Namespace, judge: Judge) -> tuple[Tensor, list[str
 
     given = {name: getattr(args, name) for name in ("variant", "device") if getattr(args, name) is not None}
     options = {name: getattr(args, name) for name in ("cfg_scale", "iterations", "temperature", "steps")}
-    prompts = load_prompts(args.prompts)
+    asked = load_prompts(args.prompts)
+    named = asked if judge.exclusive else nameable(judge, list(asked), load_answers())
+    prompts = {label: asked[label] for label in named}
     all_choices(judge, list(prompts))
     pipeline = AudioDEAR.from_pretrained(args.model, **given)
     check_fits(judge, pipeline)
@@ -228,6 +230,7 @@ def _generated(args: argparse.Namespace, judge: Judge) -> tuple[Tensor, list[str
         "digest": pipeline.digest,
         "seed": args.seed,
         "options": used,
+        "nameless": [label for label in asked if label not in prompts],  # left out: the judge has no name for them
     }
     return waveforms, labels, made_by
 
