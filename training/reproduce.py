@@ -176,27 +176,28 @@ class Reproduction:
     @cached_property
     def student(self) -> MaskedModel:
         """The one-step student with its averaged weights."""
-        return self.distilled("student", self.recipe.distill)
+        recipe = self.recipe
+        return self.distilled("student", recipe.distill, recipe.finish_distill or recipe.distill)
 
     @cached_property
     def plain(self) -> MaskedModel:
         """A student that starts from the teacher and trains without distillation, for comparison."""
-        return self.distilled("student-plain", DistillConfig(weight=0.0))
+        return self.distilled("student-plain", DistillConfig(weight=0.0), DistillConfig(weight=0.0))
 
-    def distilled(self, name: str, distill: DistillConfig) -> MaskedModel:
-        """A student after all phases of its training, which differ in how tokens are hidden."""
+    def distilled(self, name: str, distill: DistillConfig, finish: DistillConfig) -> MaskedModel:
+        """A student after all phases of its training, which differ in how tokens are hidden and in lambda."""
         recipe, student, teacher = self.recipe, self.model("student"), self.teacher
-        phases = {name: (recipe.student, recipe.masking)}
+        phases = {name: (recipe.student, recipe.masking, distill)}
         if recipe.finish is not None:
-            phases[f"{name}-finish"] = recipe.finish, recipe.finish_masking
-        for phase, (config, masking) in phases.items():
+            phases[f"{name}-finish"] = recipe.finish, recipe.finish_masking, finish
+        for phase, (config, masking, pull) in phases.items():
             task = DistilledModelling(
                 student,
                 teacher,
                 weights_digest(teacher),
                 *self.caches,
                 masking,
-                distill,
+                pull,
                 config.batch_size,
                 config.seed,
                 begun=phase != name,

@@ -293,12 +293,19 @@ def test_the_recipe_of_the_heads_is_sound():
     assert {row.masking for name, row in recipe.rows.items() if name != "energy-wide"} == {energy.masking}
 
 
-def test_the_bundled_recipe_is_sound_and_within_its_bounds():
-    recipe = load_recipe(ROOT / "training" / "configs" / "mini.yaml", Recipe)
-    assert recipe.scenes.held_out == {"esc10": 4} and len(recipe.scenes.sounds) == 10
-    assert recipe.model.length == 128
-    assert set(recipe.model.variants) == {"student", "teacher"}
-    assert last_phase(recipe)
-    assert last_phase(dataclasses.replace(recipe, finish=None)) == ""
+def test_the_recipes_are_sound_and_within_their_bounds():
+    bundled, everyday = (
+        load_recipe(ROOT / "training" / "configs" / f"{name}.yaml", Recipe) for name in ("mini", "everyday")
+    )
+    assert bundled.scenes.held_out == {"esc10": 4} and len(bundled.scenes.sounds) == 10
+    assert everyday.scenes.held_out == {"esc10": 4, "sounds": 5} and everyday.scenes.sounds == ()  # all
+    for recipe in (bundled, everyday):
+        assert recipe.model.length == 128
+        assert set(recipe.model.variants) == {"student", "teacher"}
+        assert last_phase(dataclasses.replace(recipe, finish=None)) == ""
+    assert "lambda" not in last_phase(bundled)
+    assert last_phase(everyday).startswith(
+        "In the student's last phase of 14,000 more steps lambda is 0, and 20% to 100%"
+    )
     with pytest.raises(ConfigError, match="cannot read the recipe"):
         load_recipe(ROOT / "training" / "configs" / "none.yaml", Recipe)

@@ -162,6 +162,7 @@ class Recipe:
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     finish_masking: MaskingConfig = field(default_factory=MaskingConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
+    finish_distill: DistillConfig | None = None  # of the second phase; None: as in the first
     measure: MeasureConfig = field(default_factory=MeasureConfig)
 
     def __post_init__(self) -> None:

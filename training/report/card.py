@@ -60,7 +60,9 @@ def last_phase(recipe: Recipe) -> str:
     """The student's second phase; empty where there is none."""
     if recipe.finish is None:
         return ""
-    return f"In the student's last phase of {recipe.finish.steps:,} more steps {hidden(recipe.finish_masking)}."
+    pull = recipe.finish_distill
+    weight = "" if pull is None else f"lambda is {pull.weight:g}, and "
+    return f"In the student's last phase of {recipe.finish.steps:,} more steps {weight}{hidden(recipe.finish_masking)}."
 
 
 def scored(config: Config) -> str:
