@@ -10,6 +10,7 @@ import torch
 from factory import tiny_config
 
 from dear.codec import VOCODERS
+from dear.evaluation import score
 from dear.evaluation.flicker import flicker
 from dear.evaluation.judge.features import SoundsError
 from dear.evaluation.losses import TONE, main, markdown, measure
@@ -151,3 +152,14 @@ def test_bad_arguments_end_in_one_sentence(recordings, tiny_folder, tmp_path, ca
 def test_a_folder_of_another_name_needs_its_fold(tmp_path, capsys):
     assert main(["--clips", str(tmp_path), "--judge", "classifier"]) == 2
     assert "--folds must name the measuring fold of" in capsys.readouterr().err
+
+
+def test_a_judge_scores_those_labels_that_it_can_name(tmp_path, tiny_folder, capsys, monkeypatch):
+    monkeypatch.setattr(score, "load_judge", lambda spec: Ears())
+    asked = {"rain": ["rain on a roof"], "unheard_of": ["something else"], "dog": ["a dog barking"]}
+    (tmp_path / "p.json").write_text(json.dumps(asked))
+    arguments = ["--model", str(tiny_folder), "--device", "cpu", "--prompts", str(tmp_path / "p.json")]
+    assert score.main([*arguments, "--clips-per-class", "1", "--iterations", "1"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["clips"] == 2 and set(result["per_class"]) == {"rain", "dog"}
+    assert result["made_by"]["nameless"] == ["unheard_of"]
