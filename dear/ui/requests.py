@@ -17,7 +17,7 @@ Message = MutableMapping[str, Any]
 # What Gradio and Starlette raise for addresses and bodies that they do not expect.
 UNREADABLE = (ValueError, LookupError, OSError, RecursionError, TypeError, FnIndexInferError)
 REFUSED = {404: "There is nothing at this address, or not any more."}  # sentence by status
-FAILED = "The page failed on this request. Its host finds the reason in the log."
+FAILED = "The page failed on this request. The log of its host states the reason."
 
 
 class Page(gr.Blocks):

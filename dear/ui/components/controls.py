@@ -40,7 +40,7 @@ def variant_radio(model: AudioDEAR, value: str | None = None) -> gr.Radio:
         steps = variant.sampling.steps
         choices.append((f"{name}, {steps} step{'s' if steps > 1 else ''}", name))
     return gr.Radio(
-        choices, value=value or model.variant, label="Variant", info="Its head draws each token.",
+        choices, value=value or model.variant, label="Variant", info="The model whose head draws the tokens.",
         visible=len(choices) > 1, elem_id="variant",
     )  # fmt: skip
 
@@ -77,7 +77,7 @@ def seconds_slider(model: AudioDEAR, value: float | None = None) -> gr.Slider:
     clip = model.config.mel.samples / model.sample_rate
     return gr.Slider(
         min(SHORTEST, clip), LONGEST, clip if value is None else value, step=0.5, label="Length", elem_id="seconds",
-        info=f"In seconds. Beyond {clip:g}, the sound is continued from its own end.",
+        info=f"In seconds. Beyond {clip:g}, the model continues the sound.",
     )  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def candidates_slider(model: AudioDEAR, value: int | None = None) -> gr.Slider:
     return gr.Slider(
         1, MAX_CANDIDATES, value or 1, step=1, label="Candidates", elem_id="candidates",
         visible=model.vocabulary is not None,
-        info="Off at 1. With more, a classifier keeps the one in which it hears the prompt most surely.",
+        info="Off at 1. With more, a classifier keeps the one that matches the prompt best.",
     )  # fmt: skip
 
 

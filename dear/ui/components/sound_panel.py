@@ -65,7 +65,7 @@ class SoundPanel:
         """A first listen before the end. A visitor who stops the run keeps it."""
         file = store(out, self.folder)
         return {
-            self.sound: gr.Audio(file, label="Draft: a first listen before the end"),
+            self.sound: gr.Audio(file, label="Draft, before the sound is finished"),
             self.path: file,
             self.variation: gr.Radio(visible=False),
             **self.no_tools(),
@@ -143,7 +143,7 @@ def sound_panel(folder: Path) -> SoundPanel:
         loop = gr.Button("Make it loop", size="sm", interactive=False, elem_id="loop")
         strength = gr.Slider(
             0.05, 1, 0.3, step=0.05, label="Strength of a variation", elem_id="strength", min_width=180,
-            info="The share of the sound that is drawn again.",
+            info="The share of the sound that is generated again.",
         )  # fmt: skip
     panel, pictures = takes.panel(), gr.HTML("", elem_id="pictures")
     latest, path = gr.State(None, time_to_live=LIFETIME), gr.State(None)

@@ -83,7 +83,7 @@ def build(context: Context) -> None:
                 )  # fmt: skip
                 equal = gr.Checkbox(
                     True, label="Equal loudness", elem_id="compare-equal",
-                    info="Players are set to one loudness. Downloads are not changed.",
+                    info="All players have the same loudness. Downloads are not changed.",
                 )  # fmt: skip
                 seed, lock = controls.seed_row("compare-")
             gr.HTML(f'<p class="dear-note">At most {MAX_SOUNDS} sounds. Keys A to {ascii_uppercase[MAX_SOUNDS - 1]} '

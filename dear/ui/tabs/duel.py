@@ -27,11 +27,11 @@ from dear.ui.gpu import on_gpu
 STUDENT, TEACHER = "student", "teacher"
 SIDES = ("A", "B")
 RACE, BLIND = "With clocks", "Blind"
-START = "Let both draw it"
+START = "Generate with both"
 REPORT_INTERVAL = 0.25  # seconds between pictures of each of the two in progress
 ABOUT = (
     "Both models get the same prompt and the same seed, each with its own default settings. They take turns: the one "
-    "that has used less time computes its next iteration. Each clock counts the computing of its own model, from text "
+    "that has used less time computes its next iteration. Each clock counts the computing time of its model, from text "
     "to sound, without the pictures. In blind mode, the sides are shuffled, both sounds play at the same loudness, and "
     "clocks and pictures stay hidden until you vote."
 )
@@ -162,7 +162,7 @@ def build(context: Context) -> None:
                 elif time.perf_counter() - reported_at[name] >= REPORT_INTERVAL:
                     reported_at[name] = time.perf_counter()
                     if blind:
-                        yield {status: progress_bar("Drawing both sounds", sum(shares.values()) / 2)}
+                        yield {status: progress_bar("Generating both sounds", sum(shares.values()) / 2)}
                     else:
                         picture = strip(out, known[name][1], f"{label}, in progress")
                         yield {place[name]: _running(titles[name], _seconds(out), shares[name], picture)}

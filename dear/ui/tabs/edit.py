@@ -35,7 +35,7 @@ MAX_SECONDS = 60.0  # of an uploaded sound
 REDRAW, EXTEND = "Redraw a region", "Continue past the end"
 EMPTY = (
     '<div class="dear-empty"><p>No sound yet.</p><p>Upload a sound, record one, or send one from Generate. It is '
-    "converted to 16 kHz mono. Its spectrogram will appear here, so that you can choose the region to draw again.</p>"
+    "converted to 16 kHz mono. Its spectrogram will appear here, so that you can choose the region to redraw.</p>"
     "</div>"
 )
 # In the order of the page and of the arguments of a run.
@@ -86,7 +86,7 @@ def build(context: Context) -> None:
                 )
                 surroundings = gr.Slider(
                     0, 10, 0, step=0.1, label="Surroundings", elem_id="edit-around",
-                    info="Seconds that the model hears. More fit in better, fewer follow the prompt.",
+                    info="Seconds heard on either side. More of them fit better but follow the prompt less.",
                 )  # fmt: skip
                 added = gr.Slider(
                     1, 30, 5, step=1, label="Length", info="Seconds to add after the end.", visible=False,

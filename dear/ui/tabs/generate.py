@@ -156,7 +156,7 @@ def build(context: Context) -> None:
         with page_errors():
             length = None if seconds in (None, _clip(models.get(chosen, variant))) else seconds
         if length is not None and count > 1:
-            raise refusal("Another length is made for one variation at a time. Set Variations to 1.")
+            raise refusal("Only a single variation can have another length. Set Variations to 1.")
         options["seed"] = SEED if example and not keep else checks.resolve_seed(number, keep)
         if not example or count != 1 or candidates != 1:
             yield from generate(chosen, text, variant, count, options, length, candidates)

@@ -42,7 +42,7 @@ EMPTY = (
     "points of the target.</p></div>"
 )
 INTRO = (
-    "These are the heads of this repository in miniature. They draw points of a plane instead of tokens of sound. With "
+    "These are the heads of this repository in miniature. They draw points in a plane instead of tokens of sound. With "
     "one step, diffusion and flow matching miss the target, because they are trained for many small steps; with more "
     "steps they catch up. Energy scoring, MeanFlow and Shortcut are trained to need only one."
 )
@@ -65,11 +65,11 @@ def build(context: Context) -> None:
             with gr.Group(elem_classes="dear-settings"):
                 head = gr.Radio(
                     [ALL, *TITLES.values()], value=ALL, label="Head", elem_id="toy-head",
-                    info="One head trains for up to a minute, depending on this machine; all take turns.",
+                    info="One head needs up to a minute, depending on this machine. All heads take turns.",
                 )  # fmt: skip
                 steps = gr.Slider(
                     1, MOST_STEPS, 1, step=1, label="Steps", elem_id="toy-steps",
-                    info="From noise to a point. Change them at any time. Energy scoring always takes one.",
+                    info="Steps from noise to a point. You can change them at any time. Energy scoring takes one.",
                 )  # fmt: skip
                 toy = gr.Radio([(TOY_NAMES[name], name) for name in TOYS], value="swiss-roll", label="Target")
                 seed, lock = controls.seed_row("toy-")
