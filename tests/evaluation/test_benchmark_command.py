@@ -49,10 +49,10 @@ def test_the_command_measures_a_checkpoint_and_names_what_is_missing(checkpoint,
     )
     assert result["soak"]["generations"] == 2
     assert f"({one['stages']['decode'] / sum(one['stages'].values()):.0%})" in printed
+    assert printed.startswith("| row |") and "real_time_factor: " in printed and "torchsde" in printed
     assert main(["--rows", "bundled", *options[:5], "--model", str(checkpoint), "--compare", str(file)]) == 0
     printed = capsys.readouterr().out
     assert "| row | batch | precision | seconds then | now |" in printed and "another machine" not in printed
-    assert printed.startswith("| row |") and "real_time_factor: " in printed and "torchsde" in printed
 
 
 def test_a_checkpoint_without_a_teacher_is_no_obstacle(tmp_path):

@@ -95,10 +95,10 @@ def test_programs_see_endpoints_of_their_own(client):
     assert not api["unnamed_endpoints"]
     parameters = api["named_endpoints"]["/generate"]["parameters"]
     assert [each["parameter_name"] for each in parameters] == [
-        "prompt", "cfg_scale", "iterations", "temperature", "seed", "steps", "variant",
+        "prompt", "cfg_scale", "iterations", "temperature", "seed", "steps", "variant", "candidates",
     ]  # fmt: skip
-    assert [each["parameter_has_default"] for each in parameters] == [False] + [True] * 6
-    assert {each["parameter_default"] for each in parameters[1:]} == {None}
+    assert [each["parameter_has_default"] for each in parameters] == [False] + [True] * 7
+    assert [each["parameter_default"] for each in parameters[1:]] == [None] * 6 + [1]
 
 
 def run_of(page, *arguments):

@@ -79,4 +79,6 @@ def test_the_tab_in_a_browser(browser, page, monkeypatch):
     hand.resize(390)
     hand.until(lambda: hand.find(".dear-stills").rect["width"] < 390)
     assert hand.run("return document.documentElement.scrollWidth - window.innerWidth") <= 0
-    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    # Gradio's client reports a request that it ends itself, as after Stop.
+    severe = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    assert not [entry for entry in severe if "AbortError: signal is aborted" not in entry["message"]]
