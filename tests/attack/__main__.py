@@ -50,13 +50,13 @@ def tell(each: Try) -> None:
 def markdown(tables: Sequence[Table]) -> str:
     """The table of ``docs/reliability.md``."""
     columns = {
-        Outcome.SOUND: "taken",
+        Outcome.SOUND: "accepted",
         Outcome.REFUSED: "refused with a sentence",
         Outcome.TRACEBACK: "tracebacks",
         Outcome.HANG: "hangs",
         Outcome.MEMORY: "above the memory limit",
     }
-    head = ["attack", "tries", *columns.values(), "peak memory above rest"]
+    head = ["attack", "cases", *columns.values(), "peak memory above idle"]
     lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
     for table in tables:
         counts = [f"{table.count(outcome):,}" for outcome in columns]
