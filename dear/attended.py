@@ -49,11 +49,9 @@ class FullKV:
 
 
 @dataclass(frozen=True)
-class SparseKV:
-    """Keys, values and neighbours of a block where P tokens are computed, all known ones among them."""
+class SparseKV(FullKV):
+    """The same where P tokens are computed, all known ones among them; ``shown`` is [B, P]."""
 
-    prefix: tuple[Tensor, Tensor]
-    shown: Tensor  # [B, P] bool: what neighbours may see
     positions: Tensor  # [B, P] of the computed tokens
     length: int  # L
 
@@ -64,9 +62,6 @@ class SparseKV:
         # A position that is computed twice is shown once at most, and zeros add nothing.
         rows = x.new_zeros(batch, self.length + taps - 1, width).scatter_add(1, own, seen)
         return mixing.combine(x, [take(rows, self.positions + tap) for tap in range(taps)])
-
-    def join(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.cat((self.prefix[0], keys), dim=2), torch.cat((self.prefix[1], values), dim=2)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        others: FullKV | SparseKV | CachedKV | None,
+        others: FullKV | CachedKV | None,
         visible: Tensor | None,
         angles: tuple[Tensor, Tensor] | None,
         wanted: Tensor | slice | None = None,

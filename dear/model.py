@@ -103,16 +103,15 @@ class MaskedModel(nn.Module):
         generator: on the CPU. On another device it seeds a generator of that device, because a GPU would wait in every
             step for millions of values drawn on the CPU.
         """
+        parts = [tokens, context] if null_context is None else [tokens, context, null_context]
         if wanted is None:
             rows = to_device(mask.flatten().nonzero()[:, 0], tokens.device)
-            target, context = (each.flatten(0, 1).index_select(0, rows) for each in (tokens, context))
-            null_context = None if null_context is None else null_context.flatten(0, 1).index_select(0, rows)
+            parts = [each.flatten(0, 1).index_select(0, rows) for each in parts]
         else:
-            target = take(tokens, to_device(wanted, tokens.device)).flatten(0, 1)
-            context = context.flatten(0, 1)
-            null_context = None if null_context is None else null_context.flatten(0, 1)
-        more = {} if null_context is None else {"null_context": null_context}
-        return self.head.loss(target, context, generator_on(tokens.device, generator), **more)
+            parts[0] = take(tokens, to_device(wanted, tokens.device))
+            parts = [each.flatten(0, 1) for each in parts]
+        more = {} if null_context is None else {"null_context": parts[2]}
+        return self.head.loss(parts[0], parts[1], generator_on(tokens.device, generator), **more)
 
     def loss(
         self,

@@ -63,6 +63,7 @@ def test_a_mask_hides_one_position_at_least_and_can_hide_all():
 def test_some_masks_hide_all_that_they_may_and_a_batch_can_share_one_share():
     mask = random_mask(4000, 100, (0.2, 0.9), torch.Generator().manual_seed(0), empty=0.25)
     assert (mask.float().mean(dim=1) == 0.9).float().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert mask.float().mean().item() == pytest.approx(MaskingConfig((0.2, 0.9), empty=0.25).mean_share, abs=0.01)
     generator = torch.Generator().manual_seed(0)
     shared = [random_mask(8, 100, (0.2, 0.9), generator, empty=0.25, together=True).sum(dim=1) for _ in range(400)]
     assert all((counts == counts[0]).all() for counts in shared)

@@ -3,6 +3,8 @@ import dataclasses
 import pytest
 import torch
 from factory import tiny_config
+from small_models import new_model as build
+from small_models import two_items
 
 from dear.attended import take
 from dear.conditioning import Conditioning
@@ -16,22 +18,9 @@ from dear.randomness import generator_on
 from dear.sampling import generate
 
 
-def build(variant="student", seed=0, **backbone):
-    config = tiny_config()
-    config = dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, **backbone))
-    torch.manual_seed(seed)
-    return MaskedModel(config, variant).double()
-
-
 @pytest.fixture
 def batch():
-    """Tokens [2, 8, 16], known [2, 8] and a conditioning [2, 4, 384] of which the second item has two tokens."""
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randn(2, 8, 16, generator=generator, dtype=torch.float64)
-    known = torch.tensor([[1, 0, 0, 1, 1, 0, 1, 0], [0, 0, 1, 0, 0, 0, 0, 1]], dtype=torch.bool)
-    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]], dtype=torch.bool)
-    condition = torch.randn(2, 4, 384, generator=generator, dtype=torch.float64) * mask[..., None]
-    return tokens, known, Conditioning(condition, mask)
+    return two_items()
 
 
 def size(model):

@@ -28,6 +28,24 @@ def build(variant="student", dtype=torch.float64, config=None, **backbone):
     return model
 
 
+def new_model(variant="student", seed=0, **backbone):
+    """A model with its initial weights, in float64."""
+    config = tiny_config()
+    config = dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, **backbone))
+    torch.manual_seed(seed)
+    return MaskedModel(config, variant).double()
+
+
+def two_items():
+    """Tokens [2, 8, 16], known [2, 8] and a conditioning [2, 4, 384] of which the second item has two tokens."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(2, 8, 16, generator=generator, dtype=torch.float64)
+    known = torch.tensor([[1, 0, 0, 1, 1, 0, 1, 0], [0, 0, 1, 0, 0, 0, 0, 1]], dtype=torch.bool)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]], dtype=torch.bool)
+    condition = torch.randn(2, 4, 384, generator=generator, dtype=torch.float64) * mask[..., None]
+    return tokens, known, Conditioning(condition, mask)
+
+
 def condition(model, batch, seed=0, length=T):
     generator = torch.Generator().manual_seed(seed)
     dtype = next(model.parameters()).dtype

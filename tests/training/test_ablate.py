@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from reproduction import make_clips, make_recipe
 
 from dear.conditioning import Conditioning
 from training import ablate
@@ -18,16 +17,6 @@ from training.report.tables import agreement
 from training.reproduce import Reproduction
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory):
-    return make_clips(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory):
-    return make_recipe(tmp_path_factory.mktemp("recipe") / "toy.yaml")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from processes import end, start, wait_until
-from reproduction import SOUNDS, make_clips, make_recipe, same_weights, train_all
+from reproduction import SOUNDS, same_weights, train_all
 
 from dear.config import ConfigError
 from dear.evaluation.judge import load_judge
@@ -27,16 +27,6 @@ from training.report.card import last_phase
 from training.reproduce import Reproduction, main
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory):
-    return make_clips(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory):
-    return make_recipe(tmp_path_factory.mktemp("recipe") / "toy.yaml")
 
 
 @pytest.fixture(scope="module")

@@ -93,4 +93,9 @@ def test_the_work_of_a_step_adds_up():
     assert step_flops(config, "student", *args, teacher=True) == pytest.approx(whole + backbone)
     assert step_flops(config, "student", *args, frozen=True) == pytest.approx(whole - 2 * backbone)
     assert step_flops(config, "student", 64, 78, 0.85) == pytest.approx(2 * whole)
+    # Where every hidden token is a target, nothing is left out; with few of them, most of the work is.
+    visible = preset("base-visible")
+    whole = step_flops(visible, "student", *args)
+    assert step_flops(visible, "student", *args, targets=visible.length) == pytest.approx(whole)
+    assert step_flops(visible, "student", *args, targets=1) < 0.35 * whole
     assert 1e8 < measured_peak(torch.device("cpu"), "no") < 1e14

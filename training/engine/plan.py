@@ -107,6 +107,7 @@ def plan(
         recipe.masking.mean_share,
         teacher=distill is not None and distill.weight > 0,
         frozen=distill is not None and distill.freeze,
+        targets=recipe.masking.targets,
     )
     size = item_bytes(config, conditioning)
     each = {}

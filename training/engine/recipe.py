@@ -100,9 +100,10 @@ class MaskingConfig:
     def mean_share(self) -> float:
         """The mean share of hidden tokens."""
         low, high = self.ratio
-        if self.shares == "uniform" or low == high:
-            return (low + high) / 2
-        return (math.sqrt(1 - low**2) - math.sqrt(1 - high**2)) / (math.acos(low) - math.acos(high))
+        mean = (low + high) / 2
+        if self.shares == "cosine" and low < high:
+            mean = (math.sqrt(1 - low**2) - math.sqrt(1 - high**2)) / (math.acos(low) - math.acos(high))
+        return self.empty * high + (1 - self.empty) * mean
 
 
 @dataclass(frozen=True)

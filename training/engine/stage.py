@@ -229,6 +229,7 @@ class Stage:
             recipe.masking.mean_share,
             teacher=distill is not None and distill.weight > 0,
             frozen=distill is not None and distill.freeze,
+            targets=recipe.masking.targets,
         )
         device = self.process.device
         return {

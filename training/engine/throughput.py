@@ -20,7 +20,7 @@ from dear.layers import shapes_alone
 ROUNDS = 6  # timed products, of which the fastest counts, after one to warm up
 
 
-def backbone_flops(config: Config, conditioning: int, hidden: float = 1.0) -> float:
+def backbone_flops(config: Config, conditioning: int, hidden: float = 1.0, scored: int = 0) -> float:
     """One forward pass for one item of L audio tokens behind T = ``conditioning`` tokens.
 
     ``2 (T E C + L D C) + depth (2 (T + L) (4 + 2 r) C^2 + 4 C (T^2 + L (T + L)))``, r the MLP's ratio: projections
@@ -30,8 +30,13 @@ def backbone_flops(config: Config, conditioning: int, hidden: float = 1.0) -> fl
     Under ``attention`` "joint", where the encoder omits the share ``hidden`` of the audio tokens, K = (1 - hidden) L
     replaces L in the first half of the blocks, a product of C^2 joins the halves, and all tokens attend to all. Of the
     conditioning tokens the last block computes keys and values alone.
+
+    scored: audio tokens that are scored where the other hidden ones are left out (``masking.targets`` under
+    ``masked_attention`` "visible"), 0 for none left out. L is then their number and that of the known ones, on average.
     """
-    width, length, count = config.backbone.width, config.length, conditioning
+    width, length, count = config.backbone.width, float(config.length), conditioning
+    if scored and config.backbone.masked_attention == "visible":
+        length = min(length, (1 - hidden) * length + scored)
     hidden_width = int(width * config.backbone.mlp_ratio)
 
     def block(tokens: float, seen: float) -> float:
@@ -68,16 +73,19 @@ def step_flops(
     hidden: float,
     teacher: bool = False,
     frozen: bool = False,
+    targets: int = 0,
 ) -> float:
     """One training step, which costs three forward passes: one forward and two for the backward pass.
 
     conditioning: T of the batches. hidden: mean share of masked tokens. teacher: whether a teacher's backbone runs
-    forward too. frozen: whether the backbone runs forward only. A head may take more passes: see ``Head.train_passes``.
+    forward too. frozen: whether the backbone runs forward only. targets: ``masking.targets``. A head may take more
+    passes: see ``Head.train_passes``.
     """
     head = _head(config.variants[variant].head, config.vae.token_dim, config.backbone.width)
-    heads = head.train_passes * config.length * hidden * head.loss_flops()
+    scored = config.length * hidden
+    heads = head.train_passes * (min(targets, scored) if targets else scored) * head.loss_flops()
     forwards = (1 if frozen else 3) + teacher + head.wants_null_context
-    return batch_size * (backbone_flops(config, conditioning, hidden) * forwards + heads)
+    return batch_size * (backbone_flops(config, conditioning, hidden, targets) * forwards + heads)
 
 
 def measured_peak(device: torch.device, precision: str) -> float:
