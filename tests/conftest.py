@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from factory import tiny_checkpoint
 
-from dear.conditioning import MiniLMEncoder
+from dear.conditioning.minilm import MiniLMEncoder
 from dear.evaluation.click import BrowserError, chromium
 from dear.pipeline import AudioDEAR
 

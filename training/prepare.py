@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 
 from dear.files import write_atomically
-from training.data.datasets import READERS
 from training.data.manifest import Entry, read_manifest, write_manifest
 from training.data.probe import probe
+from training.data.readers import READERS
 from training.data.tables import DatasetError, Skipped
 from training.runtime.commands import guarded
 from training.runtime.progress import Progress

@@ -12,30 +12,28 @@ from typing import TypeVar
 
 from torch import nn
 
-from dear.codec.audioldm import AudioLDMVAE, AudioLDMVocoder
 from dear.codec.base import Codec, Vocoder
-from dear.codec.conv import ConvVAE
-from dear.codec.griffin_lim import GriffinLim
-from dear.codec.istft import ISTFTVocoder
-from dear.codec.lapped import LappedVAE
-from dear.codec.mel_gain import MelGain
-from dear.codec.patch import PatchVAE
 from dear.config import ConfigError, MelConfig, VAEConfig, VocoderConfig
+from dear.registry import load_kinds
 
 T = TypeVar("T", bound=nn.Module)
 
-CODECS: dict[str, type[Codec]] = {
-    "patch": PatchVAE,
-    "lapped": LappedVAE,
-    "conv": ConvVAE,
-    "audioldm": AudioLDMVAE,
-}
-VOCODERS: dict[str, type[Vocoder]] = {
-    "griffin-lim": GriffinLim,
-    "mel-gain": MelGain,
-    "istft": ISTFTVocoder,
-    "audioldm": AudioLDMVocoder,
-}
+CODECS: dict[str, type[Codec]] = load_kinds(
+    {
+        "patch": "dear.codec.patch:PatchVAE",
+        "lapped": "dear.codec.lapped:LappedVAE",
+        "conv": "dear.codec.conv:ConvVAE",
+        "audioldm": "dear.codec.audioldm:AudioLDMVAE",
+    }
+)
+VOCODERS: dict[str, type[Vocoder]] = load_kinds(
+    {
+        "griffin-lim": "dear.codec.griffin_lim:GriffinLim",
+        "mel-gain": "dear.codec.mel_gain:MelGain",
+        "istft": "dear.codec.istft:ISTFTVocoder",
+        "audioldm": "dear.codec.audioldm:AudioLDMVocoder",
+    }
+)
 
 
 def build_vae(vae: VAEConfig, mel: MelConfig, folder: Path | None = None) -> Codec:

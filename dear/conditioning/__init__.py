@@ -20,28 +20,27 @@ from dear.conditioning.base import (
     check_prompt,
     control_character,
 )
-from dear.conditioning.minilm import MiniLMEncoder
-from dear.conditioning.paper import PaperEncoder
 from dear.config import ConditioningConfig, ConfigError
+from dear.registry import load_kinds
 
 __all__ = [
     "ENCODERS",
     "MAX_PROMPT",
     "Conditioning",
     "EncoderError",
-    "MiniLMEncoder",
     "NullCondition",
-    "PaperEncoder",
     "TextEncoder",
     "build_text_encoder",
     "check_prompt",
     "control_character",
 ]
 
-ENCODERS: dict[str, type[TextEncoder]] = {
-    "minilm": MiniLMEncoder,
-    "paper": PaperEncoder,
-}
+ENCODERS: dict[str, type[TextEncoder]] = load_kinds(
+    {
+        "minilm": "dear.conditioning.minilm:MiniLMEncoder",
+        "paper": "dear.conditioning.paper:PaperEncoder",
+    }
+)
 
 
 def build_text_encoder(

@@ -4,18 +4,16 @@
 """
 
 from dear.heads.base import Head
-from dear.heads.diffusion import DiffusionHead
-from dear.heads.energy import EnergyHead
-from dear.heads.flow import FlowHead
-from dear.heads.meanflow import MeanFlowHead
-from dear.heads.shortcut import ShortcutHead
+from dear.registry import load_kinds
 
-HEADS: dict[str, type[Head]] = {
-    "energy": EnergyHead,
-    "diffusion": DiffusionHead,
-    "flow": FlowHead,
-    "meanflow": MeanFlowHead,
-    "shortcut": ShortcutHead,
-}
+HEADS: dict[str, type[Head]] = load_kinds(
+    {
+        "energy": "dear.heads.energy:EnergyHead",
+        "diffusion": "dear.heads.diffusion:DiffusionHead",
+        "flow": "dear.heads.flow:FlowHead",
+        "meanflow": "dear.heads.meanflow:MeanFlowHead",
+        "shortcut": "dear.heads.shortcut:ShortcutHead",
+    }
+)
 
-__all__ = ["HEADS", "DiffusionHead", "EnergyHead", "FlowHead", "Head", "MeanFlowHead", "ShortcutHead"]
+__all__ = ["HEADS", "Head"]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from dear.registry import load_kinds
 from dear.ui.context import Tab
-from dear.ui.tabs import compare, duel, edit, generate, hood, listening, model
 
-TABS: dict[str, Tab] = {
-    tab.name: tab
-    for tab in (
-        generate.TAB,
-        compare.TAB,
-        duel.TAB,
-        edit.TAB,
-        listening.TAB,
-        hood.TAB,
-        model.TAB,
-    )
-}
+TABS: dict[str, Tab] = load_kinds(
+    {
+        "generate": "dear.ui.tabs.generate:TAB",
+        "compare": "dear.ui.tabs.compare:TAB",
+        "duel": "dear.ui.tabs.duel:TAB",
+        "edit": "dear.ui.tabs.edit:TAB",
+        "listening": "dear.ui.tabs.listening:TAB",
+        "hood": "dear.ui.tabs.hood:TAB",
+        "model": "dear.ui.tabs.model:TAB",
+    }
+)

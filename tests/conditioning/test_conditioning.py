@@ -13,12 +13,11 @@ from transformers import BertModel
 from dear.conditioning import (
     Conditioning,
     EncoderError,
-    MiniLMEncoder,
     NullCondition,
     build_text_encoder,
     check_prompt,
 )
-from dear.conditioning.minilm import MiniLMConfig
+from dear.conditioning.minilm import MiniLMConfig, MiniLMEncoder
 from dear.conditioning.t5 import pad_pieces
 from dear.config import ConfigError
 

@@ -18,12 +18,8 @@ from factory import tiny_checkpoint, tiny_config
 from safetensors.torch import load_file, save_file
 from transformers import T5EncoderModel, T5Tokenizer
 
-from dear.conditioning import (
-    EncoderError,
-    PaperEncoder,
-    build_text_encoder,
-)
-from dear.conditioning.paper import PaperConfig
+from dear.conditioning import EncoderError, build_text_encoder
+from dear.conditioning.paper import PaperConfig, PaperEncoder
 from dear.config import ConfigError
 from dear.pipeline import AudioDEAR
 

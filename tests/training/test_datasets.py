@@ -9,16 +9,9 @@ from pathlib import Path
 import pytest
 
 from training.data.captions import prompts
-from training.data.datasets import (
-    READERS,
-    audiocaps,
-    audioset,
-    clips,
-    esc10,
-    esc50,
-    wavcaps,
-)
+from training.data.datasets import audiocaps, audioset, clips, esc10, esc50, wavcaps
 from training.data.manifest import Entry
+from training.data.readers import READERS
 from training.data.tables import DatasetError, Skipped, find_sounds
 
 

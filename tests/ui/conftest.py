@@ -12,7 +12,7 @@ import pytest
 from factory import tiny_checkpoint, tiny_config
 from webpage import served
 
-from dear.conditioning import MiniLMEncoder
+from dear.conditioning.minilm import MiniLMEncoder
 from dear.config import MelConfig
 from dear.evaluation.click import BrowserError, chromium
 from dear.pipeline import AudioDEAR

@@ -9,7 +9,7 @@ order of the tables. Sound files are only listed here, never opened. Tables that
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from training.data.manifest import Entry, clean_caption
@@ -161,16 +161,6 @@ def clips(audio: Path, metadata: Sequence[Path], seed: int) -> Iterator[Entry | 
             source = f"freesound:{found[1]}" if found else row["source"] or None
             licence = row["license"] or None
             yield _labelled(sounds, row["file"], row["label"], "clips", source, licence, row["fold"], seed)
-
-
-READERS: dict[str, Callable[..., Iterator[Entry | Skipped]]] = {
-    "audiocaps": audiocaps,
-    "wavcaps": wavcaps,
-    "audioset": audioset,
-    "esc50": esc50,
-    "esc10": esc10,
-    "clips": clips,
-}
 
 
 def _labelled(

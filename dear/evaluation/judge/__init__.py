@@ -13,25 +13,27 @@ from pathlib import Path
 
 import torch
 
-from dear.evaluation.judge.clap import load_clap_embedder
-from dear.evaluation.judge.efficientat import load_efficientat
 from dear.evaluation.judge.embedder import Embedder, JudgeEmbedder
-from dear.evaluation.judge.panns import load_panns, load_panns_judge
-from dear.evaluation.judge.vggish import load_vggish
 from dear.evaluation.judge.weights import PUBLISHED
-from dear.judge import Heard, Judge, JudgeError, describe, load_classifier
+from dear.judge import Heard, Judge, JudgeError, describe
+from dear.registry import load_kinds
 
 # Each loads a judge from a path, or its bundled weights for None where it has some.
-JUDGES: dict[str, Callable[[Path | None], Judge]] = {
-    "classifier": load_classifier,
-    "efficientat": load_efficientat,
-    "panns": load_panns_judge,
-}
-EMBEDDERS: dict[str, Callable[[str, torch.device], Embedder]] = {
-    "panns": lambda source, device: load_panns(source).to(device),
-    "vggish": lambda source, device: load_vggish(source).to(device),
-    "clap": load_clap_embedder,
-}
+JUDGES: dict[str, Callable[[Path | None], Judge]] = load_kinds(
+    {
+        "classifier": "dear.judge.classifier:load_classifier",
+        "efficientat": "dear.evaluation.judge.efficientat:load_efficientat",
+        "panns": "dear.evaluation.judge.panns:load_panns_judge",
+    }
+)
+# Each loads an embedder from its source to a device.
+EMBEDDERS: dict[str, Callable[[str, torch.device], Embedder]] = load_kinds(
+    {
+        "panns": "dear.evaluation.judge.panns:load_panns",
+        "vggish": "dear.evaluation.judge.vggish:load_vggish",
+        "clap": "dear.evaluation.judge.clap:load_clap_embedder",
+    }
+)
 DEFAULT = "classifier"
 JUDGE_HELP = (
     "efficientat:FILE or panns:FILE, which hear waveforms, or classifier[:DIR], which hears mels; default: %(default)s"

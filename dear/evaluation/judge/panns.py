@@ -98,13 +98,13 @@ class Cnn14(nn.Module):
         return Embedded(features.cpu(), logits[0].cpu())
 
 
-def load_panns(source: str | Path) -> Cnn14:
+def load_panns(source: str | Path, device: torch.device | str = "cpu") -> Cnn14:
     """The network in the published file ``Cnn14_16k_mAP=0.438.pth``; ``published`` downloads it.
 
     Raises :class:`JudgeError` naming the file and what is wrong with it.
     """
     weights, digest = read_weights(find_weights(source, ADDRESS, FILE), LARGEST, "PANNs")
-    return Cnn14(weights, digest)
+    return Cnn14(weights, digest).to(device)
 
 
 def load_panns_judge(source: str | Path | None) -> Cnn14:

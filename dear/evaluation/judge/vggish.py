@@ -83,14 +83,14 @@ class VGGish(nn.Module):
         return Embedded(self(self.log_mel(waveform.to(self.window.device))).cpu(), None)
 
 
-def load_vggish(source: str | Path) -> VGGish:
+def load_vggish(source: str | Path, device: torch.device | str = "cpu") -> VGGish:
     """The network in the published file ``vggish-10086976.pth``; ``published`` downloads it.
 
     Raises :class:`JudgeError` naming the file and what is wrong with it.
     """
     path = find_weights(source, ADDRESS, FILE, FILE.removesuffix(".pth").rpartition("-")[2])
     weights, digest = read_weights(path, LARGEST, "VGGish")
-    return VGGish(weights, digest)
+    return VGGish(weights, digest).to(device)
 
 
 def _bands() -> Tensor:
