@@ -6,8 +6,6 @@ overall quality. Many raters and processes may write at once; a rating given aga
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 import sqlite3
@@ -21,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dear import csv_tables
 from dear.listening.study import Clip
 
 MEASURES = ("REL", "OVL")
@@ -227,19 +226,5 @@ def _result(unit: str, measure: str, system: str, minus: str, scores: Mapping[tu
 
 
 def to_csv(rows: Sequence[Rating] | Sequence[Result], kind: type[Rating] | type[Result]) -> str:
-    """Ratings or results as a CSV table with a header; values that are not numbers are empty.
-
-    A text that a spreadsheet would compute as a formula gets an apostrophe in front.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([field.name for field in fields(kind)])
-    for row in rows:
-        writer.writerow([_cell(value) for value in astuple(row)])
-    return text.getvalue()
-
-
-def _cell(value: object) -> object:
-    if isinstance(value, str) and value.lstrip().startswith(("=", "+", "-", "@")):
-        return f"'{value}"
-    return "" if isinstance(value, float) and math.isnan(value) else value
+    """Ratings or results as a CSV table with a header."""
+    return csv_tables.to_csv([field.name for field in fields(kind)], map(astuple, rows))

@@ -94,7 +94,7 @@ HEAD = f"""
 <style>
 {load("outside.css")}</style>
 <script>
-{load("page.js", **SCRIPT_VALUES)}{load("zip.js")}{load("takes.js")}</script>
+{load("page.js", **SCRIPT_VALUES)}{load("zip.js")}{load("csv.js")}{load("takes.js")}</script>
 """
 
 

@@ -135,9 +135,7 @@ window.dearTakes = (() => {
         settings.negative_prompt ?? "", settings.candidates ?? "", settings.digest, take.star ? "yes" : "",
         new Date(take.time).toISOString()]);
     }
-    // A cell that begins like a formula is text to spreadsheets.
-    const cell = (value) => `"${String(value).replace(/^([=+@-])/, "'$1").replaceAll('"', '""')}"`;
-    files["takes.csv"] = new TextEncoder().encode(rows.map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n");
+    files["takes.csv"] = new TextEncoder().encode(window.dearCsv(rows));
     save(window.dearZip(files), "takes.zip");
   };
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 import random
 import tempfile
 import zipfile
@@ -17,6 +15,7 @@ from typing import Any
 
 import gradio as gr
 
+from dear.csv_tables import to_csv
 from dear.loudness import PAGE
 from dear.output import Output
 from dear.pipeline import AudioDEAR
@@ -273,14 +272,11 @@ def cell_html(found: Sequence[Cell], index: int, hidden: bool, columns: int) -> 
 def _archive(found: Comparison, folder: Path) -> str:
     """A ZIP of all sounds, whose names tell their settings, and a table."""
     path = Path(tempfile.mkdtemp(dir=folder)) / "comparison.zip"
-    table = io.StringIO()
-    rows = csv.writer(table)
-    rows.writerow(["file", *found.cells[0].used])
+    rows = [(Path(cell.path).name, *cell.used.values()) for cell in found.cells]
     with zipfile.ZipFile(path, "w") as archive:
         for cell in found.cells:
             archive.write(cell.path, Path(cell.path).name)
-            rows.writerow([Path(cell.path).name, *cell.used.values()])
-        archive.writestr("comparison.csv", table.getvalue())
+        archive.writestr("comparison.csv", to_csv(["file", *found.cells[0].used], rows))
     return str(path)
 
 
