@@ -38,10 +38,9 @@ def results_panel(ratings: Ratings, expected: str, folder: Path) -> None:
 
     def show_results(given: str, chosen: str, request: gr.Request | None = None) -> dict[Any, Any]:
         caller = caller_of(request)
-        if (seconds := guesses.remaining(caller)) > 0:
+        if (seconds := guesses.begin(caller)) > 0:
             raise refusal(f"Too many wrong keys. Try again in {math.ceil(seconds / 60)} minutes.")
         if not hmac.compare_digest(given.strip().encode(errors="replace"), expected.encode()):
-            guesses.wrong(caller)
             raise refusal("This is not the key of this test.")
         guesses.right(caller)
         try:

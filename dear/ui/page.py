@@ -19,6 +19,7 @@ from starlette.routing import Route
 from dear.pipeline import AudioDEAR
 from dear.ui import metrics, visitor
 from dear.ui.api import endpoints
+from dear.ui.callers import trust_proxies
 from dear.ui.components.files import remove_old_files
 from dear.ui.context import Context
 from dear.ui.gpu import is_zero
@@ -72,6 +73,7 @@ def serve(model: AudioDEAR, host: str, port: int, source: str | None = None, rev
     source, revision: where ``model`` came from; None for the bundled weights. Its other variants are loaded from there.
     Raises OSError if the port is taken, ValueError if the environment names a listening test that can't be opened.
     """
+    trust_proxies()
     folder = Path(tempfile.mkdtemp(prefix="audiodear-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     threading.Thread(target=remove_old_files, args=(folder,), daemon=True).start()

@@ -160,11 +160,13 @@ def test_a_lock_out_ends():
     now = [0.0]
     guesses = LockOut(most=2, seconds=10, clock=lambda: now[0])
     for now[0] in (0.0, 11.0, 12.0):  # the first is forgotten
-        assert guesses.remaining("a") == 0
-        guesses.wrong("a")
-    assert guesses.remaining("a") == 10 and guesses.remaining("b") == 0
+        assert guesses.begin("a") == 0
+    assert guesses.begin("a") == 10 and guesses.begin("b") == 0
+    now[0] = 21.0
+    assert guesses.begin("a") == 1  # refused guesses do not make the lock longer
     now[0] = 22.0
-    assert guesses.remaining("a") == 0
+    assert guesses.begin("a") == guesses.begin("a") == 0
+    assert guesses.begin("a") == 10
 
 
 def test_names_in_the_results_are_text(tmp_path):

@@ -15,13 +15,12 @@ from webpage import served
 
 from dear.pipeline import AudioDEAR
 from dear.ui import turns
-from dear.ui.callers import caller_of
 from dear.ui.components.runs import QUEUE
 from dear.ui.turns import MAX_PER_CALLER, FairQueue, estimate
 
 
-def asked(host: str, forwarded: str = "") -> types.SimpleNamespace:
-    return types.SimpleNamespace(client=types.SimpleNamespace(host=host), headers={"x-forwarded-for": forwarded})
+def asked(host: str) -> types.SimpleNamespace:
+    return types.SimpleNamespace(client=types.SimpleNamespace(host=host))
 
 
 @pytest.fixture
@@ -97,14 +96,6 @@ def test_an_event_that_the_page_does_not_have_is_refused(queue):
     assert asyncio.run(queue.push(body, asked("93.184.216.34"), None)) == (
         False, "fn_index must be one of this page's events, got 7", "error",
     )  # fmt: skip
-
-
-def test_a_caller_is_an_address_or_a_session():
-    assert caller_of(asked("93.184.216.34", "8.8.8.8"), "s") == "93.184.216.34"
-    assert caller_of(asked("127.0.0.1", "1.2.3.4, 8.8.8.8"), "s") == "8.8.8.8"  # the proxy's own entry
-    assert caller_of(asked("10.0.0.7", "10.0.0.8"), "s") == "s"
-    assert caller_of(asked("10.0.0.7", "<x>")) == "10.0.0.7"
-    assert caller_of(None, "s") == "s"
 
 
 def test_costs_are_iterations_times_steps_times_sounds():
