@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from dear.conditioning import EncoderError
 from dear.conditioning.clap import find_checkpoint, load_clap
 from dear.conditioning.clap_mel import ClapMel
 from dear.conditioning.laion import load_mapped
+from dear.conditioning.laion_module import LaionModule
 from dear.files import sha256
 from training.clap import compare, main
 
@@ -182,6 +184,18 @@ def test_absent_files_are_named(folder, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(EncoderError, match=r"cannot load .*model\.safetensors"):
         load_clap(str(tmp_path))
+
+
+def test_laions_package_without_torchvision_is_refused_with_a_sentence(folder, monkeypatch):
+    """Also where the package itself is absent, as on Python 3.13."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("laion_clap", "torchvision")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    message = (
+        r"laion_clap cannot load .*laion\.pt \(ModuleNotFoundError: .*; it needs pip install laion-clap torchvision "
+    )
+    with pytest.raises(EncoderError, match=message):
+        LaionModule(folder / "laion.pt")
 
 
 def test_older_weight_files_load_too(folder, clap, tmp_path):
