@@ -121,3 +121,20 @@ def test_two_takes_play_together_and_go_to_other_tabs_and_into_an_archive(browse
     menu(hand, 1, "edit")
     hand.until(lambda: hand.find("#edit-map svg[role=img]").is_displayed())
     assert hand.value("#edit-prompt textarea") == "rain"
+
+
+def test_a_full_storage_is_said(hand):
+    make(hand, 1)
+    hand.run(
+        "window.put = IDBObjectStore.prototype.put;"
+        "IDBObjectStore.prototype.put = function (...values) {"  # as browsers end a transaction beyond the quota
+        "  const asked = window.put.apply(this, values); this.transaction.abort(); return asked; };"
+    )
+    hand.write("#seed input", "8")
+    make(hand, 2)
+    hand.until(lambda: hand.find(".dear-takes-full").is_displayed())
+    hand.run("IDBObjectStore.prototype.put = window.put;")
+    hand.all(".dear-take [data-action=star]")[0].click()  # stores it
+    hand.until(lambda: not hand.find(".dear-takes-full").is_displayed())
+    hand.open()
+    hand.until(lambda: len(hand.all(".dear-take")) == 2)

@@ -1,7 +1,7 @@
 /* Takes: finished sounds, kept in this browser's IndexedDB. Nothing is sent to the server unless a visitor does so. */
 window.dearTakes = (() => {
   const KEPT = 50;  // takes without a star; older ones are dropped
-  let takes = [], chosen = null, pair = { A: null, B: null }, playing = null, root = null, mix = null;
+  let takes = [], chosen = null, pair = { A: null, B: null }, playing = null, root = null, mix = null, full = false;
   const player = new Audio();
   const text = (string) => String(string).replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
 
@@ -15,7 +15,7 @@ window.dearTakes = (() => {
       all.onabort = all.onerror = () => { request.result.close(); reject(all.error); };
     };
   });
-  const keep = (take) => store("readwrite", (all) => all.put(take)).catch(() => {});
+  const keep = (take) => store("readwrite", (all) => all.put(take)).then(() => { full = false; }, () => { full = true; });
   const drop = (take) => {
     takes = takes.filter((each) => each !== take);
     for (const side of ["A", "B"]) if (pair[side] === take) pair[side] = null;
@@ -49,6 +49,7 @@ window.dearTakes = (() => {
     const focus = document.activeElement?.dataset;
     const ready = pair.A && pair.B;
     root.querySelector(".dear-takes-empty").hidden = takes.length > 0;
+    root.querySelector(".dear-takes-full").hidden = !full;
     root.querySelector(".dear-takes-tools").hidden = !takes.length;
     root.querySelector("[data-action=ab]").disabled = !ready;
     root.querySelector("[data-action=ab]").textContent = mix ? "Stop" : "Play A and B";
@@ -150,7 +151,7 @@ window.dearTakes = (() => {
   const act = async (action, id, trigger, button) => {
     const take = find(id);
     if (action === "play") play(take);
-    if (action === "star") { take.star = !take.star; keep(take); }
+    if (action === "star") { take.star = !take.star; await keep(take); }
     if (action === "A" || action === "B") {
       const other = action === "A" ? "B" : "A";
       if (pair[other] === take) pair[other] = null;
@@ -167,7 +168,7 @@ window.dearTakes = (() => {
       root.querySelector("[popover]").hidePopover();
       if (action === "rename") {
         const name = prompt("Name of this take", title(chosen));
-        if (name !== null) { chosen.name = name.trim().slice(0, 200); keep(chosen); }
+        if (name !== null) { chosen.name = name.trim().slice(0, 200); await keep(chosen); }
       } else if (action === "save") save(chosen.blob, `${fileName(chosen)}.wav`);
       else if (action === "delete") drop(chosen);
       else trigger(action);  // select: restore its settings; edit: send to Edit; submit: send to Compare
