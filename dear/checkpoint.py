@@ -28,7 +28,7 @@ from dear.card import model_card
 from dear.codec import CODECS, VOCODERS, build_vae, build_vocoder
 from dear.codec.base import Codec, Vocoder
 from dear.config import Config, ConfigError
-from dear.files import read_text, regular_size, sha256
+from dear.files import errors_naming, read_text, regular_size, sha256
 from dear.hub import REPOSITORY, SCHEME, CheckpointError, UnavailableError, fetch, kept_reference, upload
 from dear.kinds import KINDS
 from dear.layers import shapes_alone
@@ -276,17 +276,18 @@ def save_checkpoint(
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         new = work / "new"
-        (new / "codec").mkdir(parents=True)
-        (new / "config.json").write_text(config.to_json(), encoding="utf-8")
-        if card is not None:
-            (new / CARD).write_text(card, encoding="utf-8")
-        if vocabulary is not None:
-            save_vocabulary(new, vocabulary)
-        for variant, model in models.items():
-            _write(new / _weights(variant, config), model)
-        for name, part in (("vae", vae), ("vocoder", vocoder)):
-            if name not in _named(config) and part.state_dict():
-                _write(new / "codec" / f"{name}.safetensors", part)
+        with errors_naming(folder):
+            (new / "codec").mkdir(parents=True)
+            (new / "config.json").write_text(config.to_json(), encoding="utf-8")
+            if card is not None:
+                (new / CARD).write_text(card, encoding="utf-8")
+            if vocabulary is not None:
+                save_vocabulary(new, vocabulary)
+            for variant, model in models.items():
+                _write(new / _weights(variant, config), model)
+            for name, part in (("vae", vae), ("vocoder", vocoder)):
+                if name not in _named(config) and part.state_dict():
+                    _write(new / "codec" / f"{name}.safetensors", part)
         if folder.exists():
             os.rename(folder, work / "old")
         try:

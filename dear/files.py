@@ -7,14 +7,25 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 
 class DamagedError(ValueError):
     """A file whose content is not what was written to it."""
+
+
+@contextmanager
+def errors_naming(path: Path) -> Iterator[None]:
+    """Raise an OSError that names no file, such as that of a write to a full disk, as one that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -26,15 +37,15 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     path = resolve_links(path)
     temporary = path.with_name(f"{path.name}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        # torch.save reports what a file raises as a RuntimeError of its own.
-        cause = error.__context__ if isinstance(error, RuntimeError) else error
-        if isinstance(cause, OSError) and cause.filename is None:
+        with errors_naming(path):
+            with open(temporary, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            replace(temporary, path)
+    except RuntimeError as error:  # torch.save reports what a file raises as an error of its own
+        cause = error.__context__
+        if isinstance(cause, OSError):
             raise OSError(cause.errno, cause.strerror, str(path)) from None
         raise
     finally:

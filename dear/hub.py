@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 
+from dear.files import write_atomically
 from dear.transfer import GivenUpError, Progress, Transfer, progress_bar
 
 REPOSITORY = r"\w[\w.-]*/\w[\w.-]*"  # owner/name
@@ -169,7 +170,7 @@ def kept_reference(repository: str, revision: str | None) -> Iterator[None]:
         whole = True
     finally:
         if not whole and before is not None:
-            path.write_bytes(before)
+            write_atomically(path, lambda file: file.write(before))
 
 
 def _digest(path: Path, etag: str) -> str | None:

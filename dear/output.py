@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from dear.audio import open_sound
-from dear.files import replace, resolve_links
+from dear.files import errors_naming, replace, resolve_links
 from dear.vocabulary import Nearest
 
 # By suffix: libsndfile's names of a format and of its samples. MP3 and Ogg Vorbis are lossy.
@@ -170,7 +170,7 @@ class Output:
         targets = [resolve_links(each) for each in paths]
         work = [target.with_name(f".{secrets.token_hex(8)}.tmp") for target in targets]
         try:
-            for name, item in zip(work, self, strict=True):
+            for name, target, item in zip(work, targets, self, strict=True):
                 file = io.BytesIO()  # of a full disk libsndfile says nothing that helps
                 subtype = "FLOAT" if float_samples else samples
                 with soundfile.SoundFile(file, "w", self.sample_rate, 1, subtype, format=kind) as sound:
@@ -178,7 +178,8 @@ class Output:
                     sound.comment = json.dumps({"seed": item.seed} | self.settings)
                     sound.title = item.prompts[0]
                     sound.write(item.sound[0].numpy())
-                name.write_bytes(_without_time(file.getvalue()) if float_samples else file.getvalue())
+                with errors_naming(target):
+                    name.write_bytes(_without_time(file.getvalue()) if float_samples else file.getvalue())
             for name, target in zip(work, targets, strict=True):
                 replace(name, target)
         finally:

@@ -42,3 +42,9 @@ def test_an_unknown_attack_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
 def test_the_table_counts_the_outcomes() -> None:
     tries = [Try("a", Outcome.SOUND, "", 3.0), Try("b", Outcome.REFUSED, "no", 12.4), Try("c", Outcome.HANG, "", 0.0)]
     assert command.markdown([Table("calls", tries)]).splitlines()[-1] == "| calls | 3 | 1 | 1 | 0 | 1 | 0 | 12 MB |"
+
+
+def test_an_attack_that_is_not_possible_here_says_why() -> None:
+    table = run("attack_skipped")
+    assert not table.tries and not table.faults
+    assert command.markdown([table]).splitlines()[-1] == "| attack_skipped | skipped: no disk | | | | | | |"

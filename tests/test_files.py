@@ -1,9 +1,10 @@
+import errno
 import os
 import stat
 
 import pytest
 
-from dear.files import read_text, write_atomically
+from dear.files import errors_naming, read_text, write_atomically
 
 
 def test_text_is_read_whole_and_in_utf_8_or_refused(tmp_path):
@@ -37,3 +38,20 @@ def test_a_link_stays_a_link_and_permissions_stay(tmp_path):
     assert link.is_symlink() and target.read_bytes() == b"new"
     assert stat.S_IMODE(target.stat().st_mode) == 0o640
     assert sorted(os.listdir(tmp_path)) == ["a", "link"] and os.listdir(target.parent) == ["target"]
+
+
+def test_an_error_of_a_full_disk_names_the_file(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+
+    def write(file):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="No space left on device") as failed:
+        write_atomically(path, write)
+    assert failed.value.errno == errno.ENOSPC and failed.value.filename == str(path)
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a"]
+    with pytest.raises(FileNotFoundError) as failed, errors_naming(path):
+        open(tmp_path / "b").close()
+    assert failed.value.filename == str(tmp_path / "b")  # of an error that names a file already

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from dear.codec.mel import MelSpectrogram
+from dear.files import write_atomically
 from dear.pipeline import AudioDEAR
 from dear.visual import plots
 from training.data.captions import prompts
@@ -40,7 +41,7 @@ def draw(clips_folder: Path, out: Path, model: str | None, fold: int, seed: int)
         [label.replace("_", " ") for label in names],
         pipeline.config.mel,
     )
-    figure.savefig(out, dpi=110)
+    write_atomically(out, lambda file: figure.savefig(file, dpi=110))
 
 
 def main(arguments: list[str] | None = None) -> int:

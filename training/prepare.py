@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from dear.files import write_atomically
+from dear.files import errors_naming, write_atomically
 from training.data.manifest import Entry, read_manifest, write_manifest
 from training.data.probe import probe
 from training.data.readers import READERS
@@ -132,6 +132,7 @@ def _probed(paths: list[Path], journal: Path, workers: int) -> Iterator[dict[str
     keys = [_key(path) for path in paths]
     missing = [key for key in dict.fromkeys(keys) if key not in known]
     with (
+        errors_naming(journal),  # also those of closing it
         open(journal, "a", encoding="utf-8") as file,
         contextlib.closing(Progress("sounds", len(missing), unit="file")) as progress,
     ):

@@ -15,14 +15,16 @@ import hashlib
 import io
 import os
 import secrets
+import wave
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from dear.audio import AudioError, blocks, duration, open_sound
-from dear.files import read_text, sha256
+from dear.files import read_text, sha256, write_atomically
 from dear.output import read_title
 
 SUFFIXES = (".wav", ".flac")
@@ -91,25 +93,18 @@ def anonymous_copy(clip: Clip, folder: Path) -> Path:
     path = folder / hashlib.sha256(f"{_SALT}{clip.system}\0{clip.name}".encode()).hexdigest()[:32] / "clip.wav"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        work = path.with_name(f"{secrets.token_hex(4)}.tmp")
-        try:
-            _copy(clip.path, work)
-            os.replace(work, path)
-        finally:
-            work.unlink(missing_ok=True)
+        work = path.with_name(secrets.token_hex(4))  # another visitor may copy it at the same moment
+        write_atomically(work, lambda file: _copy(clip.path, file))
+        os.replace(work, path)
     return path
 
 
-def _copy(source: Path, target: Path) -> None:
-    import soundfile
-
-    with (
-        open_sound(source) as file,
-        soundfile.SoundFile(target, "w", file.samplerate, file.channels, "PCM_16", format="WAV") as copy,
-    ):
+def _copy(source: Path, target: BinaryIO) -> None:
+    with open_sound(source) as file, wave.open(target, "wb") as copy:
+        copy.setparams((file.channels, 2, file.samplerate, file.frames, "NONE", ""))
         for block in blocks(file, file.frames, "float64"):
             # 16-bit samples are copied exactly, unlike floats.
-            copy.write(np.clip(np.rint(block * 32768), -32768, 32767).astype(np.int16))
+            copy.writeframes(np.clip(np.rint(block * 32768), -32768, 32767).astype("<i2").tobytes())
 
 
 _SALT = secrets.token_hex(16)

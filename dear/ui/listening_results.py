@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 import math
-import secrets
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import gradio as gr
 
 from dear.listening.ratings import Rating, Ratings, RatingsError, Result, results, to_csv
 from dear.ui.callers import LockOut, caller_of
+from dear.ui.components.files import new_folder
 from dear.ui.components.runs import QUIET, refusal
 
 UNITS = [("each rating", "rating"), ("each rater's mean", "rater")]
@@ -48,11 +48,10 @@ def results_panel(ratings: Ratings, expected: str, folder: Path) -> None:
             shown = results(rows, chosen)
         except RatingsError as error:
             raise refusal(str(error)) from None
-        files = folder / secrets.token_hex(8)
-        files.mkdir()
-        (files / "ratings.csv").write_text(to_csv(rows, Rating), encoding="utf-8")
         every = [result for _, unit in UNITS for result in results(rows, unit)]
-        (files / "results.csv").write_text(to_csv(every, Result), encoding="utf-8")
+        with new_folder(folder) as files:
+            (files / "ratings.csv").write_bytes(to_csv(rows, Rating).encode())
+            (files / "results.csv").write_bytes(to_csv(every, Result).encode())
         return {
             inside: gr.Column(visible=True),
             tables: _tables(shown, chosen),

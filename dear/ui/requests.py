@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
 import sys
@@ -17,6 +18,7 @@ Message = MutableMapping[str, Any]
 # What Gradio and Starlette raise for addresses and bodies that they do not expect.
 UNREADABLE = (ValueError, LookupError, OSError, RecursionError, TypeError, FnIndexInferError)
 REFUSED = {404: "There is nothing at this address, or not any more."}  # sentence by status
+FULL = "The disk of this page's host is full, so nothing was saved. Try again later."
 FAILED = "The page failed on this request. The log of its host states the reason."
 
 
@@ -45,9 +47,17 @@ class Page(gr.Blocks):
             return await super().process_api(*arguments, **options)
         except gr.Error:
             raise
-        except Exception:  # a fault of the page: its host needs the traceback, its visitor does not
+        except Exception as error:  # a fault of the page: its host needs the traceback, its visitor does not
+            if is_full(error):
+                print(error, file=sys.stderr)
+                raise refused(FULL) from None
             traceback.print_exc()
             raise refused(FAILED) from None
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a disk, or one's quota of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _defaults(function: Callable[..., Any] | None, given: int) -> list[Any]:
@@ -99,6 +109,9 @@ class PlainRequests:
                 if not (isinstance(error, RuntimeError) and isinstance(error.__cause__, HTTPException)):
                     raise
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
+            elif is_full(error):
+                print(error, file=sys.stderr)
+                await _refuse(send, 507, FULL)
             elif isinstance(error, UNREADABLE):
                 print(f"{scope['path']!a:.80} can't be answered: {type(error).__name__}", file=sys.stderr)
                 await _refuse(send, 400, "This request can not be read: check its address and its body.")

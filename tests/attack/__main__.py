@@ -60,6 +60,9 @@ def markdown(tables: Sequence[Table]) -> str:
     lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
     for table in tables:
         counts = [f"{table.count(outcome):,}" for outcome in columns]
+        if table.skipped:
+            lines.append(f"| {table.attack} | skipped: {table.skipped} |{' |' * (len(head) - 2)}")
+            continue
         lines.append(f"| {table.attack} | {len(table.tries):,} | {' | '.join(counts)} | {table.megabytes:.0f} MB |")
     return "\n".join(lines)
 

@@ -32,6 +32,7 @@ from tests.attack.runner import Refused
 
 SECONDS = 120
 SMALL, LARGE = 80, 5_000
+SECRET = "a key that is long"
 PREFIX = "/gradio_api"
 # What a call may hold beside what it should.
 HOSTILE: list[Any] = [
@@ -72,7 +73,7 @@ class Server:
         test = {
             STUDY: str(make_study(folder / "study")),
             RATINGS: str(folder / "ratings.db"),
-            KEY: "a key that is long",
+            KEY: SECRET,
         }
         self.stack = contextlib.ExitStack()
         self.stderr = io.StringIO()
@@ -83,11 +84,16 @@ class Server:
         self.host = urlsplit(self.page.local_url).netloc
         tone = folder / "tone.wav"
         soundfile.write(tone, (0.3 * np.sin(0.2 * np.arange(24_000))).astype(np.float32), 16_000)
-        boundary = "x" * 20
+        self.tone = {"path": self.upload(tone.read_bytes()), "meta": {"_type": "gradio.FileData"}}
+
+    def upload(self, data: bytes) -> str:
+        """Upload a file. Returns its path on the server."""
+        before, boundary = len(self.stderr.getvalue()), "x" * 20
         head = f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="tone.wav"\r\n\r\n'.encode()
-        body = head + tone.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
-        _, answer = self.ask("POST", "/upload", body, f"multipart/form-data; boundary={boundary}")
-        self.tone = {"path": json.loads(answer)[0], "meta": {"_type": "gradio.FileData"}}
+        body = head + data + f"\r\n--{boundary}--\r\n".encode()
+        status, answer = self.ask("POST", "/upload", body, f"multipart/form-data; boundary={boundary}")
+        self.check(before, status, answer)
+        return json.loads(answer)[0]
 
     def ask(self, method: str, path: str, body: bytes = b"", kind: str = "application/json") -> tuple[int, str]:
         connection = http.client.HTTPConnection(self.host, timeout=SECONDS)

@@ -32,6 +32,10 @@ class Outcome(StrEnum):
     MEMORY = "memory"  # above the limit
 
 
+class Skipped(Exception):
+    """Raised by ``cases`` before its first pair where an attack is not possible on this machine; it says why."""
+
+
 class Refused(ValueError):
     """The sentence with which a command or a server refused a case that ran in another process."""
 
@@ -54,6 +58,7 @@ class Table:
 
     attack: str
     tries: list[Try] = field(default_factory=list)
+    skipped: str = ""  # why there are no tries
 
     def count(self, outcome: Outcome) -> int:
         return sum(each.outcome == outcome for each in self.tries)
@@ -115,6 +120,9 @@ def _follow(connection: Connection, table: Table, tell: Callable[[Try], object])
         match kind:
             case "failed":
                 raise RuntimeError(f"{table.attack}: {content}")
+            case "skipped":
+                table.skipped = content
+                return True
             case "done":
                 return True
             case "begin":
@@ -139,6 +147,8 @@ def _work(module: str, large: bool, first: int, every: int, folder: str, connect
             for name, case in islice(loaded.cases(large), first * every, None, every):
                 connection.send(("begin", (name, seconds)))
                 connection.send(("end", attempt(name, case, *memory)))
+        except Skipped as reason:
+            connection.send(("skipped", str(reason)))
         except Exception:
             connection.send(("failed", traceback.format_exc()))
         else:

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from dear.ui.components.files import LIFETIME, remove_old_files, store, store_card
+from dear.ui.components.files import LIFETIME, remove_broken_uploads, remove_old_files, store, store_card
 from dear.visual.plots import mel_strip
 
 
@@ -79,3 +79,13 @@ def test_a_card_shows_the_sound_and_its_prompt(student, tmp_path):
     with Image.open(path) as picture:
         assert picture.size == (1200, 630)
         assert len(set(picture.convert("RGB").crop((40, 40, 600, 140)).getdata())) > 10  # the prompt is written there
+
+
+def test_uploads_that_ended_early_are_removed(tmp_path):
+    (tmp_path / "tmpwhole").mkdir()
+    for name in ("tmpold", "tmpnew", "other", "tmpwhole/a.wav"):
+        (tmp_path / name).write_bytes(b"half")
+    for name in ("tmpold", "other", "tmpwhole/a.wav"):
+        os.utime(tmp_path / name, (0, 0))
+    remove_broken_uploads(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.wav", "other", "tmpnew", "tmpwhole"]

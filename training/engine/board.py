@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dear.config import MelConfig
+from dear.files import write_atomically
 from dear.output import Output
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Board:
         paths = output.save(folder / f"{step:07d}.wav")
         for path, prompt, waveform, mel in zip(paths, output.prompts, output.sound, output.mel, strict=True):
             figure = plots.mel_figure(mel, self.mel)
-            figure.savefig(path.with_suffix(".png"), dpi=110)
+            write_atomically(path.with_suffix(".png"), partial(figure.savefig, dpi=110))
             self.writer.add_audio(prompt, waveform[None], step, output.sample_rate)
             self.writer.add_figure(prompt, figure, step)
         self.writer.flush()

@@ -34,7 +34,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from dear.config import ConfigError
-from dear.files import write_atomically
+from dear.files import errors_naming, write_atomically
 from training.engine.ema import EMA
 from training.engine.schedule import TrainConfig, ema_decay, learning_rate, parameter_groups, step_seed
 from training.engine.state import StateError, read_state, save_state
@@ -291,7 +291,7 @@ class _Run(Generic[T]):
     def _log(self, values: Mapping[str, Any]) -> None:
         if self.accelerator.is_main_process:
             line = {"step": self.step, **values, "seconds": round(self.seconds, 3)}
-            with open(self.log_path, "a", encoding="utf-8") as file:
+            with errors_naming(self.log_path), open(self.log_path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         if self.observer:
             self.observer.log(self.step, values)

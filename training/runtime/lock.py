@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from dear.files import errors_naming
+
 PATIENCE = 3.0  # seconds to wait: stages that start together open finished folders at the same time
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # from a network file system that was mounted without locks
 
@@ -44,9 +46,9 @@ def locked(folder: Path) -> Iterator[None]:
             if error.errno not in NO_LOCKS:
                 raise
             print(f"{folder} can't be locked ({error.strerror}): start no second run in it", file=sys.stderr)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        with errors_naming(folder / "lock"):  # without a buffer, which would fail again where it is closed
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
 
 

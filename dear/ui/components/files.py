@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import html
+import io
 import re
 import shutil
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
 import soundfile
+from gradio.utils import get_upload_folder
 
 from dear.audio import at_loudness
 from dear.config import MelConfig
@@ -22,30 +25,43 @@ LIFETIME = 3600  # seconds for which the page and the endpoints can fetch the fi
 SWEEP_INTERVAL = 60  # seconds between removals of older files
 
 
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A new folder inside ``folder`` for the files of a result, removed if they cannot be written."""
+    place = Path(tempfile.mkdtemp(dir=folder))
+    try:
+        yield place
+    except BaseException:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
+
+
 def store(out: Output, folder: Path, suffix: str = ".wav", name: str | None = None) -> str:
     """Write a result of one sound into a new folder inside ``folder``. Returns its path.
 
     name: what the file's name is made of, before the seed; the prompt by default.
     """
     words = file_name(out.prompts[0] if name is None else name)
-    path = Path(tempfile.mkdtemp(dir=folder)) / f"{words}-{out.seed}{suffix}"
-    out.save(path)
-    return str(path)
+    with new_folder(folder) as place:
+        return str(out.save(place / f"{words}-{out.seed}{suffix}")[0])
 
 
 def store_anonymous(out: Output, folder: Path, level: bool) -> str:
     """Write a result as a WAV whose path and metadata say nothing of it. level: at the loudness of all such files."""
     samples = out.sound[0].numpy()
-    path = Path(tempfile.mkdtemp(dir=folder)) / "sound.wav"
-    soundfile.write(path, at_loudness(samples, out.sample_rate) if level else samples, out.sample_rate, "PCM_16")
+    file = io.BytesIO()  # of a full disk libsndfile says nothing that helps
+    heard = at_loudness(samples, out.sample_rate) if level else samples
+    soundfile.write(file, heard, out.sample_rate, "PCM_16", format="WAV")
+    with new_folder(folder) as place:
+        (path := place / "sound.wav").write_bytes(file.getvalue())
     return str(path)
 
 
 def store_card(out: Output, config: MelConfig, folder: Path) -> str:
     """Write a picture of a sound with its prompt, as a PNG. Returns its path."""
     drawn = plots.card_figure(out.mel[0].numpy(), config, out.prompts[0])
-    path = Path(tempfile.mkdtemp(dir=folder)) / f"{file_name(out.prompts[0])}-{out.seed}.png"
-    path.write_bytes(plots.to_png(drawn))
+    with new_folder(folder) as place:
+        (path := place / f"{file_name(out.prompts[0])}-{out.seed}.png").write_bytes(plots.to_png(drawn))
     return str(path)
 
 
@@ -62,7 +78,19 @@ def remove_old_files(folder: Path, interval: float = SWEEP_INTERVAL) -> None:
             for result in folder.iterdir():
                 if time.time() - result.stat().st_mtime > LIFETIME:
                     shutil.rmtree(result, ignore_errors=True)
+        remove_broken_uploads(Path(get_upload_folder()))
         time.sleep(interval)
+
+
+def remove_broken_uploads(folder: Path, age: float = LIFETIME) -> None:
+    """Remove uploads that ended early, and to which nothing was written for ``age`` seconds.
+
+    Gradio leaves them as files beside the folders of whole uploads, where the connection ends or the disk is full.
+    """
+    for path in folder.glob("tmp*"):
+        with suppress(FileNotFoundError):  # a whole one has been moved
+            if path.is_file() and time.time() - path.stat().st_mtime >= age:
+                path.unlink()
 
 
 def player(path: str, label: str) -> str:

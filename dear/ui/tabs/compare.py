@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import random
-import tempfile
 import zipfile
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
@@ -22,7 +21,7 @@ from dear.pipeline import AudioDEAR
 from dear.ui.assets import load
 from dear.ui.components import checks, controls, pictures
 from dear.ui.components.axes import AXES, BY_TITLE, grid, names
-from dear.ui.components.files import LIFETIME, player, store, store_anonymous
+from dear.ui.components.files import LIFETIME, new_folder, player, store, store_anonymous
 from dear.ui.components.runs import QUIET, Start, expired, page_errors, progress_bar, refusal, run_buttons, runs, watch
 from dear.ui.context import Context, Tab
 from dear.ui.gpu import on_gpu
@@ -271,9 +270,8 @@ def cell_html(found: Sequence[Cell], index: int, hidden: bool, columns: int) -> 
 
 def _archive(found: Comparison, folder: Path) -> str:
     """A ZIP of all sounds, whose names tell their settings, and a table."""
-    path = Path(tempfile.mkdtemp(dir=folder)) / "comparison.zip"
     rows = [(Path(cell.path).name, *cell.used.values()) for cell in found.cells]
-    with zipfile.ZipFile(path, "w") as archive:
+    with new_folder(folder) as place, zipfile.ZipFile(path := place / "comparison.zip", "w") as archive:
         for cell in found.cells:
             archive.write(cell.path, Path(cell.path).name)
         archive.writestr("comparison.csv", to_csv(["file", *found.cells[0].used], rows))
