@@ -14,6 +14,8 @@ from factory import tiny_checkpoint
 from dear.conditioning.minilm import MiniLMEncoder
 from dear.evaluation.click import BrowserError, chromium
 from dear.pipeline import AudioDEAR
+from dear.vocabulary import Vocabulary
+from training.data.vocabulary import embedded, known_sounds
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +38,12 @@ def student(tiny_folder: Path) -> AudioDEAR:
 @pytest.fixture(scope="session")
 def encoder() -> MiniLMEncoder:
     return MiniLMEncoder()
+
+
+@pytest.fixture(scope="session")
+def known(encoder: MiniLMEncoder) -> Vocabulary:
+    """The wordings of three sounds, with their embeddings."""
+    return embedded(known_sounds(["dog", "rain", "piano"]), encoder)
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from dear import AudioDEAR, cli
 from dear.judge import Heard
 from dear.ranking import default_judge, keep_best, labels, scores
 from dear.vocabulary import save_vocabulary
-from training.data.vocabulary import known_sounds
 
 
 class Ears:
@@ -28,9 +27,9 @@ class Ears:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def model(known, tmp_path_factory):
     folder = tiny_checkpoint(tmp_path_factory.mktemp("ranked") / "tiny")
-    save_vocabulary(folder, known_sounds(["dog", "rain", "piano"]))
+    save_vocabulary(folder, known)
     return AudioDEAR.from_pretrained(folder, device="cpu")
 
 
@@ -84,10 +83,10 @@ def test_the_number_of_candidates_is_checked(model, student):
         student.generate("rain", candidates=2)
 
 
-def test_the_bundled_judge_chooses_for_the_command_line(model, tmp_path, capsys):
+def test_the_bundled_judge_chooses_for_the_command_line(known, tmp_path, capsys):
     folder = tmp_path / "tiny"
     tiny_checkpoint(folder)
-    save_vocabulary(folder, known_sounds(["dog", "rain"]))
+    save_vocabulary(folder, known)
     command = ["generate", "rain falling", "-o", f"{tmp_path}/rain.wav", "--seed", "5", "--model", str(folder)]
     assert cli.main([*command, "--candidates", "3"]) == 0
     seed = int(capsys.readouterr().out.split("seed ")[1].split(",")[0])

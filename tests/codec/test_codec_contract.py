@@ -1,9 +1,12 @@
 """What every codec and vocoder of the registries keeps. A new kind is tested without a change here."""
 
+from unittest.mock import patch
+
 import pytest
 import torch
+from small_codecs import NARROW, SMALL
 
-from dear.codec import CODECS, VOCODERS, build_vae, build_vocoder
+from dear.codec import CODECS, VOCODERS, audioldm, build_vae, build_vocoder
 from dear.config import MelConfig
 
 MEL = MelConfig(frames=64, samples=10_000)
@@ -17,12 +20,14 @@ def mel():
 
 @pytest.fixture(scope="module", params=CODECS)
 def codec(request):
-    return build_vae(CODECS[request.param].Config(), MEL).eval()
+    with patch.dict(audioldm.AUTOENCODER, SMALL):
+        return build_vae(CODECS[request.param].Config(), MEL).eval()
 
 
 @pytest.fixture(scope="module", params=VOCODERS)
 def vocoder(request):
-    return build_vocoder(VOCODERS[request.param].Config(), MEL).eval()
+    with patch.dict(audioldm.HIFIGAN, NARROW):
+        return build_vocoder(VOCODERS[request.param].Config(), MEL).eval()
 
 
 @pytest.mark.parametrize("registry", [CODECS, VOCODERS], ids=["codecs", "vocoders"])

@@ -21,11 +21,11 @@ from training.data.vocabulary import embedded, known_sounds
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(encoder: MiniLMEncoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny networks, but clips of the full ten seconds."""
     config = dataclasses.replace(tiny_config(), mel=MelConfig())
     folder = tiny_checkpoint(tmp_path_factory.mktemp("page") / "tiny", config)
-    save_vocabulary(folder, embedded(known_sounds(["dog", "cat", "piano"]), MiniLMEncoder()))
+    save_vocabulary(folder, embedded(known_sounds(["dog", "cat", "piano"]), encoder))
     return folder
 
 

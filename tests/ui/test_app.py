@@ -16,6 +16,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from webpage import Visitor, by_id, function
 
+import app
 from dear.evaluation import click
 from dear.pipeline import AudioDEAR
 from dear.ui import serve
@@ -168,7 +169,7 @@ def test_a_bad_port_is_reported_in_one_sentence():
     assert done.stderr == "app.py: PORT must be a whole number from 1 to 65535, got '70000'\n"
 
 
-def test_another_model_for_the_whole_page_that_is_not_there_is_reported(tmp_path):
+def test_another_model_for_the_whole_page_that_is_not_there_is_reported(tmp_path, monkeypatch, capsys):
     for names, message in [
         (
             {"AUDIODEAR_MODEL": str(tmp_path / "no")},
@@ -177,11 +178,13 @@ def test_another_model_for_the_whole_page_that_is_not_there_is_reported(tmp_path
         ({"AUDIODEAR_COMPILE": "yes"}, "AUDIODEAR_COMPILE must be 0 or 1, got 'yes'"),
         ({"AUDIODEAR_REVISION": "v1"}, "revision applies to a Hub repository only, got 'v1' for the folder "),
     ]:
-        done = subprocess.run(
-            [sys.executable, "app.py"], cwd=ROOT, env=os.environ | names, capture_output=True, text=True
-        )
-        assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr.startswith(f"app.py: {message}") and done.stderr.count("\n") == 1
+        with monkeypatch.context() as environment:
+            for name, value in names.items():
+                environment.setenv(name, value)
+            assert app.main() == 2
+        out, error = capsys.readouterr()
+        assert out == ""
+        assert error.startswith(f"app.py: {message}") and error.count("\n") == 1
 
 
 def test_a_taken_port_is_reported(page, model):
