@@ -48,7 +48,7 @@ def known(encoder: MiniLMEncoder) -> Vocabulary:
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No Hub: whatever huggingface_hub asks for fails."""
+    """No Hub: every request of huggingface_hub fails."""
 
     def unreachable(*args: object, **options: object) -> None:
         raise ConnectionError("unreachable")

@@ -15,7 +15,7 @@ PROMPTS = ["a dog barks", "rain", "waves on a beach", "a rooster", "rain on tin"
 
 @pytest.fixture
 def prompts(tmp_path):
-    """A prompt file of seven lines; the second names itself and has a further field."""
+    """A prompt file of seven lines; the second has a name and a further field."""
     path = tmp_path / "prompts.jsonl"
     lines = [{"prompt": prompt} for prompt in PROMPTS]
     lines[1] |= {"id": "rain-1", "label": "rain"}

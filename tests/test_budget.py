@@ -1,4 +1,4 @@
-"""The budget of a load: refused before it is read or downloaded, ended when its time is over or nobody wants it."""
+"""The budget of a load: loads are refused before any read or download, and end when time is over or nobody waits."""
 
 import dataclasses
 import threading
@@ -87,7 +87,7 @@ def test_a_page_loads_no_encoder_or_codec_that_the_configuration_of_a_stranger_n
         "conditioning.clap": dataclasses.replace(config, conditioning=PaperConfig(clap="some/body")),
     }
     for field, changed in named.items():
-        check_sources(changed)  # at home anything goes
+        check_sources(changed)  # outside a budget, any source is allowed
         with limited(Budget(1e9, 60, published=True)), pytest.raises(CheckpointError, match=f"{field} must be "):
             check_sources(changed)
     with limited(Budget(1e9, 60, published=True)):
@@ -124,7 +124,7 @@ def test_one_visitor_cannot_hold_both_places(tiny_folder, student, monkeypatch):
         assert (done, total) == (0, 0)
         raise StoppedError
 
-    with pytest.raises(StoppedError):  # who waits for a place can stop
+    with pytest.raises(StoppedError):  # a load that waits for a place can be stopped
         models.load(str(tiny_folder), None, None, stopped, "c")
     go_on.set()
     for thread in threads:

@@ -1,4 +1,4 @@
-"""The weights that ship: present, of the promised size, and making the promised sound."""
+"""The bundled weights: their presence, their size and their sounds."""
 
 import json
 from pathlib import Path
@@ -94,7 +94,7 @@ GOLDEN = {
 
 
 def test_the_classifier_hears_what_was_asked_for(student):
-    """Far below the measured accuracy, and far above the tenth that chance would give."""
+    """The bound is far below the measured accuracy and far above chance, which is a tenth."""
     classifier = load_classifier()
     prompts = json.loads((ROOT / "assets" / "eval_prompts.json").read_text())
     out = student.generate([prompts[label][0] for label in classifier.labels], seed=0, iterations=16)

@@ -307,7 +307,7 @@ def test_a_header_that_is_too_long_is_refused(own_folder):
 @pytest.mark.parametrize("name", ["config.json", "student.safetensors", "codec/vae.safetensors"])
 def test_a_file_larger_than_its_content_is_refused_before_it_is_read(own_folder, name):
     with open(own_folder / name, "wb") as file:
-        file.truncate(2**40)  # takes no room, and an hour to read
+        file.truncate(2**40)  # takes no space on disk, and an hour to read
     for use in (fingerprint, AudioDEAR.from_pretrained):
         with pytest.raises((CheckpointError, ConfigError), match=name):
             use(own_folder)

@@ -125,7 +125,7 @@ def test_a_download_tells_its_bytes(hub, published, load, tiny_folder, monkeypat
     monkeypatch.setenv("TQDM_DISABLE", "1")  # of bars alone
     reports = []
     load(progress=lambda done, total: reports.append((done, total)))
-    # Never backwards, but once: the configuration is a download of its own.
+    # Progress falls only once, since the configuration is a separate download.
     assert sum(after[0] < before[0] for before, after in pairwise(reports)) <= 1
     files = [tiny_folder / "student.safetensors", *(tiny_folder / "codec").iterdir()]
     done, total = reports[-1]

@@ -1,4 +1,4 @@
-"""What a caller has set in torch, for the process or the thread, changes no sound."""
+"""Settings of torch by the caller, for the process or the thread, do not change any sound."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ STATES: dict[str, Callable[[], AbstractContextManager[object]]] = {
 
 
 def work(folder, variant: str) -> list[torch.Tensor]:
-    """Everything that a model can be asked for, from loading on."""
+    """The results of all methods of a model, including its loading."""
     model = AudioDEAR.from_pretrained(folder, variant=variant, device="cpu")
     first = model.generate(["a dog", "rain"], seed=3)
     streamed = list(model.stream("a dog", seed=1))
@@ -60,7 +60,7 @@ def work(folder, variant: str) -> list[torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
-    """{variant: (folder, what it gives)}, each with another vocoder."""
+    """{variant: (folder, results)}, each with another vocoder."""
     config, made = tiny_config(), {}
     for variant, vocoder in {"student": MelGainConfig(iterations=3), "teacher": config.vocoder}.items():
         folder = tiny_checkpoint(

@@ -74,7 +74,7 @@ def test_conditioning_listens_to_audio_under_joint_attention_alone(batch):
 
 @pytest.mark.parametrize("backbone", [JOINT, JOINT | {"attention": "prefix"}])
 def test_where_nothing_is_padded_attention_has_no_mask(batch, backbone, monkeypatch):
-    """Which flash attention needs; the contexts are the same."""
+    """Flash attention needs this; the contexts are the same."""
     tokens, known, conditioning = batch
     known = torch.stack([known[0], known[0].flip(0)])  # as many in each item, as when sounds are made
     full = Conditioning(conditioning.tokens, torch.ones_like(conditioning.mask))

@@ -74,7 +74,7 @@ def test_a_network_of_shapes_alone_has_no_values_and_draws_no_random_numbers():
     }
     net.load_state_dict(filled.state_dict(), assign=True)
     assert torch.equal(net[1].weight, filled[1].weight)
-    assert filled[1].weight.std() > 0  # outside, networks are filled again
+    assert filled[1].weight.std() > 0  # outside the block, networks are initialised again
 
 
 @pytest.mark.parametrize("added", [False, True])

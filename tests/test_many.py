@@ -11,7 +11,7 @@ PROMPTS = ["a dog", "rain", "a rooster"]
 
 
 def check(model, sounds):
-    """``sounds`` are those of ``PROMPTS`` with seeds from 3 on, each as it is alone."""
+    """Assert that ``sounds`` equal those of each of ``PROMPTS`` alone, with seeds from 3 on."""
     assert [(each.seed, each.prompts) for each in sounds] == [(3, ["a dog"]), (4, ["rain"]), (5, ["a rooster"])]
     for seed, prompt, each in zip((3, 4, 5), PROMPTS, sounds, strict=True):
         alone = model.generate(prompt, seed=seed)

@@ -86,7 +86,7 @@ def test_the_longest_names_links_and_permissions_are_kept(out, tmp_path):
     link, target = tmp_path / "link.wav", tmp_path / "elsewhere" / "a.sound"
     target.parent.mkdir()
     link.symlink_to(target)
-    for _ in range(2):  # of a target that is not there yet, and of one that is
+    for _ in range(2):  # first without an existing target, then with one
         assert out.save(link) == [link]
         assert link.is_symlink() and target.read_bytes() == path.read_bytes()
     assert os.listdir(target.parent) == ["a.sound"]

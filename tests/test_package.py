@@ -1,4 +1,4 @@
-"""What describes the package agrees with itself: ranges, exact versions, the Space's front matter."""
+"""The package's metadata is consistent: ranges, exact versions, the Space's front matter."""
 
 import ast
 import re

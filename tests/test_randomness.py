@@ -28,7 +28,7 @@ def test_every_bit_of_a_seed_counts(low):
 
 
 def test_large_seeds_repeat():
-    """Golden: sounds of large seeds stay what they are."""
+    """Golden values: sounds of large seeds do not change."""
     assert torch.equal(noise(seeded(2**40 + 3)), noise(seeded(2**40 + 3)))
     found = torch.randint(1000, (6,), generator=seeded(2**40 + 3)).tolist()
     assert found == GOLDEN

@@ -1,4 +1,4 @@
-"""Best of several candidates, by a judge of few words and by the bundled one."""
+"""The best of several candidates, by a judge of two classes and by the bundled one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dear.vocabulary import save_vocabulary
 
 
 class Ears:
-    """Hears rain in what crosses zero often, and a dog in the rest."""
+    """A judge that hears rain in a waveform that crosses zero often, and a dog in any other."""
 
     name, hears, digest, measured = "ears", "waveforms", "0" * 12, {}
     names, exclusive = ("rain", "dog"), True

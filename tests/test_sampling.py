@@ -23,7 +23,7 @@ from dear.static import StaticDecoding
 
 @torch.no_grad()
 def naive(model, conditioning, seeds, sampling):
-    """All positions, both branches, and the prefix again, in every iteration; one item at a time."""
+    """Decode one item at a time; every iteration computes all positions, both branches and the prefix."""
     results = []
     for item, seed in enumerate(seeds):
         one = conditioning.select([item])
@@ -264,7 +264,7 @@ def test_only_visible_attention_may_leave_positions_out():
 
 
 class OnTheDevice(TorchDispatchMode):
-    """Refuses what would wait for a GPU: values read by the host, sizes that depend on values, copies to the host."""
+    """Refuses what makes the host wait for a GPU: reading values, sizes that depend on values, copies to the host."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
@@ -283,7 +283,7 @@ def test_the_loop_never_waits_for_the_device(kind, savings, static):
     steps = 1 if kind == "energy" else 4
     sampling = SamplingConfig(cfg_scale=2.0, iterations=5, steps=steps, savings=savings)
     states = generate(model, condition(model, 2), [0, 1], sampling)
-    next(states)  # what comes before the loop may wait
+    next(states)  # the work before the loop may wait
     with OnTheDevice():
         assert len(list(states)) == 4
 

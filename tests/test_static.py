@@ -1,4 +1,4 @@
-"""Sampling in fixed shapes gives what sampling in exact ones gives, also where passes are recorded and replayed."""
+"""Sampling in fixed shapes equals sampling in exact ones, also with recorded and replayed passes."""
 
 import contextlib
 import dataclasses
@@ -21,7 +21,7 @@ SAMPLING = SamplingConfig(cfg_scale=2.5, iterations=5, temperature=0.9)
 
 
 class Tape:
-    """A stand-in for CUDA graphs: what was recorded runs on the inputs and into the result of then, and only there."""
+    """A stand-in for CUDA graphs: a replay reads the inputs and writes the result of its recording."""
 
     def __init__(self):
         self.recorded = 0
@@ -60,7 +60,7 @@ def test_the_tokens_are_those_of_exact_shapes(backbone, sampling, record):
     model = longer(**backbone)
     wanted = tokens_of(model, sampling)
     model.decoding = StaticDecoding(model.backbone, record)
-    for _ in range(2):  # the second works in the memory of the first
+    for _ in range(2):  # the second reuses the memory of the first
         torch.testing.assert_close(tokens_of(model, sampling), wanted, rtol=0, atol=1e-9)
 
 
@@ -176,7 +176,7 @@ def test_every_thread_may_compile_all_shapes():
 
 
 def test_graphs_are_destroyed_at_once_with_their_model():
-    """Left to the garbage collector, they would be in the middle of another recording."""
+    """The garbage collector could destroy them in the middle of another recording."""
     model, tape = build(), Tape()
     model.decoding = StaticDecoding(model.backbone, lambda: tape)
     tokens_of(model)
@@ -190,7 +190,7 @@ def test_graphs_are_destroyed_at_once_with_their_model():
 
 
 def test_graphs_of_a_workspace_share_a_stream_and_a_pool(monkeypatch):
-    """The calls alone, as there is no CUDA here."""
+    """Only the calls are checked, since no CUDA device is needed for them."""
     calls = []
 
     class Stream:

@@ -87,7 +87,7 @@ def test_every_head_comes_near_the_target(kind):
 @pytest.mark.parametrize("kind", HEADS)
 def test_a_seed_gives_the_same_points_however_the_training_is_divided(kind):
     one, other, third = (ToyTraining(kind, "gaussians", seed, iterations=6) for seed in (5, 5, 6))
-    torch.manual_seed(1)  # of no consequence
+    torch.manual_seed(1)  # has no effect
     one.train(6)
     other.train(2)
     other.draw(3)
@@ -152,7 +152,7 @@ def test_several_seeds_are_a_mean_and_a_deviation():
 
 
 def test_a_time_buys_iterations_in_proportion(monkeypatch):
-    """With a clock that gains a second each time that it is read."""
+    """The clock advances by a second whenever it is read."""
     clock = itertools.count()
     monkeypatch.setattr(command.time, "process_time", lambda: next(clock))
     assert command.fitting("flow", "gaussians", 2.0) == 2 * command.CALIBRATION
@@ -168,7 +168,7 @@ def test_a_scatter_holds_every_point_within_reach():
     svg = sketches.scatter_svg([([(0, 0), (2, -1), (3, 0)], "#abcdef")], 2, "a <b> & c")
     root = ElementTree.fromstring(svg)
     assert root.get("aria-label") == "a <b> & c"
-    assert root[0].get("d") == "M500 500h0M1000 750h0"  # up is up
+    assert root[0].get("d") == "M500 500h0M1000 750h0"  # the y axis points up
     ElementTree.fromstring(sketches.scatter_svg([([], "#abcdef")], 2, "none"))
 
 

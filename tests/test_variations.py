@@ -20,7 +20,7 @@ def test_a_variation_keeps_what_it_does_not_draw(student, sound):
     given = student.vary(sound.waveform[0], RATE, 0.01, "rain", seed=5)
     assert int((given.order[0] >= 0).sum()) == 1 and given.iterations == 1
     both = (out.order[0] < 0) & (given.order[0] < 0)
-    assert torch.allclose(out.tokens[0, both], given.tokens[0, both])  # those of the sound itself
+    assert torch.allclose(out.tokens[0, both], given.tokens[0, both])  # the tokens of the given sound
     fresh = student.vary(sound.waveform[0], RATE, 1, "rain", seed=5)
     assert torch.equal(fresh.tokens, student.generate("rain", seed=5).tokens)  # nothing of the sound is left
 
@@ -35,7 +35,7 @@ def test_a_variation_is_that_of_its_seed_alone_and_in_a_batch(student, sound):
 def test_a_loop_goes_on_at_its_wrap_as_it_does_inside(student):
     time = np.arange(CLIP) / RATE
     ramp = (0.6 * time / time[-1] - 0.3 + 0.05 * np.sin(2 * np.pi * 90 * time)).astype(np.float32)
-    assert abs(ramp[0] - ramp[-1]) > 0.5  # it clicks where it begins again
+    assert abs(ramp[0] - ramp[-1]) > 0.5  # it would click where it repeats
     out = student.loop(ramp, RATE, "rain", seed=5)
     looped = out.waveform[0].numpy()
     steps = np.abs(np.diff(looped))

@@ -4,8 +4,8 @@
     python -m training.ablate --table 2 3 4 5 6 7 8 --estimate
 
 Rows are data (``training/configs/tables.yaml``). Runs that rows share are trained once, on the cache and codec of a
-reproduction. All rows are judged by one judge, on the same held-back wordings and seeds. Killed and started again, it
-goes on. ``--estimate`` measures a few steps and sounds, and tells how many minutes of one core the tables would take.
+reproduction. One judge scores all rows, on the same held-back wordings and seeds. A killed run resumes when it is
+started again. ``--estimate`` measures a few steps and sounds, and prints how many minutes of one core the tables take.
 ``table-N.md``, ``table-N.json`` and ``table-N.png`` are written to ``--out``.
 """
 
@@ -79,7 +79,7 @@ class Ablation:
         return replace(model, vae=vae, variants={row.run: VariantConfig(head, sampling)})
 
     def task(self, name: str) -> MaskedModelling:
-        """A run that has not begun."""
+        """The training task of a run, before its first step."""
         run, cache = self.recipe.runs[name], self.base.caches[0]
         source: TokenCache = cache if run.embeddings == "all" else PartialCache(cache, run.embeddings)
         model = self.new_model(name)
@@ -102,7 +102,7 @@ class Ablation:
         return train(self.task(name), config, self.base.out / "runs" / name, name)
 
     def pipeline(self, row: Row) -> AudioDEAR:
-        """A row's run as it makes sound, with the weights as they would be on disk."""
+        """The pipeline of a row, with weights rounded as on disk."""
         config, run = self.config(row), self.recipe.runs[row.run]
         model = MaskedModel(config)
         model.load_state_dict(self.trained(row.run).state_dict())
@@ -113,7 +113,7 @@ class Ablation:
 
     @cached_property
     def reference(self) -> Reference:
-        """The held-out recordings, as the judge hears them."""
+        """The held-out recordings in the features of the judge."""
         corpus = self.base.corpus
         return embed_held_out(corpus.recordings(held_out=True), corpus.recordings(held_out=False), self.judge)
 
@@ -161,12 +161,12 @@ class Estimate:
     STEPS, SOUNDS = 2, 1
 
     def __init__(self, ablation: Ablation, labels: int):
-        """labels: that sounds are asked of."""
+        """labels: the classes for which sounds are generated."""
         self.ablation, self.labels = ablation, labels
         self.seconds: dict[Any, float] = {}
 
     def training(self, name: str) -> float:
-        """Seconds of a run. Students run their teacher's backbone beside, unless nothing pulls."""
+        """Seconds of a run. A student also runs its teacher's backbone if lambda is above 0."""
         ablation, run = self.ablation, self.ablation.recipe.runs[name]
         config = ablation.budget.teacher if run.student is None else ablation.budget.student
         frozen = run.student is not None and run.student.freeze
@@ -201,7 +201,7 @@ class Estimate:
         return (time.process_time() - began) / self.STEPS
 
     def sounds(self, row: Row) -> float:
-        """Seconds of a row's sounds, their rendering included, without the judge."""
+        """Seconds of generating and rendering a row's sounds, without the judge."""
         config = self.ablation.config(row)
         head = self.ablation.recipe.runs[row.run].head
         guided = config.variants[row.run].sampling.cfg_scale != 1
@@ -244,7 +244,7 @@ class Noise:
     """A cache of noise in a model's shapes."""
 
     stamp: dict[str, Any] = {"made": "of noise"}  # noqa: RUF012 - plain data that nobody changes
-    CONDITIONING = 16  # tokens, of a usual caption
+    CONDITIONING = 16  # tokens of a typical caption
 
     def __init__(self, config: Config):
         self.config = config

@@ -1,4 +1,4 @@
-"""Write which names of AudioSet count as right for each label, from the vocabulary, for judges that know AudioSet.
+"""Write which of AudioSet's names count as right for each label of the vocabulary, for judges of AudioSet's classes.
 
 python -m training.audioset [--out assets/audioset.json]
 """
@@ -20,9 +20,9 @@ VOCABULARY = Path(__file__).parent / "data" / "vocabulary"
 
 
 def audioset_names(folder: Path = VOCABULARY) -> dict[str, list[str]]:
-    """``{label: [names]}`` of each sound in the YAML files of ``folder``, and of each label of recordings of it.
+    """``{label: [names]}`` of each sound in the YAML files of ``folder``, and of each label of its recordings.
 
-    Sounds that AudioSet has no name for are left out.
+    Sounds without a name in AudioSet are left out.
     """
     found: dict[str, list[str]] = {}
     for path in sorted(folder.glob("*.yaml")):

@@ -3,7 +3,7 @@
     python -m training.clap --checkpoint 630k-audioset-fusion-best.pt --audio dog.wav --text "a dog barking"
 
 Prints the cosine similarity of both embeddings of every text and sound, and their largest difference. The exit status
-is 1 where a difference exceeds ``--tolerance``, 2 where something cannot be loaded. Needs laion_clap and what it needs:
+is 1 where a difference exceeds ``--tolerance``, 2 where something cannot be loaded. Needs laion_clap,
 torchvision, torchaudio and the Hub's roberta-base.
 """
 
@@ -28,7 +28,7 @@ TEXTS = ("a dog barking", "rain on a tin roof, then a rooster crows far away", "
 
 
 def sounds() -> dict[str, np.ndarray]:
-    """Sounds at 48 kHz to compare with where no files are given: of ten seconds and less, loud and quiet."""
+    """Sounds at 48 kHz for a comparison without files: of ten seconds or less, loud and quiet."""
     time = np.arange(10 * RATE) / RATE
     noise = np.random.default_rng(0).standard_normal(10 * RATE)
     return {

@@ -1,8 +1,8 @@
 """Train the classifier that scores generated sounds: ``python -m training.classifier --clips DIR --out DIR``.
 
-One fold is held out of training. Its recordings, scenes composed from them, and both after a codec and phase
-estimation, as in the sounds of a model, are measured afterwards. No choice is made on that fold during training: the
-last averaged weights are the result.
+One fold is held out of training. Afterwards, the classifier is measured on its recordings, on scenes composed from
+them, and on both after a codec and phase estimation, as in the sounds of a model. Training makes no choice on that
+fold: the last averaged weights are the result.
 """
 
 from __future__ import annotations

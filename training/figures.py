@@ -33,7 +33,7 @@ def draw(clips_folder: Path, out: Path, model: str | None, fold: int, seed: int)
     mel = MelSpectrogram(pipeline.config.mel)
     real, _ = recordings([first[label] for label in names], mel)
     made = pipeline.generate([prompts(label)[1][0] for label in names], seed=seed)
-    # What is shown of the generated clips is what is heard: the mel of the waveform.
+    # Of generated clips, the mel of the waveform is shown, because it is what is heard.
     shown = pipeline.config.mel.samples // pipeline.config.mel.hop_length
     figure = plots.spectrogram_grid(
         [one[:shown] for one in real.numpy()],

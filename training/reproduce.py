@@ -307,7 +307,7 @@ class Reproduction:
         return self.conv if vae == "conv" else self.codec, self.istft if vocoder == "istft" else self.unlearned
 
     def sampling(self, variant: str) -> dict[str, Any]:
-        """The variant's best guidance scale and temperature, by wordings, recordings and seeds of the training."""
+        """The variant's best guidance scale and temperature on wordings, recordings and seeds of the training."""
         pipeline = self.pipeline(variant, self.recipe.model)
         wordings = {label: prompts(label)[0] for label in self.corpus.judged}
 

@@ -29,7 +29,7 @@ PUBLISHED_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": 
 
 
 def save_networks(folder: Path, small: dict | None = None, narrow: dict | None = None) -> tuple:
-    """(AutoencoderKL, SpeechT5HifiGan), random and tiny, saved in ``folder`` with the files and names of 2023."""
+    """Save a tiny random (AutoencoderKL, SpeechT5HifiGan) in ``folder`` with the files and names of 2023."""
     from diffusers import AutoencoderKL
     from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
@@ -38,7 +38,7 @@ def save_networks(folder: Path, small: dict | None = None, narrow: dict | None =
         vae = AutoencoderKL(**(audioldm.AUTOENCODER | SMALL | (small or {}))).eval()
         vocoder = SpeechT5HifiGan(SpeechT5HifiGanConfig(**(audioldm.HIFIGAN | NARROW | (narrow or {})))).eval()
         vae.decoder.conv_out.bias.fill_(-11)  # mels around the floor
-        for name, value in vocoder.named_parameters():  # as initialised it is nearly silent
+        for name, value in vocoder.named_parameters():  # it is nearly silent at initialisation
             if name.endswith("weight"):
                 torch.nn.init.normal_(value, std=value[0].numel() ** -0.5)
         vocoder.conv_post.weight /= 10

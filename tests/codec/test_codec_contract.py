@@ -1,4 +1,4 @@
-"""What every codec and vocoder of the registries keeps. A new kind is tested without a change here."""
+"""The contract of every codec and vocoder in the registries. A new kind is tested without a change here."""
 
 from unittest.mock import patch
 

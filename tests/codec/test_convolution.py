@@ -81,7 +81,7 @@ def test_whole_networks_keep_their_names_and_values(generator):
         wide = audioldm.HIFIGAN | NARROW | {"upsample_initial_channel": 256, "resblock_kernel_sizes": (3, 11)}
         wide["resblock_dilation_sizes"] = ((1, 3), (1, 5))
         vocoder = SpeechT5HifiGan(SpeechT5HifiGanConfig(**wide)).eval()
-        for name, value in vocoder.named_parameters():  # as initialised it is nearly silent
+        for name, value in vocoder.named_parameters():  # it is nearly silent at initialisation
             if name.endswith("weight"):
                 nn.init.normal_(value, std=value[0].numel() ** -0.5)
     mel, latents = torch.randn(2, 24, 64, generator=generator), torch.randn(2, 8, 8, 4, generator=generator)

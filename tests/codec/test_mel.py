@@ -52,7 +52,7 @@ def test_equals_a_transform_written_out_in_numpy(mel):
 
 
 def test_golden_values_hold_the_protocol_in_place(mel):
-    """Of a sweep, at three frames and four bands; another filterbank, window or framing would change them."""
+    """Values of a sweep at three frames and four bands depend on filterbank, window and framing."""
     time = torch.arange(16_000, dtype=torch.float64) / 16000
     sweep = (0.3 * torch.sin(2 * math.pi * (100 * time + 1900 * time**2))).float()[None]
     values = mel(sweep)[0][[10, 50, 90]][:, [2, 16, 32, 48]]
@@ -90,7 +90,7 @@ def test_the_mel_is_that_of_audioldm():
     """haoheliu/AudioLDM-training-finetuning, `mel_spectrogram_train`; haoheliu/AudioLDM, `TacotronSTFT`."""
     generator = torch.Generator().manual_seed(0)
     wave = 0.1 * torch.randn(1, 64 * 160, generator=generator, dtype=torch.float64)
-    wave[:, 5000:8000] = 0  # where the clamp shows
+    wave[:, 5000:8000] = 0  # where the clamp has an effect
     window = torch.hann_window(1024, dtype=torch.float64)
 
     def by_hand(wave: torch.Tensor, padding: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The mel-gain vocoder: near the mel it was given, deterministic, finite at the extremes."""
+"""The mel-gain vocoder reproduces the given mel, is deterministic, and is finite at the extremes."""
 
 import math
 

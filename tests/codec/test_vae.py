@@ -110,7 +110,7 @@ def test_conv_weights_do_not_depend_on_the_global_random_state():
 
 
 def test_refinement_learns_what_the_components_leave_out(generator):
-    # A second, quieter component whose coefficient is the square of the first: uncorrelated with it, yet known from it.
+    # A second, quieter component whose coefficient is the square of the first: uncorrelated, but determined by it.
     vae = ConvConfig(patch_frames=8, patch_mels=64, token_dim=1, width=16, depth=1)
     codec = PatchVAE(vae, MEL)
     basis = torch.linalg.qr(torch.randn(512, 2, generator=generator)).Q

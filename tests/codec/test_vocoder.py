@@ -70,7 +70,7 @@ def test_griffin_lim_sings_the_right_note(griffin_lim, spectrogram, frequency):
     assert wave.shape == (1, SAMPLES)
     assert wave.dtype == torch.float32
     peak = torch.fft.rfft(wave[0]).abs().argmax().item() * MEL.sample_rate / SAMPLES
-    # The mel knows no pitch finer than its bands: about 40 Hz wide at the bottom, 7 % of the frequency above.
+    # The mel resolves no pitch finer than its bands: about 40 Hz wide at the bottom, 7 % of the frequency above.
     assert abs(peak - frequency) < max(40, 0.07 * frequency)
     # Its magnitude spreads over the bins of a band, and the same sum over more bins is less energy.
     assert 0.4 < wave.square().mean().sqrt().item() / (0.5 / math.sqrt(2)) < 1.2

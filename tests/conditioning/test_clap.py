@@ -29,7 +29,7 @@ def sixteen_bit(seconds: float, seed: int = 0) -> np.ndarray:
 
 
 def between(sound: np.ndarray) -> np.ndarray:
-    """The same sound a little above its steps, whence rounding towards zero leads back to them."""
+    """The same sound slightly above its steps, to which rounding towards zero returns it."""
     return sound + np.sign(sound) * 0.25 / 32767
 
 
@@ -118,7 +118,7 @@ def test_long_sounds_are_fused_from_three_crops():
     got, longer = mel(sixteen_bit(10.24))
     again, _ = mel(sixteen_bit(10.24))
     assert longer and torch.equal(got, again)
-    short, longer = mel(sixteen_bit(10.005))  # not a whole frame more than ten seconds
+    short, longer = mel(sixteen_bit(10.005))  # less than a frame longer than ten seconds
     assert not longer and short.shape == (4, 1001, 64)
 
 

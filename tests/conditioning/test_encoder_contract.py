@@ -1,4 +1,4 @@
-"""What every text encoder of the registry keeps. A new one is tested without a change here, by its defaults."""
+"""The contract of every text encoder in the registry. A new one is tested with its defaults, without a change here."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The benchmark: its naive loops are the same function, its clocks multiply rightly, its command says what it did."""
+"""The benchmark: naive loops that compute the same function, clocks that scale correctly, reports of the command."""
 
 import dataclasses
 

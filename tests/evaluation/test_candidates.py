@@ -1,4 +1,4 @@
-"""What candidates gain, with ears that hear rain where a sound crosses zero often."""
+"""The gain from candidates, by a judge that hears rain in a sound that crosses zero often."""
 
 import json
 

@@ -78,7 +78,7 @@ def test_round_trip(tmp_path, mel):
     torch.testing.assert_close(loaded(mel), model(mel), rtol=0.02, atol=0.02)  # float16 on disk
     assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
     save_classifier(tmp_path / "again", loaded)
-    assert load_classifier(tmp_path / "again").config == loaded.config  # halves survive, and so does what was measured
+    assert load_classifier(tmp_path / "again").config == loaded.config  # float16 weights and measurements survive
 
 
 def test_the_bundled_classifier_is_whole_and_says_how_good_it_is():

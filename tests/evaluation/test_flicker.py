@@ -1,4 +1,4 @@
-"""Flicker of tokens and texture of waveforms, against what follows in closed form."""
+"""Flicker of tokens and texture of waveforms, against closed forms."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Every kind of judge keeps one contract; the outside judge computes what its published weights mean."""
+"""The contract of every kind of judge, and EfficientAT against an independent reader of its published weights."""
 
 import json
 import math
@@ -66,7 +66,7 @@ def random_weights(names=7, seed=0):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder as EfficientAT's publishers and AudioSet's would leave it."""
+    """A folder with files as EfficientAT and AudioSet publish them."""
     torch.save(random_weights(), tmp_path / "mn01_as_mAP_1.pt")
     rows = [f'{i},/m/{i},"Name, {i}"' for i in range(7)]
     (tmp_path / "class_labels_indices.csv").write_text("\n".join(["index,mid,display_name", *rows[::-1]]))

@@ -1,4 +1,4 @@
-"""The table of where sound is lost, on a tiny checkpoint and recordings whose class is plain to hear."""
+"""The table of where sound is lost, on a tiny checkpoint and recordings whose class is obvious."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ PROMPTS = {"rain": ["rain on a roof"], "dog": ["a dog barking"], "sea_waves": ["
 
 
 class Ears:
-    """Hears rain where the waveform crosses zero often, and a dog where it does not."""
+    """A judge that hears rain in a waveform that crosses zero often, and a dog in any other."""
 
     name, hears, digest, measured = "ears", "waveforms", "0" * 12, {}
     names, exclusive = ("Rain", "Dog", "Music", "Speech", "Bell", "Car"), False
@@ -96,7 +96,7 @@ def test_rows_classes_and_floor(recordings, tiny_folder, student):
         assert rows[f"mel, {kind}"]["all"]["best"] == 1  # noise stays noise, and a tone a tone
         assert 0 < rows[f"mel, {kind}"]["mel_error"] <= rows[f"codec, {kind}"]["mel_error"] + 1e-3
         assert rows[f"student, {kind}"]["fd"] > result["floor_fd"] >= 0
-    assert set(rows["student, mel-gain"]["per_class"]) == {"rain", "dog"}  # no recordings of the sea, so it isn't asked
+    assert set(rows["student, mel-gain"]["per_class"]) == {"rain", "dog"}  # no recordings of the sea, so no score
     assert set(result["flicker"]) == {"mel", "codec", "student", "teacher"}
     source = recorded(split([recordings], [4], 2)[0][:4], student.config)
     assert result["flicker"]["mel"] == flicker(source.mels, source.labels)

@@ -1,4 +1,4 @@
-"""Approximate savings: exact where they are off, and where they are on, what they say and nothing else."""
+"""Approximate savings: exact if they are off, and equal to a literal form if they are on."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ from dear.sampling import generate, guidance_scale
 
 
 class Slow:
-    """One branch for one item, literally: all L tokens in every pass, what others see of stale ones taken from a dict.
+    """A literal form of one branch for one item: all L tokens in every pass, with values of stale ones from a dict.
 
     ``seen``: per block {position: (key, value, input of local mixing)}, each as it was when last computed.
     """
@@ -68,7 +68,7 @@ class Slow:
 
 @torch.no_grad()
 def slow(model, one, seed, sampling, given=None, keep=None):
-    """The savings of ``sampling``, word by word, for one item."""
+    """A literal form of the savings of ``sampling``, for one item."""
     savings = sampling.savings
     generator = torch.Generator().manual_seed(seed)
     order = random_order(L, generator).tolist()

@@ -12,7 +12,7 @@ from dear.heads.energy import energy_loss
 
 
 def literal_energy(samples, target):
-    """Equation (8) read aloud, in Python floats."""
+    """Equation (8) written out in Python floats."""
     m = len(samples)
     values = []
     for n in range(len(target)):
@@ -67,7 +67,7 @@ class TestEnergy:
         torch.testing.assert_close(loss, wanted, rtol=0, atol=1e-12)
 
     def test_groups_see_scatter_in_a_few_channels_that_the_whole_hardly_sees(self):
-        """Of 64 channels the first scatter a third as far as the others; samples scatter twice too far in them."""
+        """The first of 64 channels scatter a third as far as the others, and samples scatter twice too far in them."""
         generator = torch.Generator().manual_seed(0)
         size = torch.ones(64).index_fill(0, torch.arange(4), 0.3)
         target, *samples = size * torch.randn(5, 20_000, 64, generator=generator)

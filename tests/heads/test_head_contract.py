@@ -1,4 +1,4 @@
-"""What every head of the registry keeps. A new head is tested without a change here."""
+"""The contract of every head in the registry. A new head is tested without a change here."""
 
 import pytest
 import torch
@@ -105,7 +105,7 @@ class TestContract:
         assert not torch.allclose(guided, free)
 
     def test_guidance_mixes_representations_or_the_predictions(self, setting, context):
-        """One step on the first noise: what it makes of a prediction is affine, so samples mix as predictions do."""
+        """One step from the first noise is affine in the prediction, so samples mix as predictions do."""
         head, null = build(**setting), torch.ones(N, C, dtype=torch.float64)
         options = {"steps": 1, "temperature": 1.0}
         guided = head.sample(context, null, cfg_scale=2.5, draw=drawer(0), **options)

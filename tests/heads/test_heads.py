@@ -1,4 +1,4 @@
-"""The formulas of the diffusion head, and what the shipped heads have in common beside the contract."""
+"""The formulas of the diffusion head, and properties beyond the contract that the shipped heads share."""
 
 import dataclasses
 import math
@@ -114,7 +114,7 @@ def test_fits_a_mixture_in_two_dimensions(setting, few, many):
                     temperature=1.0,
                     draw=lambda: torch.randn(500, 2, generator=generator),
                 )
-            # One Gaussian with the moments of the data knows nothing of its modes.
+            # One Gaussian with the moments of the data lacks its modes.
             reference = data.std(dim=0) * noise if steps == many else noise
             assert energy_distance(samples, data) < energy_distance(reference, data) / 2
             ratio = samples.std(dim=0) / data.std(dim=0)
@@ -223,7 +223,7 @@ class TestDiffusion:
 @pytest.mark.parametrize("level", ["prediction", "representation"])
 @pytest.mark.parametrize("kind", ["diffusion", "flow", "meanflow", "shortcut"])
 def test_what_does_not_depend_on_the_sample_is_computed_once(kind, level, context):
-    """And the result is that of steps through the head's own forward."""
+    """The result equals that of steps through the head's own forward."""
     options = {"eta": 0.0, "timesteps": 50} if kind == "diffusion" else {}
     head = build(kind=kind, guidance_level=level, **options)
     null, scale, steps = torch.ones_like(context), 2.5, 4

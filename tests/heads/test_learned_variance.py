@@ -1,4 +1,4 @@
-"""A diffusion head whose network also says how much noise a step adds."""
+"""A diffusion head whose network also predicts how much noise a step adds."""
 
 import math
 
@@ -10,7 +10,7 @@ from dear.heads.diffusion import cosine_signal
 
 
 class TestLearnedVariance:
-    """A diffusion head whose network also says how much noise a step adds."""
+    """A diffusion head whose network also predicts how much noise a step adds."""
 
     @staticmethod
     def saying(share, **options):

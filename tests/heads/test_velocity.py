@@ -1,4 +1,4 @@
-"""The heads that follow velocities, against flows that are known in closed form."""
+"""The heads that follow velocities, against flows in closed form."""
 
 from itertools import pairwise
 
@@ -73,7 +73,7 @@ FLOWS = pytest.mark.parametrize("flow", [Linear(), Gaussian()], ids=["linear", "
 def test_exact_average_velocities_are_a_fixed_point_of_the_meanflow_identity(flow, path):
     z, r, t = path
     wanted = flow.average(z, r, t)
-    # The closed form divides by t - r: where the two meet, its derivative is left to the term that t - r erases.
+    # The closed form divides by t - r: where they are equal, the factor t - r removes the term with its derivative.
     target = meanflow_target(flow.average, z, r, t, flow.velocity(z, t))
     apart = t > r
     torch.testing.assert_close(target[apart], wanted[apart], rtol=0, atol=1e-9)
@@ -149,7 +149,7 @@ def test_with_exact_average_velocities_any_number_of_steps_gives_the_gaussian(st
 
 @pytest.mark.parametrize("kind", ["flow", "meanflow", "shortcut"])
 def test_the_loss_is_zero_for_the_velocity_of_one_point_and_its_noise(kind):
-    """Every target agrees on a path that starts and ends where it must: z stays on the line, its velocity is known."""
+    """On a straight path z stays on the line and its velocity is known, so every target agrees."""
     head, generator = build(kind, levels=3), torch.Generator().manual_seed(0)
     point = torch.linspace(-1, 1, D, dtype=torch.float64)
     follow(head, lambda z, r, t: (z - point) / t[:, None])
@@ -179,7 +179,7 @@ def test_the_finest_shortcut_step_stands_for_an_instant():
 
 @pytest.mark.parametrize("kind", ["meanflow", "shortcut"])
 def test_the_share_of_plain_flow_matching(kind):
-    """At share 1 every row asks for an instant; at 0 none does, but for steps that are as good as one."""
+    """``flow_share`` is the share of rows with r = t, on which plain flow matching trains."""
     for share in (0.0, 0.75, 1.0):
         head, seen = build(kind, levels=1, flow_share=share), []
         forward = head.forward
@@ -199,7 +199,7 @@ def test_shortcut_targets_are_made_by_the_average_once_there_is_one():
     assert head.wants_average and not plain.wants_average
     target, context = torch.zeros(8, D).double(), torch.zeros(8, C).double()
     loss = lambda head: head.loss(target, context, torch.Generator().manual_seed(0))  # noqa: E731
-    assert torch.equal(loss(head), loss(plain))  # as long as no training has attached one
+    assert torch.equal(loss(head), loss(plain))  # before a training attaches an average
     head.average = {name: torch.zeros_like(value) for name, value in head.named_parameters()}
     seen = []
     forward = head.forward
@@ -208,7 +208,7 @@ def test_shortcut_targets_are_made_by_the_average_once_there_is_one():
         wanted = loss(head)
     assert seen[0].abs().max() == seen[1].abs().max() == 0  # an average of zeros stands still
     torch.testing.assert_close(wanted, seen[2].square().mean(dim=-1))
-    head.average = {"net.output.bias": torch.ones(D).double()}  # in place of one parameter alone
+    head.average = {"net.output.bias": torch.ones(D).double()}  # replaces one parameter only
     assert not torch.equal(loss(head), wanted)
 
 
@@ -252,7 +252,7 @@ def test_logit_normal_times_favour_the_middle_and_move_with_their_mean():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_no_small_step_is_lost_in_half_precision(dtype):
-    """Under a steady velocity of 1/4 noise arrives 1/4 lower, in whatever number of steps."""
+    """Under a constant velocity of 1/4, noise arrives 1/4 lower in any number of steps."""
     head = HEADS["flow"](FlowConfig(width=8, depth=1), D, C).to(dtype)
     head.move = lambda z, times, context: torch.full_like(z, 0.25)
     noise = torch.randn(N, D, generator=torch.Generator().manual_seed(0)).to(dtype)

@@ -82,7 +82,7 @@ def tiny_clap(folder: Path, fused: bool = True, width: int = 4) -> Path:
 
 
 def laion_checkpoint(path: Path, model: ClapModel) -> Path:
-    """``model`` by LAION's names, with what LAION's training leaves in a checkpoint beside the two embedders."""
+    """The weights of ``model`` by LAION's names, with the further entries of a checkpoint of LAION's training."""
     names = {
         "text_model.": "text_branch.",
         "audio_model.audio_encoder.": "audio_branch.",

@@ -1,8 +1,8 @@
-"""What a training step takes at the paper's size: ``python tests/helpers/full_size.py DIR``.
+"""Measure a training step at the paper's size: ``python tests/helpers/full_size.py DIR``.
 
 Runs the real commands on stand-ins: the codec has AudioLDM's full size and random weights, the text encoders are tiny
 ones with embeddings of the real width. A few sounds of noise are encoded, then the teacher is trained for some steps
-and the student under it, each in a process of its own, which tells its memory and speed; seconds per step follow.
+and the student under it, each in a process of its own, which reports its memory and speed.
 """
 
 from __future__ import annotations

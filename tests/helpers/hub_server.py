@@ -92,7 +92,7 @@ class HubServer:
         self.repositories: dict[str, Repository] = {}
         self.uploads: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
-        self.tokens: set[str | None] = set()  # that the Hub was sent
+        self.tokens: set[str | None] = set()  # sent to the Hub
         self.faults: list[Fault] = []
         self.closed = False
         self.home = Path()  # of huggingface_hub's cache and token, where it uses this server
@@ -250,7 +250,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send(status, data, Content_Type="application/json", X_Error_Message=message, **headers)
 
     def send_range(self, data: bytes, fault: Fault | None, **headers: str) -> None:
-        """The whole, or the end that a ``Range: bytes=N-`` asks for."""
+        """Send everything, or the end that a ``Range: bytes=N-`` requests."""
         wanted = self.headers.get("Range")
         if wanted is None:
             self.send(200, data, fault, Accept_Ranges="bytes", **headers)
@@ -261,7 +261,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class StorageHandler(Handler):
-    """Where large files lie: /<sha256>/<name>."""
+    """The storage of large files: /<sha256>/<name>."""
 
     def answer(self, body: bytes, fault: Fault | None) -> None:
         if "Authorization" in self.headers:
@@ -311,7 +311,7 @@ class HubHandler(Handler):
     def with_repository(self, name: str, act: object, *arguments: object) -> None:
         repository = self.world.repositories.get(name)
         if repository is None or (repository.private and "Authorization" not in self.headers):
-            # To someone without a token, what is absent and what is private look the same.
+            # Without a token, an absent and a private repository look the same.
             known = "Authorization" in self.headers
             self.answer_error(404 if known else 401, "RepoNotFound", "Repository not found")
             return
@@ -380,7 +380,7 @@ class HubHandler(Handler):
                 self.answer_error(404, "", "Not found")
 
     def commit(self, repository: Repository, name: str, branch: str, lines: list[dict]) -> None:
-        """Newline-delimited JSON: a header, then what to add and what to delete, all or nothing."""
+        """Apply newline-delimited JSON, a header and then additions and deletions, completely or not at all."""
         if branch not in repository.refs:
             self.answer_error(404, "RevisionNotFound", f"Invalid rev id: {branch}")
             return

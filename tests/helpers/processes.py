@@ -1,4 +1,4 @@
-"""Processes that start at once: forked from a server that has imported what takes seconds."""
+"""Processes that start quickly: forked from a server that has imported the slow modules."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from multiprocessing.process import BaseProcess
 
 import torch
 
-# Modules of the repository and of its requirements, as the server finds them from the root, where tests are run. Some
-# are imported late by those before them.
+# The server finds modules of the repository because tests run in its root. The first two import soundfile late.
 IMPORTS = ["training.distill", "training.reproduce", "soundfile"]
 
 
 def start(function: Callable[..., object], *arguments: object) -> BaseProcess:
-    """``function(*arguments)``, of a test's file, on one thread in a process of its own; its status is ``exitcode``."""
+    """Run ``function(*arguments)`` of a test module on one thread in its own process; its status is ``exitcode``."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTS)
     process = context.Process(target=_run, args=(function, *arguments))
@@ -29,7 +28,7 @@ def _run(function: Callable[..., object], *arguments: object) -> None:
 
 
 def wait_until(condition: Callable[[], object], *processes: BaseProcess, seconds: float = 240) -> None:
-    """Until ``condition()`` holds, while all of ``processes`` are alive; else they are killed."""
+    """Wait until ``condition()`` holds. If one of ``processes`` ends before, kill all of them and fail."""
     deadline = time.monotonic() + seconds
     try:
         while not condition():
@@ -42,7 +41,7 @@ def wait_until(condition: Callable[[], object], *processes: BaseProcess, seconds
 
 
 def end(*processes: BaseProcess, seconds: float = 600) -> list[int | None]:
-    """Their exit statuses. Whoever hangs is killed."""
+    """Wait for processes, kill those that hang, and return the exit statuses."""
     for process in processes:
         process.join(seconds)
         process.kill()

@@ -21,7 +21,7 @@ LABELS = {"old": ("dog", "rain", "clock_tick"), "new": ("doorbell", "piano")}  #
 HELD_OUT = {"old": 4, "new": 5}
 SOUNDS = ("dog", "rain", "clock_tick", "bell", "piano")  # a doorbell is a bell
 RATE = 16000
-TRAINING = ("codec", "cache", "teacher", "student", "plain", "conv", "vocoder", "classifier")  # all that is random
+TRAINING = ("codec", "cache", "teacher", "student", "plain", "conv", "vocoder", "classifier")  # all random stages
 
 
 def make_clips(data: Path) -> list[str]:
@@ -80,7 +80,7 @@ def make_recipe(path: Path) -> Path:
 
 
 def train_all(clips: Sequence[str], recipe: Path, out: Path) -> None:
-    """All stages that train, in a process of its own, which this ends."""
+    """Run all stages that train, then end the process."""
     arguments = ["--clips", *clips, "--out", out, "--recipe", recipe, "--workers", "1", "--stages", *TRAINING]
     sys.exit(main([*map(str, arguments)]))
 

@@ -151,7 +151,7 @@ def shoot(walk: Walk, width: int) -> bytes:
 
 
 def preview(pipeline: Any) -> bytes:
-    """The picture that links to the page are shown with, a JPEG."""
+    """Write the preview of links to the page, a JPEG."""
     from PIL import Image
 
     from dear.visual import plots

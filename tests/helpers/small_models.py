@@ -22,7 +22,7 @@ def build(variant="student", dtype=torch.float64, config=None, **backbone):
     config = dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, **backbone))
     torch.manual_seed(0)
     model = MaskedModel(config, variant).to(dtype).eval()
-    # Weights at initialisation hardly listen to the condition; larger ones make every mistake visible.
+    # Weights at initialisation hardly depend on the condition; larger ones make every mistake visible.
     for parameter in model.parameters():
         parameter.data.mul_(1.5)
     return model

@@ -25,7 +25,7 @@ SOUNDS = 21  # 42 items in 6 shards, the last of 2
 
 
 class Hearing(Letters):
-    """Letters that also listens: two equal tokens of a sound's statistics."""
+    """Letters that also encodes sounds, as two equal tokens of their statistics."""
 
     def encode_audio(self, waveforms, sample_rate):
         assert sample_rate == MEL.sample_rate and waveforms.shape[1] == MEL.samples

@@ -61,7 +61,7 @@ def function(page: gr.Blocks, name: str, module: str | None = None) -> Callable[
 
 
 def by_id(changes: dict[Any, Any]) -> dict[str, Any]:
-    """The changes of one report by the elements' ids, or by type for components without one."""
+    """The changes of one report, keyed by the elements' ids, or by type for components without one."""
     return {component.elem_id or type(component).__name__: value for component, value in changes.items()}
 
 
@@ -98,7 +98,7 @@ class Visitor:
 
 
 class Hand:
-    """What a visitor does with the browser."""
+    """A visitor's actions in the browser."""
 
     def __init__(self, browser: Any, page: gr.Blocks, width: int = 1400):
         self.browser, self.url = browser, page.local_url

@@ -65,7 +65,7 @@ def test_every_epoch_visits_every_item_once(built):
     epochs = [stream[start : start + 70] for start in (0, 70, 140)]
     assert all(sorted(epoch) == list(range(70)) for epoch in epochs)
     assert not np.array_equal(epochs[0], epochs[1])
-    assert np.array_equal(cache.indices(9, 16, seed=3), stream[144:160])  # whatever was asked before
+    assert np.array_equal(cache.indices(9, 16, seed=3), stream[144:160])  # independent of earlier calls
     assert not np.array_equal(cache.indices(9, 16, seed=4), stream[144:160])
     assert sorted(cache.indices(0, 140, seed=3)) == sorted([*range(70), *range(70)])
 

@@ -77,7 +77,7 @@ def test_a_run_tells_its_speed_and_lets_itself_be_heard(trained, name):
 
 
 def test_a_history_of_checkpoints_is_kept(trained):
-    """Of steps 1 and 2 the latest one, whose weights are those of the checkpoint."""
+    """The later of two checkpoints is kept; its weights are those of the final checkpoint."""
     text = yaml.safe_load((trained / "teacher.yaml").read_text()) | {"history": {"every": 1, "keep": 1}}
     (trained / "history.yaml").write_text(yaml.safe_dump(text))
     command = arguments(trained, "teacher", "--max-steps", "2", out="kept")

@@ -94,7 +94,7 @@ def test_absent_fields_and_files_are_named(tmp_path):
 
 
 def broken_files(folder: Path) -> dict[str, str]:
-    """Files that can't serve, with the reason that each should be given."""
+    """Unusable files, each with its expected reason."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "zero.wav").write_bytes(b"")
     (folder / "text.wav").write_text("not a sound at all\n" * 20)
@@ -143,7 +143,7 @@ def test_a_wav_of_undeclared_length_is_whole(tmp_path):
     data = bytearray(write_sound(tmp_path / "a.wav", 0.5, seed=1).read_bytes())
     wanted = probe(str(tmp_path / "a.wav"))
     place = data.index(b"data") + 4
-    data[4:8] = data[place : place + 4] = struct.pack("<I", 0xFFFFFFFF)  # as a program writes that pipes its sound
+    data[4:8] = data[place : place + 4] = struct.pack("<I", 0xFFFFFFFF)  # as programs write it that stream their output
     (tmp_path / "a.wav").write_bytes(data)
     assert probe(str(tmp_path / "a.wav")) == wanted
 

@@ -76,7 +76,7 @@ def test_a_run_that_stops_early_goes_on_along_the_same_schedule(tmp_path):
 def test_a_state_from_before_a_field_existed_is_one_with_its_default(tmp_path):
     train(Distilled(DistillConfig()), config(), tmp_path, "run", max_steps=2)
     saved = state(tmp_path)
-    del saved["digest"]  # a younger field still
+    del saved["digest"]  # a field added even later
     description = json.loads(saved["description"])
     for part, field in ((description["config"], "micro_batch"), (description["settings"]["head"], "samples")):
         del part[field]
@@ -183,7 +183,7 @@ class Synchronised(TorchDispatchMode):
 @pytest.mark.parametrize("kind", HEADS)
 @pytest.mark.parametrize("backbone", [{}, {"attention": "joint", "masked_attention": "full", "conv_width": 0}])
 def test_a_micro_batch_never_waits_for_the_device(kind, backbone, monkeypatch):
-    """Forward and backward pass of a student under its teacher. All noise is drawn on the CPU, as there is no other."""
+    """Forward and backward pass of a student under its teacher. All noise is drawn on the CPU, the only device here."""
     monkeypatch.setattr("dear.model.generator_on", lambda device, generator: generator)
     model = tiny_config()
     shape = replace(model.backbone, positions="learned", **backbone)

@@ -1,4 +1,4 @@
-"""What a run needs, by formula: memory against what autograd keeps, and the rest by arithmetic."""
+"""The estimated needs of a run: memory against the bytes that autograd keeps, the rest by arithmetic."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_memory_is_what_autograd_keeps(name, head, precision, monkeypatch):
     config = replace(config, backbone=shape, variants={"any": VariantConfig(head(width=256))})
     torch.manual_seed(0)
     model = MaskedModel(config)
-    # Two items less one: without what does not depend on the batch, such as weights in half precision.
+    # The difference of two items and one excludes bytes that no batch changes, such as weights in half precision.
     one, two = kept(model, 1, precision), kept(model, 2, precision)
     hidden = 1 - SHOWN / 256
     inputs = (78 * 1024 + 256 * 128) * (2 if precision == "bf16" else 4)  # of the first projections

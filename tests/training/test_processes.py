@@ -59,7 +59,7 @@ def from_shards(folder: Path, out: str) -> list[str]:
 
 
 def join(function: Callable[[Path], None], folder: Path, rank: int, port: int) -> None:
-    """``function(folder)`` as one of two processes, as a launcher starts them."""
+    """Run ``function(folder)`` as one of two processes, as a launcher starts them."""
     places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in places.items()} | {"ACCELERATE_USE_CPU": "true"}
     function(folder)

@@ -1,4 +1,4 @@
-"""From recordings to a checkpoint at toy size, and through kills at any moment."""
+"""A reproduction at toy size, from recordings to a checkpoint, also after kills."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def finished(clips, recipe, tmp_path_factory):
-    """A reproduction that nothing disturbed, on one thread as in the processes that it is compared with."""
+    """An undisturbed reproduction, on one thread as in the processes that it is compared with."""
     out, threads = tmp_path_factory.mktemp("finished"), torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -47,7 +47,7 @@ def contents(out):
 
 
 def reported(out, name):
-    """The rows of a table that was measured, by what each is of."""
+    """The results of a measured table, by row."""
     paths = (out / "reports").glob(f"{name}-*.json")
     return {path.stem.removeprefix(f"{name}-"): json.loads(path.read_text())["result"] for path in paths}
 

@@ -27,7 +27,7 @@ def test_every_epoch_visits_every_item_once(small_shards, lanes):
     epochs = stream.reshape(4, 42)
     assert all(sorted(epoch) == list(range(42)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
-    assert np.array_equal(cache.indices(9, size, seed=3), stream[54:60])  # whatever was asked before
+    assert np.array_equal(cache.indices(9, size, seed=3), stream[54:60])  # independent of earlier calls
     assert not np.array_equal(cache.indices(9, size, seed=4), stream[54:60])
     assert sorted(cache.indices(0, 84, seed=3)) == sorted([*range(42), *range(42)])
     if lanes > 1:
@@ -36,7 +36,7 @@ def test_every_epoch_visits_every_item_once(small_shards, lanes):
 
 
 def test_epochs_that_end_within_a_step_visit_every_item_once(small_shards):
-    for lanes in (1, 2, 8):  # of eight lanes some have no whole shard
+    for lanes in (1, 2, 8):  # some of eight lanes have less than a shard
         cache = ShardedCache(small_shards, window=2, lanes=lanes)
         stream = np.concatenate([cache.indices(step, 8, seed=3) for step in range(21)])
         assert all(sorted(epoch) == list(range(42)) for epoch in stream.reshape(4, 42))

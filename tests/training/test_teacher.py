@@ -56,7 +56,7 @@ def test_jitter_moves_tokens_by_at_most_so_many_times_their_size():
     [
         {"jitter": -0.1},
         {"jitter": float("nan")},
-        {"jitter": 0.5},  # of nothing, where no prompt is blurred
+        {"jitter": 0.5},  # without an effect, since no prompt is blurred
         {"blurred": 1.5},
         {"blurred": -0.1},
         {"drop": 1.0},

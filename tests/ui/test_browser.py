@@ -80,7 +80,7 @@ def test_the_page_in_a_browser(browser, page):
     line = "return document.querySelector('.dear-plot').style.getPropertyValue('--played')"
     until(lambda: 0.4 < float(hand.run(line)) < 1)
 
-    # Beside the controls where there is room, else below the buttons, and never wider than the window.
+    # The result is beside the controls if there is room, otherwise below the buttons, never wider than the window.
     assert box(".dear-results")["left"] > box(".dear-controls")["right"]
     hand.resize(390)
     until(lambda: box(".dear-examples")["top"] > box(".dear-results")["top"] > box("#generate")["bottom"])

@@ -1,4 +1,4 @@
-"""The listening test as raters and those who run it meet it: in a real browser, and function by function."""
+"""The listening test for raters and organisers: in a real browser, and function by function."""
 
 import csv
 import json
@@ -287,7 +287,7 @@ def test_rating_in_a_browser(browser, test):
         find("#key input").send_keys(SECRET + "\n")
         until(lambda: first.system in find("#tables").text)
 
-        # Who leaves is forgotten by the browser, also on the next visit.
+        # The browser forgets raters who leave, also on the next visit.
         find("#leave").click()
         until(lambda: find("#begin").is_displayed())
         browser.refresh()

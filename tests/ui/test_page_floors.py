@@ -1,4 +1,4 @@
-"""What the page asks of the pipeline, of outputs and of files that come in."""
+"""The parts of the pipeline, of outputs and of uploaded files that the page relies on."""
 
 import json
 import os

@@ -1,8 +1,8 @@
 """Caches of the tokens and conditioning of composed scenes, the training data of the teacher and the student.
 
 A cache is a folder: ``tokens.npy`` [N, L, D] float16, ``conditioning.safetensors`` (the unique captions: tokens
-[U, T, E] float16, mask [U, T]), ``captions.json`` and, written last, ``stamp.json`` with the settings of its making.
-The file is long because what writes a cache and what reads it share its format.
+[U, T, E] float16, mask [U, T]), ``captions.json`` and, written last, ``stamp.json`` with the settings of the cache.
+The file is long because writing and reading a cache share its format.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def build(
         "mel": dataclasses.asdict(mel.config),
         "scenes": sample,
     }
-    stamp = json.loads(json.dumps(stamp))  # tuples become lists, as in a saved one
+    stamp = json.loads(json.dumps(stamp))  # tuples become lists, as in a saved stamp
     job = _Job(folder, scenes, count, vae.eval(), mel)
     with locked(folder):
         if (folder / "stamp.json").exists():
@@ -161,7 +161,7 @@ class _Job:
         self.blocks.mkdir(parents=True, exist_ok=True)
         shape, path = (self.count, *self.vae.token_shape), self.folder / "tokens.npy"
         np.lib.format.open_memmap(path, "w+", np.float16, shape).flush()
-        if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and the end of the process at a mapped page
+        if hasattr(os, "posix_fallocate"):  # an error if the disk is full, where a mapped page ends the process
             with open(path, "r+b") as file:
                 try:
                     os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
@@ -208,7 +208,7 @@ class _Job:
         """Write the tokens of a block, then the file that marks it as done. Returns the block."""
         span = self.range(block)
         scenes = [self.scenes.scene(index) for index in span]
-        # One spectrogram at a time: faster than together, and a tenth of the memory.
+        # One spectrogram at a time is faster than a batch and takes a tenth of the memory.
         mels = torch.cat([self.mel.clip(torch.as_tensor(scene.waveform)[None]) for scene in scenes])
         values = self.vae.encode(mels).half().numpy()
         if not np.isfinite(values).all():

@@ -8,8 +8,8 @@ barks", "a bell rings twice").
 
 With ``held_back=True`` every caption is of a wording that training never shows: for a single sound one of its held-back
 wordings, for a composition, a number of events and a distant sound a held-back template around phrases that are known.
-The two sets are disjoint, ignoring capitals and full stops. Captions are never the bare name of a sound. Some of the
-training's end in an aside that says little or nothing of the sound ("..., recorded on a phone").
+The two sets are disjoint, ignoring capitals and full stops. Captions are never the bare name of a sound. Some
+training captions end in an aside that says little or nothing about the sound ("..., recorded on a phone").
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _DISTANT = (
     "{n} heard from afar",
 )
 _DISTANT_HELD_BACK = ("{n} a long way off", "faintly, from some way off, {n}", "{c} somewhere far off")
-# What people add to any description, and what a model should not take for a sound.
+# Asides that people add to any description. A model should not take them for sounds.
 _ASIDES = (
     " at night",
     " somewhere in the city",
@@ -91,7 +91,7 @@ _ASIDES = (
     " in early march",
     ", as realistic as possible",
 )
-_ASIDE = 0.25  # share of the training's captions that end in one
+_ASIDE = 0.25  # share of training captions that end in an aside
 _THEN = (
     "{n}, then {m}",
     "{c}, then {d}",
@@ -162,7 +162,7 @@ def prompts(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def compositions(names: Sequence[str], most: int | None = None) -> list[tuple[str, str, str]]:
     """A held-back caption of "A, then B" for ordered pairs of sounds: (text, first sound, second sound).
 
-    most: that many of the pairs, drawn evenly; all by default.
+    most: the largest number of pairs, drawn evenly; all pairs by default.
     """
     rng = np.random.default_rng(0)
     pairs = [(first, second) for first in names for second in names if first != second]
@@ -207,7 +207,7 @@ def caption(
 
 
 def wordings_digest(names: Sequence[str]) -> str:
-    """First 12 hex digits of a sha256 over all that captions of these sounds are put together from."""
+    """First 12 hex digits of a sha256 over all texts from which captions of these sounds are composed."""
     singles = [_FRAMES, _DISTANT, _DISTANT_HELD_BACK, _COUNTS, _COUNTS_HELD_BACK, _ONCE, _ONCE_HELD_BACK, NUMBERS]
     templates = [*singles, _TIMES, _ASIDES, _ASIDE, _THEN, _THEN_HELD_BACK, _WHILE, _WHILE_HELD_BACK]
     words = {}
@@ -253,7 +253,7 @@ def _single(name: str, rng: np.random.Generator, held_back: bool) -> str:
     if held_back:
         return _pick(words.held_back, rng)
     training, _ = prompts(name)
-    # Frames make long lists of alike wordings: half of the captions come from the others.
+    # Frames yield many similar wordings, so half of the captions come from the other wordings.
     unframed = tuple(text for text in (*words.free, *words.clauses) if len(text.split()) > 1)
     return _pick(unframed if rng.random() < 0.5 else training, rng)
 

@@ -25,7 +25,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Clip:
-    """One labelled recording and whom to thank for it."""
+    """One labelled recording and its credit."""
 
     path: Path
     fold: int
@@ -34,7 +34,7 @@ class Clip:
     source: str  # where it came from
     author: str
     license: str
-    held_out: bool = False  # of the fold that is for measuring only
+    held_out: bool = False  # whether its fold is for measurement only
 
     @property
     def sound(self) -> str:
@@ -47,7 +47,7 @@ class Clip:
 def read_clips(folders: Iterable[str | Path], held_out: Mapping[str, int]) -> list[Clip]:
     """The clips of folders with ``clips.csv`` or with ESC-50's own ``meta/esc50.csv``, sound files under ``audio``.
 
-    held_out: the fold of each folder, by the folder's name, that is for measuring only. Clips whose label no sound of
+    held_out: {name of a folder: its fold for measurement only}. Clips whose label no sound of
     the vocabulary has, and those that a sound drops, are left out. Raises :class:`DataError` naming a missing folder,
     table, column or sound file, a fold that is not a number, and a folder whose held-out fold isn't stated.
     """

@@ -1,4 +1,4 @@
-"""The recordings of a run: which sounds there are on either side of the held-out folds."""
+"""The recordings of a run, and the sounds on both sides of the held-out folds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from training.data.vocabulary import SOUNDS, select
 
 @dataclass(frozen=True)
 class Corpus:
-    """Recordings of both sides, and the sounds that a run is about, computed ones among them."""
+    """Recordings of both sides, and the sounds of a run, including computed ones."""
 
     clips: tuple[Clip, ...]
     names: tuple[str, ...]

@@ -13,7 +13,7 @@ Each line is an object with exactly these fields:
 - ``labels``: classes of the dataset, may be empty
 - ``licence``, ``split``: text, null where unknown
 - ``sample_rate`` in Hz, ``channels``: of the file
-- ``digest``: of the decoded samples, so that the same sound is known under another name or in another lossless format
+- ``digest``: of the decoded samples, which identifies the same sound under another name or in another lossless format
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def frame_levels(audio: np.ndarray, frame: int) -> np.ndarray:
 
 
 def prepare(audio: np.ndarray, rate: int, clip: Clip) -> Material:
-    """Cut a recording [S] to its event, or to what was recorded of a texture, and measure what scenes need.
+    """Cut a recording [S] to its event, or a texture to its recorded part, and take the measurements for scenes.
 
     Raises DataError naming a silent one.
     """

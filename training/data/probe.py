@@ -12,15 +12,15 @@ import soundfile
 
 from dear.audio import AudioError, blocks, open_sound
 
-SHORTEST = 0.01  # seconds; a sound that is shorter is a click at most
+SHORTEST = 0.01  # seconds; a shorter sound is at most a click
 SILENCE = 1e-4  # a sound whose peak is lower is silent
-UNKNOWN_LENGTH = 0x7FFFFFFF  # from here on a WAV's declared length means that its writer did not know it
+UNKNOWN_LENGTH = 0x7FFFFFFF  # a WAV that declares at least this length was written without knowing it
 
 
 def probe(path: str) -> dict[str, Any]:
     """``sample_rate``, ``channels``, ``frames`` (samples per channel) and ``digest`` of the file's sound.
 
-    Of a file that can't serve, ``reason`` (missing, empty, broken, short or silent) and ``detail``. The digest is that
+    For an unusable file, ``reason`` (missing, empty, broken, short or silent) and ``detail``. The digest is that
     of the decoded samples: lossless copies in other containers have the same.
     """
     try:
@@ -62,7 +62,7 @@ def _measure(file: soundfile.SoundFile) -> dict[str, Any]:
 
 
 def _missing_bytes(log: str) -> int:
-    """Bytes by which a WAV ends before its declared length, which libsndfile takes for shorter without complaint."""
+    """Bytes by which a WAV ends before its declared length. libsndfile reads such a file as a shorter one."""
     found = re.search(r"^data : (\d+) \(should be (\d+)\)", log, re.MULTILINE)
     if found is None or int(found[1]) >= UNKNOWN_LENGTH:
         return 0

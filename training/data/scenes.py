@@ -20,8 +20,8 @@ from training.data.voices import Take, Voices, amplitude
 
 PEAK = 0.99  # no scene is louder
 DISTANT = 0.15  # share of single sounds that are far away
-COUNTED = 0.3  # share of single sounds, of those whose events can be counted, that are a number of them
-ATTRIBUTED = 0.5  # share of single sounds, of those that have an attribute, whose caption names it
+COUNTED = 0.3  # of single sounds with countable events, the share with a given number of events
+ATTRIBUTED = 0.5  # of single sounds with an attribute, the share whose caption names it
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,12 @@ class SceneSource:
     """Scenes by number, from clips that are prepared when they are first needed, and from computed sounds.
 
     clips: those of the folds to use; mel: gives sample rate and length; kinds: weights of single, then and while.
-    sounds: those to use, each with clips or computed; by default all that have clips, and all computed ones. They come
-    in turn, so that each is equally frequent, but for those that come several times in each turn by ``often``. beat:
-    samples; where above 0, clocks run so fast that ticks are a whole number of beats apart. With the span of a token
-    a model can tell one tick from another exactly. Raises :class:`DataError` for a sound without clips, an unknown
-    label or weights that can't be met.
+    sounds: those to use, each with clips or computed; by default all that have clips, and all computed ones. They take
+    turns, so all are equally frequent, except that ``often`` lists some several times in each turn. beat: in samples.
+    If above 0, clocks run at a speed at which ticks are a whole number of beats apart; if a beat is the span of a
+    token, a model can tell one tick from another exactly.
+
+    Raises :class:`DataError` for a sound without clips, an unknown label or weights that can't be met.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class SceneSource:
         self._turn = [name for name in self.labels for _ in range(often.get(name, 1))]
         self._clips = {name: [clip for clip in clips if clip.sound == name] for name in self.labels}
         self._voices = Voices(mel.sample_rate, beat)
-        # Plain data that tells one source from another, for the stamps of what is made from it.
+        # Plain data that identifies this source, for stamps.
         self.settings = {
             "clips": clips_digest([clip for name in self.labels for clip in self._clips[name]]),
             "seed": seed,
@@ -98,7 +99,7 @@ class SceneSource:
         }
 
     def scene(self, index: int) -> Scene:
-        """Scene number ``index`` (at least 0), the same whenever and wherever it is asked for.
+        """Scene number ``index`` (at least 0), which depends on the index and the settings only.
 
         Raises :class:`DataError` naming a recording that is broken or silent.
         """
@@ -141,7 +142,7 @@ class SceneSource:
         return Scene(_limited(waveform), text, (sound.name,), kind)
 
     def _counted(self, sound: Sound, rng: np.random.Generator) -> Take | None:
-        """A number of events, now and then, of a sound that has clips with one event each."""
+        """Sometimes a number of events, if the sound has clips with one event each."""
         if sound.counted is None:
             return None
         options = [clip for clip in self._clips[sound.name] if clip.path.name in sound.counted.files]

@@ -15,7 +15,7 @@ import numpy as np
 Range = tuple[float, float]
 
 _RAMP = 0.004  # seconds that a tone takes to start and to stop, against clicks
-_LEVEL = 0.9  # peak of what has no level of its own
+_LEVEL = 0.9  # peak of sounds without a level of their own
 
 
 def beep(
@@ -47,7 +47,7 @@ def sweep(
 ) -> np.ndarray:
     """A sine that glides exponentially between two frequencies, again and again.
 
-    A value of ``direction`` below 0 lets it fall, from 0 on lets it rise.
+    If ``direction`` is below 0, the pitch falls, otherwise it rises.
     """
     bottom, top, length = _draw(rng, low), _draw(rng, high), _draw(rng, duration)
     time = np.arange(_count(seconds, sample_rate)) / sample_rate
@@ -154,7 +154,7 @@ def reversing_beeps(
 
 
 def mains_hum(rng: np.random.Generator, seconds: float, sample_rate: int, *, frequency: Range) -> np.ndarray:
-    """Harmonics of the mains, strongest at twice its frequency; of a range of 50 to 60 Hz one end is taken."""
+    """Harmonics of the mains, strongest at twice its frequency; a range of 50 to 60 Hz stands for either end."""
     count = _count(seconds, sample_rate)
     phase = _phase(np.full(count, frequency[rng.integers(2)]), sample_rate) + rng.uniform(0, 2 * np.pi)
     levels = np.array([0.4, 1.0, 0.25, 0.6, 0.15, 0.35, 0.1, 0.2, 0.06, 0.12]) * 10 ** rng.uniform(-0.3, 0.3, 10)

@@ -88,7 +88,7 @@ class Attribute:
     title: str = ""  # regular expression, searched in a clip's title
     files: tuple[str, ...] = ()
     synthesis: Mapping[str, Range] = field(default_factory=dict)
-    once: bool = False  # of events: the wordings count what one clip holds, so it is not repeated
+    once: bool = False  # of events: the wordings count the events of one clip, so the clip is not repeated
 
     def fits(self, file: str, title: str) -> bool:
         """Whether the wordings fit a clip."""

@@ -2,8 +2,8 @@
 
 A texture (rain, a helicopter) is continued by cross-fading stretches of one recording; a clock's loop is a whole
 number of its periods. A transient event (a bark, a sneeze) is repeated with natural pauses, music and speech go on with
-further takes. Where a recording is silent or has ended, stationary noise with the spectrum of its own ambience stands
-in, so that no event is cut out of the void.
+further takes. Where a recording is silent or has ended, stationary noise with the spectrum of its own ambience fills
+the gap, so that no event is surrounded by digital silence.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class Take:
     sound: Sound
     takes: tuple[Clip, ...] = ()  # the first is played, then any of them; none for a computed sound
     attribute: str = ""  # one that all takes have
-    count: int = 0  # exactly so many events of the first take; 0: as the habit has it
+    count: int = 0  # number of events of the first take; 0: the habit decides
 
 
 class Voices:
     """Sounds at a sample rate, from recordings that are prepared once.
 
-    beat: samples; where above 0, periodic sounds run so fast that ticks are a whole number of beats apart.
+    beat: in samples. If above 0, periodic sounds run at a speed at which ticks are a whole number of beats apart.
     """
 
     def __init__(self, sample_rate: int, beat: int = 0):
@@ -76,7 +76,7 @@ class Voices:
     def _recorded(self, take: Take, length: int, rng: np.random.Generator, distant: bool) -> np.ndarray:
         size = fft.next_fast_len(length, real=True)
         speed, first = rng.uniform(*SPEEDS), self._materials[take.takes[0]]
-        # One transform serves three ends: another speed (spectra of unlike lengths), equaliser, room.
+        # One transform serves three purposes: another speed (spectra of unlike lengths), equaliser, room.
         if self.beat and take.sound.habit.periodic:
             longer = round(size * HEADROOM * self._in_time(first, speed))
         else:
@@ -89,7 +89,7 @@ class Voices:
         return fft.irfft(spectrum, size)[:length]
 
     def _in_time(self, clock: Material, speed: float) -> float:
-        """The speed near ``speed`` at which a tick, or else the fewest ticks that can, last a whole number of beats."""
+        """The speed near ``speed`` at which one tick, or as few ticks as possible, last a whole number of beats."""
         tick = clock.period / clock.ticks / HEADROOM  # samples of a scene, as recorded
         ticks, fitting = 0, 0.0
         while not SPEEDS[0] <= fitting <= SPEEDS[1]:
@@ -170,7 +170,7 @@ class Voices:
             position += len(material.audio) - offset + int(rng.uniform(*habit.gap) * self._rate)
             material, offset = self._materials[take.takes[rng.integers(len(take.takes))]], 0
             left -= 1
-            # The last one may be cut by the end of the scene: an event not before most of it was heard.
+            # The end of the scene may cut the last one, but most of an event must be heard.
             needed = 0.6 * min(len(material.audio), 3 * self._rate) if event else 0.5 * self._rate
             if left < 1 or position + needed > len(track.audio):
                 return

@@ -38,7 +38,7 @@ class ScenesConfig:
     kinds: tuple[float, float, float] = (0.7, 0.15, 0.15)  # shares of single, "A, then B", "A while B"
     often: Mapping[str, int] = field(
         default_factory=dict
-    )  # how often a label comes in each turn of all labels, where more than once
+    )  # {label: how often it comes in each turn of all labels}, if more than once
     in_time: bool = False  # the speed of clocks is set so that ticks are a whole number of tokens apart
     recaption: bool = False  # at each use, a scene has the caption of any scene of the same sounds
     # {name of a folder of recordings: fold that no training stage uses}. Other folders are refused.

@@ -120,14 +120,14 @@ class Stage:
         self.process = Accelerator(mixed_precision="no")  # as in training.engine.trainer
         self.commit = git_commit()  # of the loaded code, even if another commit is checked out during the run
         self.conditioning = 0  # T of the training data, once it is open
-        self.data: tuple[dict[str, Any], int] = ({}, 0)  # its stamp and number of items, likewise
+        self.data: tuple[dict[str, Any], int] = ({}, 0)  # its stamp and number of items, once it is open
         self.codec = self._codec()
 
     def _codec(self) -> tuple[Codec, Vocoder] | None:
         """(vae, vocoder) in the first process, if the checkpoint or the samples need them; otherwise None."""
         config, folder = self.recipe.model, self.options.codec
         vae, vocoder = CODECS[config.vae.kind], VOCODERS[config.vocoder.kind]
-        own = not vae.files or not (vocoder.files or vocoder.weightless)  # weights that no source is named for
+        own = not vae.files or not (vocoder.files or vocoder.weightless)  # the checkpoint must hold their weights
         if own and folder is None:
             raise ConfigError(
                 "--codec must name a checkpoint with the weights of "
@@ -256,7 +256,7 @@ class Stage:
         return AudioDEAR(recipe.model, recipe.variant, task.module, *self.codec, text_encoder)
 
     def _keep(self, model: MaskedModel, work: Mapping[str, Any], step: int) -> None:
-        """Keep a checkpoint of these weights, and no more of the earlier ones than the recipe wants."""
+        """Keep a checkpoint of these weights, and remove the earliest ones beyond the number of the recipe."""
         folder = self.options.out / "history"
         self._export(model, step, work, folder / f"step-{step:07d}")
         if keep := self.recipe.history.keep:

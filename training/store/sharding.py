@@ -33,7 +33,7 @@ from training.store.shards import Item, shard_name, write_shard
 
 CAPTIONS = 64  # captions that are encoded together
 LOADERS = 4  # threads that decode and resample
-PART = ("items", "longest", "bytes", "digest", "token_shape", "conditioning_dim")  # what is kept of a shard
+PART = ("items", "longest", "bytes", "digest", "token_shape", "conditioning_dim")  # what is recorded about a shard
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ class _Job:
             waveforms = torch.from_numpy(np.stack([future.result() for future in loading]))
             loading = [loaders.submit(self._load, *place) for place in following]
             waveforms = waveforms.to(self.mel.filters.device)
-            # One spectrogram at a time: faster on a CPU than together, and a tenth of the memory.
+            # On a CPU, one spectrogram at a time is faster than a batch and takes a tenth of the memory.
             mels = torch.cat([self.mel.clip(waveform[None]) for waveform in waveforms])
             tokens = _half(self.vae.encode(mels), shard_name(shard))
             wordless = [i for i in range(len(waveforms)) if captions[start + i] is None]
