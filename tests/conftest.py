@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from factory import tiny_checkpoint
 
+from dear.conditioning import build_text_encoder
 from dear.conditioning.minilm import MiniLMEncoder
 from dear.evaluation.click import BrowserError, chromium
 from dear.pipeline import AudioDEAR
@@ -33,6 +35,14 @@ def own_folder(tiny_folder: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def student(tiny_folder: Path) -> AudioDEAR:
     return AudioDEAR.from_pretrained(tiny_folder, device="cpu")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_text_encoders() -> Iterator[None]:
+    """Models with the same settings share their frozen text encoder, which takes longest to load."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dear.pipeline.build_text_encoder", functools.cache(build_text_encoder))
+        yield
 
 
 @pytest.fixture(scope="session")

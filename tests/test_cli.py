@@ -129,8 +129,7 @@ def test_bad_arguments_are_refused(generate, arguments, message):
         ("--num-samples 65", "num_samples must be a whole number from 1 to 64, got 65"),
     ],
 )
-def test_values_out_of_range_are_refused(generate, student, arguments, message, monkeypatch):
-    monkeypatch.setattr("dear.pipeline.build_text_encoder", lambda *_: student.text_encoder)  # loaded once is enough
+def test_values_out_of_range_are_refused(generate, arguments, message):
     refused(generate(*arguments.split()), message)
 
 

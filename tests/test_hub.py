@@ -56,9 +56,8 @@ def published(hub, tiny_folder):
 
 
 @pytest.fixture
-def load(student, monkeypatch):
-    """``from_pretrained`` on the CPU, without loading a text encoder again."""
-    monkeypatch.setattr("dear.pipeline.build_text_encoder", lambda *_: student.text_encoder)
+def load():
+    """``from_pretrained`` on the CPU."""
     return lambda source=NAME, **options: AudioDEAR.from_pretrained(source, device="cpu", **options)
 
 

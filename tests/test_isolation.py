@@ -10,6 +10,7 @@ from factory import tiny_checkpoint, tiny_config
 
 from dear import AudioDEAR
 from dear.codec.mel_gain import MelGainConfig
+from dear.conditioning import build_text_encoder
 
 
 @contextmanager
@@ -56,6 +57,12 @@ def work(folder, variant: str) -> list[torch.Tensor]:
         *model.generate_many(["a", "b"], seed=4),
     ]
     return [each for out in outs for each in (out.waveform, out.mel, out.tokens, out.order)]
+
+
+@pytest.fixture(autouse=True)
+def own_text_encoders(monkeypatch):
+    """Each model loads its own text encoder, in the state that is tested."""
+    monkeypatch.setattr("dear.pipeline.build_text_encoder", build_text_encoder)
 
 
 @pytest.fixture(scope="module")

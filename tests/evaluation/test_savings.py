@@ -118,7 +118,7 @@ WAYS = [
 ]
 
 
-@pytest.mark.parametrize("savings", WAYS)
+@pytest.mark.parametrize("savings", [Savings(), *WAYS])
 @pytest.mark.parametrize(
     ("backbone", "variant", "steps"), [(BOTH, "student", 1), (ROTARY, "student", 1), (LEARNED, "teacher", 4)]
 )
@@ -131,13 +131,7 @@ def test_each_is_its_literal_reading(savings, backbone, variant, steps):
         wanted = slow(model, conditioning.select([item]), 7 + item, sampling)
         torch.testing.assert_close(got[item], wanted, rtol=0, atol=1e-9)
     exact = run(model, conditioning, [7, 8], dataclasses.replace(sampling, savings=Savings()))[-1].tokens
-    assert (got - exact).abs().max() > 1e-4
-    torch.testing.assert_close(
-        exact[0],
-        slow(model, conditioning.select([0]), 7, dataclasses.replace(sampling, savings=Savings())),
-        rtol=0,
-        atol=1e-9,
-    )
+    assert ((got - exact).abs().max() > 1e-4) == (savings != Savings())
 
 
 def test_given_tokens_are_kept_in_the_caches_too():

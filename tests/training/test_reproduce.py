@@ -136,7 +136,7 @@ def test_heads_are_compared_on_one_cache_and_a_second_call_times_alone(
         "rows": {
             "energy": {"head": {"kind": "energy", "width": 8, "depth": 1}, "masking": {"ratio": [0.3, 1.0]}},
             "shortcut": {"head": {"kind": "shortcut", "width": 8, "depth": 1}, "masking": {}},
-            "flow": {"head": {"kind": "flow", "width": 8, "depth": 1}, "masking": {}, "steps": [4, 100]},
+            "flow": {"head": {"kind": "flow", "width": 8, "depth": 1}, "masking": {}, "steps": [4, 10]},
         },
     }  # fmt: skip
     (tmp_path / "heads.yaml").write_text(yaml.safe_dump(compared, sort_keys=False))
@@ -153,7 +153,7 @@ def test_heads_are_compared_on_one_cache_and_a_second_call_times_alone(
     *lines, _, by = first.splitlines()
     rows = [line.split(" | ") for line in lines[2:]]
     assert by.startswith("10 clips in each row, one candidate each; judge: SoundClassifier ")
-    assert [(row[0], row[1]) for row in rows] == [("| energy", "1"), ("| flow", "4"), ("| flow", "100")]
+    assert [(row[0], row[1]) for row in rows] == [("| energy", "1"), ("| flow", "4"), ("| flow", "10")]
     assert all(0 <= float(row[5]) <= float(row[6]) <= 1 and float(row[7]) > 0 for row in rows)
     log = (finished / "heads" / "flow" / "log.jsonl").read_text()
     assert json.loads(log.splitlines()[-1])["step"] == 6
