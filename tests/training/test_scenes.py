@@ -169,17 +169,15 @@ def test_every_sound_makes_scenes(name: str, tmp_path: Path) -> None:
     source = SceneSource(
         clips, MEL, 0, kinds=(0.8, 0.1, 0.1), sounds=[name, "white_noise" if name != "white_noise" else "beep"]
     )
-    kinds = set()
-    for index in range(24):
-        scene = source.scene(index)
-        kinds.add(scene.kind.partition(":")[0])
+    scenes = [source.scene(index) for index in range(12)]
+    for scene in scenes:
         assert scene.waveform.shape == (MEL.frames * MEL.hop_length,) and scene.waveform.dtype == np.float32
         assert np.isfinite(scene.waveform).all() and 0.01 < np.abs(scene.waveform).max() <= 0.99
         assert scene.caption.strip() == scene.caption and len(scene.caption.split()) > 1
         assert name in scene.labels or scene.labels == source.labels[1:]
-    assert "single" in kinds
+    assert any(scene.kind.partition(":")[0] == "single" for scene in scenes)
     again = SceneSource(clips, MEL, 0, kinds=(0.8, 0.1, 0.1), sounds=source.labels).scene(7)
-    assert np.array_equal(again.waveform, source.scene(7).waveform) and again.caption == source.scene(7).caption
+    assert np.array_equal(again.waveform, scenes[7].waveform) and again.caption == scenes[7].caption
 
 
 def bursts(waveform: np.ndarray) -> int:
