@@ -51,7 +51,7 @@ def test_the_tab_in_a_browser(browser, page, monkeypatch):
         assert picture.rect["width"] > 80
     assert len(hand.all("#method h3")) == 7
 
-    # A long training shows how it goes, follows the steps, and is stopped; the steps still redraw what it has learned.
+    # A long training shows its progress, follows the steps and can be stopped. The steps still redraw its samples.
     def choose(name):
         next(each for each in hand.all("#toy-head label") if each.text == name).click()
 
@@ -70,7 +70,7 @@ def test_the_tab_in_a_browser(browser, page, monkeypatch):
     hand.write("#toy-steps input[type=number]", "16")
     hand.until(lambda: "16 steps" in panel())
 
-    # A short one ends by itself, and is a picture like the others.
+    # A short training ends by itself, and its picture is like the others.
     choose("Energy scoring")
     hand.press("#toy-train")
     hand.until(lambda: "Trained in" in hand.find("#toy-status").text)

@@ -37,7 +37,7 @@ def test_the_page_in_a_browser(browser, page):
     assert find("#prompt textarea").get_attribute("value") == examples[-1].text
     until(lambda: f"seed\n{find('#seed input').get_attribute('value')}\n" in find("#facts").text)
 
-    # The sliders move by hand, and what they say is what is drawn with.
+    # The sliders move by hand, and the run uses their values.
     assert find("#dice").get_attribute("aria-label") == "Roll a new seed"
     shown = []
     for name, words in (("cfg-scale", "CFG scale"), ("iterations", "iterations")):
@@ -53,7 +53,7 @@ def test_the_page_in_a_browser(browser, page):
     find("#generate").click()
     until(lambda: all(f"{words}\n{hand.value(number)}\n" in find("#facts").text for words, number in shown))
 
-    # Typing a seed means wanting that seed.
+    # A typed seed is locked.
     assert not find("#lock input").is_selected()
     find("#seed input").send_keys("7")
     until(lambda: find("#lock input").is_selected())
@@ -65,7 +65,7 @@ def test_the_page_in_a_browser(browser, page):
         assert len(picture.get_attribute("aria-label")) > 20
         assert picture.rect["width"] > 400
 
-    # However fast it was, it can be watched: the picture is covered, and uncovered token by token.
+    # Even a fast run can be watched: the picture is covered, and uncovered token by token.
     hidden = "return [...document.querySelectorAll('.dear-cover i')].filter((each) => each.style.opacity != '0').length"
     assert hand.run(hidden) == 0
     find("button.dear-film").click()
@@ -97,7 +97,7 @@ def test_the_page_in_a_browser(browser, page):
 def test_the_tabs_in_a_browser(browser, page, tmp_path):
     hand = Hand(browser, page)
     find, until, value, write, press, go = hand.find, hand.until, hand.value, hand.write, hand.press, hand.go
-    # A link restores what it can, and says what it can't; its prompt is text, whatever it holds.
+    # A link restores valid settings and reports invalid ones; its prompt is always text.
     browser.get(f"{page.local_url}?prompt=a+%3Cb%3Edog%3C%2Fb%3E&cfg_scale=2.5&iterations=128&seed=77&temperature=hot")
     until(lambda: value("#prompt textarea") == "a <b>dog</b>")
     assert (value("#cfg-scale input"), value("#iterations input"), value("#seed input")) == ("2.5", "128", "77")
@@ -231,7 +231,7 @@ def test_a_visitor_loads_another_model_and_keeps_it_and_nobody_else_gets_it(brow
     expect(other)
     shutil.rmtree(tmp_path / "other")
     hand.run("localStorage.clear()")
-    hand.open("?prompt=rain&seed=5")  # as a newcomer
+    hand.open("?prompt=rain&seed=5")  # as a new visitor
     expect(model)
 
 

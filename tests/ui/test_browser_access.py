@@ -38,7 +38,7 @@ def test_the_keyboard_alone_is_enough(browser, page):
     hand.until(nudged)
     hand.until(lambda: hand.find("#edit-map .dear-plot").get_attribute("style") != before)
 
-    # In every tab, whatever can be pressed or filled in can be reached, and shows that it is.
+    # In every tab, the keyboard reaches every control, which then shows its focus.
     for name in ("generate", "compare", "duel", "edit", "listening", "hood", "model"):
         hand.go(name)
         hand.until(lambda name=name: hand.find(f"[data-tab-id={name}][aria-selected=true]").is_displayed())
@@ -132,7 +132,7 @@ def test_what_can_be_used_has_a_name_and_the_chosen_tab_can_be_read(browser, pag
     hand.open("?__theme=dark")
     hand.until(lambda: hand.run("return document.body.classList.contains('dark')"))
     hand.until(lambda: hand.run(contrast) >= 4.5)
-    # Also where a variant takes several steps, all settings of a generation are seen at once.
+    # All settings of a generation are visible at once, also for a variant of several steps.
     hand.all("#variant input")[1].click()
     hand.until(lambda: hand.value("#cfg-scale input[type=number]") == "2")
     hand.run("window.scrollTo(0, 0)")

@@ -17,7 +17,7 @@ def test_an_unknown_prompt_is_said_to_be_one_with_the_nearest_known_ones_as_butt
     nearest = model.nearest("a dog barks, then a <b>submarine").wordings
     buttons = hand.all("#familiar [data-prompt]")
     assert [button.text for button in buttons] == [wording.text for wording in nearest]
-    assert hand.find("#sound audio").is_displayed()  # it is heard all the same
+    assert hand.find("#sound audio").is_displayed()  # the sound is offered nevertheless
     chosen = buttons[0].text
     buttons[0].click()
     hand.until(lambda: f"prompt\n{chosen}\n" in hand.find("#facts").text)

@@ -31,7 +31,7 @@ def test_a_recording_can_be_edited(browser, page):
 
 
 def test_uploads_that_can_not_be_edited_are_reported_and_others_are_taken(browser, page, tmp_path):
-    size = 2 * 60 * 60 * 44_100 * 4  # two hours in stereo, of which the disk holds the header alone
+    size = 2 * 60 * 60 * 44_100 * 4  # two hours in stereo; the disk holds only the header
     header = b"RIFF" + struct.pack("<I", size + 36) + b"WAVEfmt "
     header += struct.pack("<IHHIIHH", 16, 1, 2, 44_100, 176_400, 4, 16) + b"data" + struct.pack("<I", size)
     (tmp_path / "two hours.wav").write_bytes(header)

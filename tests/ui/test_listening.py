@@ -255,7 +255,7 @@ def test_rating_in_a_browser(browser, test):
         assert test.ratings.of("anna") == {(first.system, first.name): (4, 2)}
         until(lambda: not browser.find_elements("css selector", ".dear-scale label.selected"))
 
-        # The browser remembers who rates, and the file where they stopped.
+        # The browser remembers the rater, and the file the position.
         browser.refresh()
         until(lambda: f"Sound 2 of {COUNT}" in find("#described").text)
         find("#back").click()

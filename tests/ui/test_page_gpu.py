@@ -1,4 +1,4 @@
-"""ZeroGPU: with a stand-in for the package ``spaces`` that runs what it decorates in a forked process, as it does."""
+"""ZeroGPU: with a stand-in for the package ``spaces`` that runs decorated functions in a forked process, as it does."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a host can count."""
+"""Metrics for those who host the page."""
 
 import urllib.request
 

@@ -1,4 +1,4 @@
-"""What messages and posts show of a link to the page, and what its visitor gets for one click."""
+"""Previews of links to the page in messages and posts, and the sound that one click on such a link gives."""
 
 import html
 import io
