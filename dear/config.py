@@ -133,6 +133,8 @@ class BackboneConfig(Settings):
     # prompt's words too, which tell the order of two sounds.
     positions: Literal["rotary", "learned", "both"] = "rotary"
     conv_width: Annotated[int, Range(0, 63)] = 5  # taps of the depthwise convolution in each block; 0: none
+    # Tokens on each side of a drawn one whose values the head receives beside its context, zeros where hidden.
+    neighbours: Annotated[int, Range(0, 16)] = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -283,6 +285,11 @@ class Config:
     def length(self) -> int:
         """L, audio tokens of one clip."""
         return self.grid[0] * self.grid[1]
+
+    @property
+    def context_dim(self) -> int:
+        """C', the width of the head's input: the context, and with ``backbone.neighbours`` what lies beside a token."""
+        return self.backbone.width + 2 * self.backbone.neighbours * (self.vae.token_dim + 1)
 
     @property
     def default_variant(self) -> str:

@@ -38,7 +38,7 @@ class MaskedModel(nn.Module):
         self.length = config.length
         self.token_dim = config.vae.token_dim
         self.backbone = _backbone(config)
-        self.head = HEADS[kind](config.variants[variant].head, self.token_dim, config.backbone.width)
+        self.head = HEADS[kind](config.variants[variant].head, self.token_dim, config.context_dim)
         self.null = NullCondition(config.conditioning.dim)
         self.decoding: Decoding = default_decoding(self.backbone)  # how ``dear.sampling`` runs the backbone
 
@@ -76,6 +76,23 @@ class MaskedModel(nn.Module):
             return backbone.sparse(tokens, known, cast(Prefix, prefix), wanted)
         return backbone(tokens, known, prefix, wanted)
 
+    def head_input(self, context: Tensor, tokens: Tensor, known: Tensor, positions: Tensor) -> Tensor:
+        """Contexts [B, N, C] of the tokens at ``positions`` [B, N] -> the head's input [B, N, C'].
+
+        With ``backbone.neighbours``, the values of the tokens before and after each position, and whether these are
+        known, follow the context, which has too few channels to carry them precisely. Guidance does not change them.
+
+        tokens: [B, L, D]; those at hidden positions are ignored. known: [B, L] bool. All on one device.
+        """
+        reach = self.config.backbone.neighbours
+        if not reach:
+            return context
+        step = self.config.grid[1]  # tokens of one moment
+        shown = torch.cat((tokens, torch.ones_like(tokens[..., :1])), dim=-1) * known[..., None]
+        padded = nn.functional.pad(shown, (0, 0, reach * step, reach * step)).to(context.dtype)
+        beside = [take(padded, positions + place * step) for place in range(2 * reach + 1) if place != reach]
+        return torch.cat((context, *beside), dim=-1)
+
     @torch.no_grad()
     def null_context(
         self, tokens: Tensor, known: Tensor, conditioning: Conditioning, wanted: Tensor | None = None
@@ -104,6 +121,11 @@ class MaskedModel(nn.Module):
             step for millions of values drawn on the CPU.
         """
         parts = [tokens, context] if null_context is None else [tokens, context, null_context]
+        if self.config.backbone.neighbours:
+            known = to_device(~mask, tokens.device)
+            places = torch.arange(self.length).expand(len(tokens), -1) if wanted is None else wanted
+            places = to_device(places, tokens.device)
+            parts[1:] = [self.head_input(each, tokens, known, places) for each in parts[1:]]
         if wanted is None:
             rows = to_device(mask.flatten().nonzero()[:, 0], tokens.device)
             parts = [each.flatten(0, 1).index_select(0, rows) for each in parts]

@@ -125,9 +125,12 @@ def generate(
                 return noise.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else noise.to(device)
 
             context, null_context = contexts(tokens, known, iteration)
+            context = model.head_input(context, tokens, known, new).flatten(0, 1)
+            if null_context is not None:
+                null_context = model.head_input(null_context, tokens, known, new).flatten(0, 1)
             values = model.head.sample(
-                context.flatten(0, 1),
-                None if null_context is None else null_context.flatten(0, 1),
+                context,
+                null_context,
                 cfg_scale=guidance_scale(sampling, end / length),
                 steps=sampling.steps,
                 temperature=sampling.temperature,

@@ -126,10 +126,12 @@ def test_contexts_of_some_positions_are_those_of_a_pass_over_all(batch, conv_wid
         other.backbone.sparse(tokens, known, other.backbone.prefix(conditioning.tokens, conditioning.mask), wanted)
 
 
-def test_the_loss_of_all_hidden_positions_is_that_of_the_mask(batch):
-    model, (tokens, _, conditioning) = build(), batch
+@pytest.mark.parametrize("neighbours", [0, 2])
+def test_the_loss_of_all_hidden_positions_is_that_of_the_mask(batch, neighbours):
+    model, (tokens, _, conditioning) = build(neighbours=neighbours), batch
     mask = torch.ones(tokens.shape[:2], dtype=torch.bool)
-    wanted = torch.arange(tokens.shape[1]).expand(len(tokens), -1)
+    mask[:, 3] = False
+    wanted = mask.nonzero()[:, 1].view(len(tokens), -1)
     whole = model.loss(tokens, conditioning, mask, torch.Generator().manual_seed(0))
     some = model.loss(tokens, conditioning, mask, torch.Generator().manual_seed(0), wanted)
     torch.testing.assert_close(some, whole, rtol=0, atol=1e-12)
@@ -171,7 +173,7 @@ def test_a_prefix_depends_on_its_own_item_alone(batch):
         torch.testing.assert_close(own_values[0], values[1, :, :2], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("backbone", [{}, JOINT])
+@pytest.mark.parametrize("backbone", [{}, JOINT, {"neighbours": 1}])
 def test_loss_is_one_value_per_hidden_token_and_reaches_every_parameter(batch, backbone):
     for variant in ("student", "teacher"):
         model, (tokens, known, conditioning) = build(variant, **backbone), batch

@@ -28,6 +28,8 @@ class EnergyConfig(HeadConfig):
     channels: Annotated[float, Range(0, 100)] = 0.0
     # Add the noise itself to the output, scaled for each channel by the context.
     direct_noise: bool = False
+    # Add a linear function of the context to the output.
+    direct_context: bool = False
 
 
 # Smallest distance per channel**0.5 that a relative score is divided by.
@@ -87,6 +89,10 @@ class EnergyHead(Head):
             self.direct = nn.Linear(context_dim, token_dim)
             nn.init.zeros_(self.direct.weight)
             nn.init.constant_(self.direct.bias, 0.1)
+        if config.direct_context:
+            self.linear = nn.Linear(context_dim, token_dim)
+            nn.init.zeros_(self.linear.weight)
+            nn.init.zeros_(self.linear.bias)
 
     def forward(self, noise: Tensor, context: Tensor) -> Tensor:
         """noise [..., D], context [N, C] -> tokens [..., D]."""
@@ -94,7 +100,9 @@ class EnergyHead(Head):
             tokens = self.net(noise, self.context_in(context))
         else:
             tokens = self.net(context, self.noise_in(noise))
-        return tokens + self.direct(context) * noise if self.config.direct_noise else tokens
+        if self.config.direct_noise:
+            tokens = tokens + self.direct(context) * noise
+        return tokens + self.linear(context) if self.config.direct_context else tokens
 
     def loss(self, target: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
         """Equation (8). With ``groups``, the mean of the scores of the whole token and of groups of its channels; plus
@@ -151,4 +159,6 @@ class EnergyHead(Head):
             shared = matrix_flops(self.net.input)
         if self.config.direct_noise:
             shared += matrix_flops(self.direct)
+        if self.config.direct_context:
+            shared += matrix_flops(self.linear)
         return shared + self.config.samples * (matrix_flops(self) - shared)

@@ -116,6 +116,15 @@ class TestEnergy:
         noise = torch.randn(N, D, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         torch.testing.assert_close(direct(noise, context) - plain(noise, context), 0.1 * noise)
 
+    def test_direct_context_is_linear_and_starts_at_zero(self, context):
+        plain, direct = build("energy"), build("energy", direct_context=True)
+        direct.load_state_dict(plain.state_dict(), strict=False)
+        noise = torch.randn(N, D, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        assert torch.equal(direct(noise, context), plain(noise, context))
+        torch.nn.init.normal_(direct.linear.weight)
+        added = context @ direct.linear.weight.T
+        torch.testing.assert_close(direct(noise, context) - plain(noise, context), added)
+
     def test_groups_must_be_all_channels(self):
         with pytest.raises(ConfigError, match="head.groups must sum to the token's 6 channels"):
             build("energy", groups=(2, 3))

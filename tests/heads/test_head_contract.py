@@ -13,7 +13,8 @@ SETTINGS = {kind: {"kind": kind} for kind in HEADS}
 SETTINGS |= {
     "energy-noise-as-condition": {"kind": "energy", "noise_as": "condition", "samples": 3},
     "energy-groups": {"kind": "energy", "groups": (1, 3, 2)},
-    "energy-relative": {"kind": "energy", "groups": (1, 5), "relative": True, "channels": 2.0, "direct_noise": True},
+    "energy-relative": {"kind": "energy", "groups": (1, 5), "relative": True, "channels": 2.0},
+    "energy-direct": {"kind": "energy", "direct_noise": True, "direct_context": True},
     "diffusion-ddim": {"kind": "diffusion", "eta": 0.0},
     "diffusion-velocity": {"kind": "diffusion", "prediction": "velocity"},
     "diffusion-velocity-ddim": {"kind": "diffusion", "prediction": "velocity", "eta": 0.0},

@@ -64,6 +64,7 @@ CASES = [
     {"masked_attention": "visible", "positions": "learned", "conv_width": 0},
     {"masked_attention": "full", "positions": "learned", "conv_width": 0},
     {"masked_attention": "full", "positions": "rotary", "conv_width": 3},
+    {"masked_attention": "visible", "positions": "rotary", "conv_width": 5, "neighbours": 2},
     {"attention": "joint", "masked_attention": "full", "positions": "learned", "conv_width": 0},
 ]
 

@@ -81,7 +81,7 @@ def step_flops(
     forward too. frozen: whether the backbone runs forward only. targets: ``masking.targets``. A head may take more
     passes: see ``Head.train_passes``.
     """
-    head = _head(config.variants[variant].head, config.vae.token_dim, config.backbone.width)
+    head = _head(config.variants[variant].head, config.vae.token_dim, config.context_dim)
     scored = config.length * hidden
     heads = head.train_passes * (min(targets, scored) if targets else scored) * head.loss_flops()
     forwards = (1 if frozen else 3) + teacher + head.wants_null_context

@@ -50,7 +50,10 @@ def naive_generate(
         computed = only is None or iteration in only
         if computed:
             branches = (conditioning, null) if guided else (conditioning,)
-            contexts = [take(model.context(tokens, known, each), new).flatten(0, 1) for each in branches]
+            contexts = [
+                model.head_input(take(model.context(tokens, known, each), new), tokens, known, new).flatten(0, 1)
+                for each in branches
+            ]
 
             def draw(count: int = count) -> Tensor:
                 rows = [torch.randn(count, dim, generator=generator) for generator in generators]
