@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dear.layers import AdaLNMLP, Attention, LocalMixing, init_weights, rotary_angles, rotate, shapes_alone
+from dear.layers import GELU, AdaLNMLP, Attention, LocalMixing, init_weights, rotary_angles, rotate, shapes_alone
 
 
 def test_rotary_scores_depend_on_the_distance_alone():
@@ -92,3 +92,12 @@ def test_attention_is_the_same_with_and_without_gradients(added):
     fused = attention.out(F.scaled_dot_product_attention(*parts, attn_mask=visible).transpose(1, 2).flatten(2))
     for one, other in zip(*(torch.autograd.grad(y.square().sum(), parts) for y in (trained, fused)), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_gelu_is_that_of_torch_with_and_without_gradients():
+    x = torch.cat((torch.linspace(-12, 12, 4801), torch.tensor([-1e4, 1e4])))
+    expected = F.gelu(x, approximate="tanh")
+    assert torch.equal(GELU()(x), expected)  # as training computes it
+    with torch.no_grad():
+        torch.testing.assert_close(GELU()(x), expected, rtol=1e-6, atol=2e-6)
+        assert torch.equal(GELU()(x.double()), F.gelu(x.double(), approximate="tanh"))
