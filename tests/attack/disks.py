@@ -132,7 +132,7 @@ def _again(write: Write, disk: Path, whole: dict[str, bytes], left: int) -> None
     """Write the first content, then the second on a full disk, then again with room: then the disk holds ``whole``."""
     with small_disk(disk, SIZE):
         write(disk, 0)
-        before, refusal = _content(disk), None
+        before, packed, refusal = _content(disk), _packed(disk), None
         with filled(disk, left):
             try:
                 write(disk, 1)
@@ -149,7 +149,7 @@ def _again(write: Write, disk: Path, whole: dict[str, bytes], left: int) -> None
         write(disk, 1)
         after = _content(disk) | _packed(disk)
         assert not [name for name in after if name.endswith(".tmp")]
-        assert after.keys() == whole.keys() | before.keys()
+        assert after.keys() == whole.keys() | before.keys() | packed.keys()
         assert all(_same(whole, name, after[name]) == after[name] for name in whole)
     if refusal is not None:
         raise refusal
