@@ -66,14 +66,17 @@ def waveform_figure(waveform: ArrayLike, sample_rate: int, seconds: float | None
     return figure
 
 
-def mel_figure(mel: ArrayLike, config: MelConfig, limits: tuple[float, float] = (-80.0, 10.0)) -> Figure:
+def mel_figure(
+    mel: ArrayLike, config: MelConfig, limits: tuple[float, float] = (-80.0, 10.0), height: float = 2.05
+) -> Figure:
     """A mel spectrogram in decibels.
 
-    mel [F, M], natural logarithm of magnitudes; ``limits``: decibels of the darkest and of the brightest colour.
+    mel [F, M], natural logarithm of magnitudes; ``limits``: decibels of the darkest and of the brightest colour;
+    ``height`` of the picture without its axis, in inches.
     """
     values = _array(mel, 2, "mel", "[F, M]")
     seconds = len(values) * config.hop_length / config.sample_rate
-    figure, axes = _time_axes(2.05, seconds)
+    figure, axes = _time_axes(height, seconds)
     _mel_image(axes, values, config, seconds, limits)
     _hertz_ticks(axes, config)
     low, high = limits

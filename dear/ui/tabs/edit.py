@@ -32,6 +32,7 @@ from dear.visual import plots
 
 MAX_STEPS = 20  # of undo
 MAX_SECONDS = 60.0  # of an uploaded sound
+MEL_HEIGHT = 1.75  # inches; two spectrograms, the player and the buttons fit on a screen of 900 pixels
 REDRAW, EXTEND = "Redraw a region", "Continue past the end"
 EMPTY = (
     '<div class="dear-empty"><p>No sound yet.</p><p>Upload a sound, record one, or send one from Generate. It is '
@@ -75,18 +76,17 @@ def build(context: Context) -> None:
                 waveform_options=gr.WaveformOptions(show_recording_waveform=False), elem_id="edit-sound",
             )  # fmt: skip
             mode = gr.Radio(
-                [REDRAW, EXTEND], value=REDRAW, label="What to do", elem_id="edit-mode", elem_classes="dear-pick"
-            )
+                [REDRAW, EXTEND], value=REDRAW, label="What to do", show_label=False, elem_id="edit-mode",
+                elem_classes="dear-pick",
+            )  # fmt: skip
             prompt = controls.prompt_box("edit-prompt", "What should be heard there?")
             button, stop = run_buttons("Redraw", "edit")
             with gr.Group(elem_classes="dear-settings dear-columns"):
-                start = gr.Slider(0, 10, 3, step=0.05, label="Start", info="In seconds.", elem_id="edit-start")
-                end = gr.Slider(
-                    0, 10, 6, step=0.05, label="End", info="At most one clip after the start.", elem_id="edit-end"
-                )
+                start = gr.Slider(0, 10, 3, step=0.05, label="Start, s", elem_id="edit-start")
+                end = gr.Slider(0, 10, 6, step=0.05, label="End, s", elem_id="edit-end")
                 surroundings = gr.Slider(
                     0, 10, 0, step=0.1, label="Surroundings", elem_id="edit-around",
-                    info="Seconds heard on either side. More of them fit better but follow the prompt less.",
+                    info="Seconds heard on either side, for a better fit. Less follows the prompt more.",
                 )  # fmt: skip
                 added = gr.Slider(
                     1, 30, 5, step=1, label="Length", info="Seconds to add after the end.", visible=False,
@@ -103,12 +103,11 @@ def build(context: Context) -> None:
                 elem_classes="dear-sound",
             )  # fmt: skip
             with gr.Row(elem_classes="dear-tools"):
+                wav = gr.DownloadButton("Download WAV", size="sm", visible=False, elem_id="edit-wav")
+                flac = gr.DownloadButton("Download FLAC", size="sm", visible=False, elem_id="edit-flac")
+                again = gr.Button("Edit this result", size="sm", visible=False, elem_id="edit-again")
                 undo = gr.Button("Undo", size="sm", interactive=False, elem_id="edit-undo")
                 redo = gr.Button("Redo", size="sm", interactive=False, elem_id="edit-redo")
-            with gr.Row(visible=False, elem_classes="dear-tools") as tools:
-                wav = gr.DownloadButton("Download WAV", size="sm")
-                flac = gr.DownloadButton("Download FLAC", size="sm")
-                again = gr.Button("Edit this result", size="sm", elem_id="edit-again")
             after = gr.HTML("", elem_id="edit-after")
     path = gr.State(None)
     history = gr.State(History())
@@ -121,7 +120,9 @@ def build(context: Context) -> None:
         cleared = {
             status: "",
             sound: gr.Audio(None, visible=False),
-            tools: gr.Row(visible=False),
+            wav: gr.DownloadButton(visible=False),
+            flac: gr.DownloadButton(visible=False),
+            again: gr.Button(visible=False),
             after: "",
             history: past,
             undo: gr.Button(interactive=past.at > 0),
@@ -144,9 +145,7 @@ def build(context: Context) -> None:
             before: _map(model, mel, first, last, what == REDRAW),
             status: _read(file, model),
             start: gr.Slider(maximum=max(seconds, 0.01), value=first, step=0.01),
-            end: gr.Slider(
-                maximum=max(seconds, 0.01), value=last, step=0.01, info=f"At most {_clip(model):g} s after the start."
-            ),
+            end: gr.Slider(maximum=max(seconds, 0.01), value=last, step=0.01),
         }
 
     @on_gpu()
@@ -195,14 +194,14 @@ def build(context: Context) -> None:
             status: _headline(report, time.perf_counter() - began),
             sound: gr.Audio(name, visible=True),
             path: name,
-            wav: gr.DownloadButton(value=name),
-            flac: gr.DownloadButton(value=store(report, folder, ".flac")),
-            tools: gr.Row(visible=True),
+            wav: gr.DownloadButton(value=name, visible=True),
+            flac: gr.DownloadButton(value=store(report, folder, ".flac"), visible=True),
+            again: gr.Button(visible=True),
             seed: report.seed,
         }
         yield {after: _pictures(config, report)}
 
-    outputs = [before, start, end, status, sound, tools, after, history, undo, redo]
+    outputs = [before, start, end, status, sound, wav, flac, again, after, history, undo, redo]
     source.change(show_source, [context.chosen, source, mode, start, end, history], outputs, **QUIET)
     for move, step in ((undo, -1), (redo, 1)):
         move.click(partial(_step, step), history, [source, history], **QUIET)
@@ -215,7 +214,7 @@ def build(context: Context) -> None:
     )  # fmt: skip
     mode.change(None, mode, None, js=SHOW_REGION_JS, api_visibility="private")
     inputs = [context.chosen, source, mode, prompt, start, end, surroundings, added, *settings.values(), seed, lock]
-    outputs = [stop, status, sound, path, wav, flac, tools, seed, after]
+    outputs = [stop, status, sound, path, wav, flac, again, seed, after]
     runs([Start([button.click, prompt.submit], run, inputs)], outputs, stop, status)
     again.click(lambda file: _existing(file, "Redraw"), path, source, **QUIET)
     context.model_updates |= {
@@ -272,13 +271,14 @@ def _map(model: AudioDEAR, mel: Any, first: float, last: float, shown: bool) -> 
     config = model.config.mel
     seconds = len(mel) * config.hop_length / config.sample_rate
     alt = f"Mel spectrogram of the sound to edit, {seconds:.1f} seconds"
-    picture = plots.to_svg(plots.mel_figure(mel, config), alt)
-    style = f"--from:{first / seconds:.4f};--to:{last / seconds:.4f}"
+    drawn = plots.mel_figure(mel, config, height=MEL_HEIGHT)
+    axes = drawn.axes[0].get_position()
+    style = f"--top:{1 - axes.y1:.2%};--bottom:{axes.y0:.2%};--from:{first / seconds:.4f};--to:{last / seconds:.4f}"
     region = "shown" if shown else "none"
     return (
         '<div class="dear-pictures"><figure><figcaption>Before <span>drag over the picture to choose the region</span>'
         f'</figcaption><div class="dear-plot dear-smooth" data-seconds="{seconds}" data-region="{region}" '
-        f'style="{style}">{picture}</div></figure></div>'
+        f'style="{style}">{plots.to_svg(drawn, alt)}</div></figure></div>'
     )
 
 
@@ -308,11 +308,11 @@ def _headline(out: Output, seconds: float) -> str:
 def _pictures(config: MelConfig, out: Output) -> str:
     seconds = out.mel.shape[1] * config.hop_length / config.sample_rate
     wave = out.sound[0].numpy()
-    drawn = plots.waveform_figure(wave, out.sample_rate, seconds)
-    shown = figure("Waveform", "", drawn, f"Waveform, peak {abs(wave).max():.2f} of 1", seconds)
-    drawn = plots.mel_figure(out.mel[0].numpy(), config)
+    drawn = plots.mel_figure(out.mel[0].numpy(), config, height=MEL_HEIGHT)
     alt = f"Mel spectrogram of the result, {seconds:.1f} seconds"
-    shown += figure("After", "", drawn, alt, seconds, smooth=True)
+    shown = figure("After", "", drawn, alt, seconds, smooth=True)
+    drawn = plots.waveform_figure(wave, out.sample_rate, seconds)
+    shown += figure("Waveform", "", drawn, f"Waveform, peak {abs(wave).max():.2f} of 1", seconds)
     return f'<div class="dear-pictures">{shown}</div>'
 
 
