@@ -16,7 +16,7 @@ from dear.codec.mel import MelSpectrogram
 from dear.config import MelConfig
 
 TINY = 1e-9
-TILE = 64  # frames that a CPU changes at a time: all that is computed of them stays in its caches
+TILE = 128  # frames that a CPU takes at a time: all that is computed of them stays in its caches
 PEAK = 0.99
 
 
@@ -43,7 +43,10 @@ class MelInverse(nn.Module):
 
     def forward(self, mel: Tensor) -> Tensor:
         """mel [B, F, M] log-mel -> STFT magnitudes [B, F, n_fft // 2 + 1]."""
-        mel = mel.float()
+        step = TILE if mel.device.type == "cpu" else mel.shape[1]
+        return torch.cat([self._magnitudes(part.float()) for part in mel.split(step, dim=1)], dim=1)
+
+    def _magnitudes(self, mel: Tensor) -> Tensor:
         # The floor stands for all quieter values, including silence.
         target = torch.where(mel > self.floor, mel.exp(), 0.0)
         magnitudes = (target / self.bands) @ self.spread
@@ -142,9 +145,9 @@ def _unit(spectrum: Tensor) -> Tensor:
 
 def modulus(spectrum: Tensor) -> Tensor:
     """spectrum complex [...] -> its absolute values [...]."""
-    # Squares instead of abs(): hypot costs more than the transforms.
-    real, imaginary = torch.view_as_real(spectrum).unbind(-1)
-    return torch.addcmul(real.square(), imaginary, imaginary).sqrt()
+    # Squares instead of abs(): hypot costs more than the transforms. Both at once: neither is contiguous.
+    real, imaginary = torch.view_as_real(spectrum).square().unbind(-1)
+    return (real + imaginary).sqrt_()
 
 
 def inverse_abs(spectrum: Tensor) -> Tensor:
