@@ -20,6 +20,7 @@ from dear.config import ConfigError
 from dear.layers import to_device
 from dear.masking import random_mask, random_targets
 from dear.model import MaskedModel
+from dear.randomness import generator_on
 from training.engine.recipe import MaskingConfig, ModelRecipe, load_recipe
 from training.engine.stage import Stage, TokenCache, command, dry_run, parse
 from training.runtime.commands import guarded
@@ -72,6 +73,8 @@ class MaskedModelling:
         seed: int,
     ):
         """cache, held_out: the training data, and the data to validate on, if any. seed: of the order of items."""
+        if masking.redrawn and model.head.max_steps != 1:
+            raise ConfigError(f"masking.redrawn must be 0 for a head of several steps, got {masking.redrawn!r}")
         self.module = model
         self.cache = cache
         self.held_out = held_out
@@ -125,7 +128,33 @@ class MaskedModelling:
         blurred = torch.rand(len(tokens), generator=generator) < masking.blurred
         conditioning = thin(conditioning, blurred, generator)
         conditioning = jitter(conditioning, blurred, masking.jitter, generator)
-        return self.objective(tokens, conditioning, to_device(drop, tokens.device), mask, generator, wanted)
+        drop = to_device(drop, tokens.device)
+        if masking.redrawn:
+            tokens = self.redraw(tokens, self.module.null(conditioning, drop), mask, generator)
+        return self.objective(tokens, conditioning, drop, mask, generator, wanted)
+
+    @torch.no_grad()
+    def redraw(self, tokens: Tensor, conditioning: Conditioning, mask: Tensor, generator: torch.Generator) -> Tensor:
+        """tokens [B, L, D] with a random share of the known ones drawn by the model, in one step, given the others."""
+        share = self.masking.redrawn * torch.rand((), generator=generator).item()
+        places = random_targets(~mask, round(share * int((~mask).sum(1).min())), generator)
+        if not places.shape[1]:
+            return tokens
+        known, model = (~mask).scatter(1, places, False), self.module
+        context = model.context(tokens, known, conditioning, places)
+        known, places = (to_device(each, tokens.device) for each in (known, places))
+        context = model.head_input(context, tokens, known, places).flatten(0, 1)
+        noise = generator_on(tokens.device, generator)
+        values = model.head.sample(
+            context,
+            None,
+            cfg_scale=1.0,
+            steps=1,
+            temperature=1.0,
+            draw=lambda: torch.randn(len(context), model.token_dim, generator=noise, device=noise.device).to(tokens),
+        )
+        places = places[..., None].expand(-1, -1, model.token_dim)
+        return tokens.scatter(1, places, values.view(places.shape).to(tokens))
 
     def objective(
         self,

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small_models import build, two_items
 
 from dear.conditioning import Conditioning
 from dear.config import ConfigError
 from training.engine.recipe import MaskingConfig
-from training.teacher import jitter, thin
+from training.teacher import MaskedModelling, jitter, thin
 
 
 def conditioning(batch: int = 4000, length: int = 12) -> Conditioning:
@@ -63,8 +64,47 @@ def test_jitter_moves_tokens_by_at_most_so_many_times_their_size():
         {"ratio": (0.8, 0.2)},
         {"empty": 1.1},
         {"targets": -1},
+        {"redrawn": 0.5},
+        {"redrawn": 1.5, "targets": 2},
     ],
 )
 def test_bad_masking_is_named(change):
     with pytest.raises(ConfigError, match=f"masking.{next(iter(change))}"):
         MaskingConfig(**change)
+
+
+def modelling(variant="student", **masking):
+    model = build(variant, neighbours=2)
+    return MaskedModelling(model, None, None, MaskingConfig(targets=2, **masking), batch_size=2, seed=0)
+
+
+def test_the_model_redraws_some_known_tokens_and_no_hidden_one():
+    task, (tokens, _, condition) = modelling(redrawn=1.0), two_items()
+    mask = torch.tensor([[1, 0, 0, 1, 0, 0, 0, 1], [0, 0, 1, 0, 1, 0, 1, 0]], dtype=torch.bool)
+    counts = set()
+    for seed in range(8):
+        redrawn = task.redraw(tokens, condition, mask, torch.Generator().manual_seed(seed))
+        changed = (redrawn != tokens).any(-1)
+        assert not (changed & mask).any()
+        assert changed[0].sum() == changed[1].sum()  # all items know equally many recorded tokens
+        counts.add(int(changed[0].sum()))
+    assert len(counts) > 3
+
+
+def test_a_redrawn_token_depends_on_the_tokens_that_stay_known_alone():
+    task, (tokens, _, condition) = modelling(redrawn=1.0), two_items()
+    mask = torch.zeros(tokens.shape[:2], dtype=torch.bool)
+    redrawn = task.redraw(tokens, condition, mask, torch.Generator().manual_seed(0))
+    changed = (redrawn != tokens).any(-1)
+    assert changed.any() and not changed.all()
+    other = torch.where(changed[..., None], tokens + 1, tokens)
+    again = task.redraw(other, condition, mask, torch.Generator().manual_seed(0))
+    assert torch.equal(again, redrawn)
+
+
+def test_redrawing_passes_no_gradient_and_needs_a_head_of_one_step():
+    task, (tokens, _, condition) = modelling(redrawn=1.0), two_items()
+    mask = torch.zeros(tokens.shape[:2], dtype=torch.bool)
+    assert not task.redraw(tokens, condition, mask, torch.Generator().manual_seed(0)).requires_grad
+    with pytest.raises(ConfigError, match="masking.redrawn must be 0 for a head of several steps, got 0.5"):
+        modelling("teacher", redrawn=0.5)

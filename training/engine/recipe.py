@@ -71,6 +71,9 @@ class MaskingConfig:
     # all items of a micro-batch share one share. Many items with few targets each teach what a prompt means sooner than
     # few items with many. 0: all are scored.
     targets: int = 0
+    # Largest share of the known tokens that the model itself draws, given the others; uniform from 0 in each step. In
+    # decoding, known tokens are the model's own, and errors that it never met in training accumulate.
+    redrawn: float = 0.0
     drop: float = 0.1  # probability that an item's condition is dropped, for guidance
     # Probability that an item's prompt is blurred: it loses some conditioning tokens, and noise is added to the others.
     # A blurred prompt hardly tells the order of two sounds, so some prompts should stay as they are.
@@ -87,6 +90,10 @@ class MaskingConfig:
             raise ConfigError(f"masking.empty must be in [0, 1], got {self.empty!r}")
         if self.targets < 0:
             raise ConfigError(f"masking.targets must be at least 0, got {self.targets!r}")
+        if not 0 <= self.redrawn <= 1:
+            raise ConfigError(f"masking.redrawn must be in [0, 1], got {self.redrawn!r}")
+        if self.redrawn and not self.targets:
+            raise ConfigError(f"masking.redrawn must be 0 where masking.targets is 0, got {self.redrawn!r}")
         if not 0 <= self.drop < 1:
             raise ConfigError(f"masking.drop must be in [0, 1), got {self.drop!r}")
         if not 0 <= self.blurred <= 1:
