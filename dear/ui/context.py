@@ -37,6 +37,7 @@ class OpenEvent:
     function: Callable[..., Any]
     inputs: list[Any]
     outputs: list[Any]
+    finished_js: str | None = None  # runs in the browser afterwards, also if the function failed
 
 
 @dataclass(eq=False)

@@ -45,4 +45,7 @@ def recall_model(context: Context) -> None:
         opened.failure(None, None, None, js=RECALLED_JS, api_visibility="private")
         then = opened.then(None, None, None, js=RECALLED_JS, api_visibility="private").then
     for event in context.open_events:
-        then(event.function, event.inputs, event.outputs, **QUIET)
+        done = then(event.function, event.inputs, event.outputs, **QUIET)
+        if event.finished_js is not None:
+            for after in (done.success, done.failure):
+                after(None, None, None, js=event.finished_js, api_visibility="private")

@@ -85,7 +85,7 @@ class Visitor:
 
     def begin(self, *arguments: Any) -> None:
         """Start a run of the page's own model: ten seconds, without a negative prompt or a choice of candidates."""
-        self.event = self.post(f"{self.url}/join", data=["", *arguments, 10, "", 1])["event_id"]
+        self.event = self.post(f"{self.url}/join", data=["", *arguments, 10, "", 1, ""])["event_id"]
         self.messages = urllib.request.urlopen(f"{self.url}/data?session_hash={self.session}", timeout=120)
 
     def hear(self) -> Iterator[Any]:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import urllib.request
+
 from webpage import Hand
+
+
+def sound(hand):
+    """The samples of the sound that is shown, as bytes of its WAV without the header."""
+    address = hand.run("return document.querySelector('#sound audio').currentSrc")
+    with urllib.request.urlopen(address, timeout=60) as file:
+        return file.read().partition(b"data")[2]
 
 
 def test_a_sound_gets_a_length_and_a_negative_prompt_and_is_varied_and_looped(browser, page):
@@ -29,12 +38,31 @@ def test_a_sound_gets_a_length_and_a_negative_prompt_and_is_varied_and_looped(br
     hand.press("#vary")
     hand.until(lambda: "strength of the variation\n0.5" in hand.find("#facts").text)
     hand.until(lambda: len(hand.all("#pictures svg[role=img]")) == 4)
-    assert not hand.all(".dear-link")  # it follows from another sound
+    varied = sound(hand)
+    link = hand.find(".dear-link").get_attribute("href")
     hand.until(lambda: hand.find("#loop").is_enabled())
     hand.press("#loop")
     hand.until(lambda: "seconds redrawn at either end\n1" in hand.find("#facts").text)
     hand.until(lambda: hand.seconds("#sound") == 10)
     hand.until(lambda: len(hand.all(".dear-take")) == 4)
+    looped = sound(hand)
+    assert len({varied, looped}) == 2
+
+    # Its link generates the source again, then the variation; so does the take of the loop.
+    hand.open(link.removeprefix(page.local_url))
+    hand.until(lambda: hand.value("#then textarea, #then input").startswith("vary 0.5 "))
+    hand.press("#generate")
+    hand.until(lambda: "strength of the variation\n0.5" in hand.find("#facts").text)
+    hand.until(lambda: sound(hand) == varied and len(hand.all(".dear-take")) == 5)
+    hand.all(".dear-take [data-action=menu]")[1].click()
+    hand.press(".dear-menu [data-action=select]")
+    hand.until(lambda: ", loop " in hand.value("#then textarea, #then input"))
+    hand.press("#generate")
+    hand.until(lambda: sound(hand) == looped)
+    # Examples are generated without the changes.
+    hand.find("#examples .dear-chip").click()
+    hand.until(lambda: not hand.all("#then"))
+    hand.until(lambda: sound(hand) not in (varied, looped) and "after the generation" not in hand.find("#facts").text)
 
 
 def test_candidates_are_off_until_asked_for_and_the_result_says_how_many_there_were(browser, page, model):

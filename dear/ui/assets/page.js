@@ -59,6 +59,25 @@
     const copied = await navigator.clipboard?.writeText(link.href).then(() => true, () => false);
     link.textContent = copied ? "Link copied" : "Copy it from the address bar";
   });
+  /* Where the address holds settings, a run that is started before they have arrived waits for them. */
+  let restored = !location.search, held = null;
+  const hold = (e, button) => {
+    if (restored || !button) return;
+    e.preventDefault();
+    e.stopImmediatePropagation();
+    held = button;
+    document.querySelector("#generate").classList.add("dear-held");
+  };
+  window.addEventListener("click", (e) => hold(e, e.target.closest?.("#generate, .dear-chip")), true);
+  window.addEventListener("keydown", (e) => {
+    if (e.key === "Enter" && !e.shiftKey && e.target.closest?.("#prompt")) hold(e, document.querySelector("#generate"));
+  }, true);
+  window.dearRestored = () => requestAnimationFrame(() => requestAnimationFrame(() => {
+    const button = held;
+    [restored, held] = [true, null];
+    document.querySelector("#generate").classList.remove("dear-held");
+    button?.click();
+  }));
   /* The time that the visitor waited, as the browser measured it. */
   document.addEventListener("canplay", (e) => {
     const place = e.target.closest?.("#sound") && document.querySelector("#facts .dear-click");

@@ -32,9 +32,10 @@ window.dearTakes = (() => {
     const button = (action, label, sign, pressed) => `<button type="button" data-action="${action}" data-id="${take.id}"
       aria-label="${label}: ${text(title(take))}" title="${label}"${
         pressed === undefined ? "" : ` aria-pressed="${pressed}"`}>${sign}</button>`;
-    const { variant, cfg_scale, iterations, steps, candidates } = take.settings;
+    const { variant, cfg_scale, iterations, steps, candidates, strength, loop } = take.settings;
     const facts = [`seed ${take.seed}`, variant, `CFG ${cfg_scale}`, `${iterations} iterations`,
-      ...steps > 1 ? [`${steps} steps`] : [], ...candidates ? [`best of ${candidates}`] : [], new Date(take.time).toLocaleTimeString([], { timeStyle: "short" })];
+      ...steps > 1 ? [`${steps} steps`] : [], ...candidates ? [`best of ${candidates}`] : [],
+      ...strength ? [`variation ${strength}`] : [], ...loop ? ["loop"] : [], new Date(take.time).toLocaleTimeString([], { timeStyle: "short" })];
     const on = playing === take;
     return `<li class="dear-take${take.star ? " dear-starred" : ""}">${take.picture}
       <strong dir="auto" title="${text(take.prompt)}">${text(title(take))}</strong>
@@ -123,7 +124,7 @@ window.dearTakes = (() => {
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
   };
   const columns = ["file", "name", "prompt", "seed", "variant", "cfg_scale", "iterations", "temperature", "steps",
-    "seconds", "negative_prompt", "candidates", "weights", "starred", "time"];
+    "seconds", "negative_prompt", "candidates", "changes", "weights", "starred", "time"];
   const archive = async () => {
     const files = {}, rows = [columns];
     for (const take of [...takes].reverse()) {
@@ -133,7 +134,7 @@ window.dearTakes = (() => {
       const settings = take.settings;
       rows.push([name, take.name ?? "", take.prompt, take.seed, settings.variant, settings.cfg_scale,
         settings.iterations, settings.temperature, settings.steps, settings.seconds ?? "",
-        settings.negative_prompt ?? "", settings.candidates ?? "", settings.digest, take.star ? "yes" : "",
+        settings.negative_prompt ?? "", settings.candidates ?? "", settings.changes ?? "", settings.digest, take.star ? "yes" : "",
         new Date(take.time).toISOString()]);
     }
     files["takes.csv"] = new TextEncoder().encode(window.dearCsv(rows));

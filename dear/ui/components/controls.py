@@ -96,6 +96,14 @@ def candidates_slider(model: AudioDEAR, value: int | None = None) -> gr.Slider:
     )  # fmt: skip
 
 
+def changes_box(model: AudioDEAR, value: str | None = None) -> gr.Textbox:
+    """The variations and loops of a link, shown where there are any."""
+    return gr.Textbox(
+        value or "", label="Then", visible=bool(value), elem_id="then",
+        info="Changes of the generated sound, each with its seed. Clear this to keep the sound as it is.",
+    )  # fmt: skip
+
+
 def shown_variant_box(model: AudioDEAR, value: str | None = None) -> gr.Textbox:
     """The variant whose settings the sliders show, hidden. The browser sends it together with their values."""
     return gr.Textbox(value or model.variant, visible=False)

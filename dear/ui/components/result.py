@@ -21,6 +21,7 @@ DERIVED = {
     "seconds": "length in seconds",
     "strength": "strength of the variation",
     "loop": "seconds redrawn at either end",
+    "changes": "after the generation",
     "candidates": "best of candidates",
     "judge": "chosen by",
 }
@@ -58,9 +59,7 @@ def facts(one: Output, out: Output) -> str:
 
 
 def _link(one: Output) -> str:
-    """A link to all that the sound follows from; empty for one that follows from another sound."""
-    if {"strength", "loop"} & set(one.settings):
-        return ""
+    """A link to all that the sound follows from."""
     return (
         f'<p class="dear-after"><a class="dear-link" href="{html.escape(write_link(one))}">'
         "Copy a link to this prompt and these settings</a></p>"

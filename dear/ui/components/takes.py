@@ -12,7 +12,7 @@ from dear.output import Output
 from dear.ui.assets import load
 from dear.ui.link import MORE, OPTIONS, write_link
 
-SETTINGS = ("variant", *OPTIONS, *MORE, "candidates", "digest")  # of a take
+SETTINGS = ("variant", *OPTIONS, *MORE, "candidates", "strength", "loop", "changes", "digest")  # of a take
 ADD_JS = "(text) => window.dearTakes.add(text)"
 # Events of the component, with what they ask for and what JavaScript gives to them.
 LINK_JS = "(chosen, _) => [chosen, window.dearTakes.link()]"

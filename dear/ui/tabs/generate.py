@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -34,7 +34,15 @@ from dear.ui.components.sound_panel import Latest, sound_panel
 from dear.ui.context import Context, OpenEvent, Tab
 from dear.ui.examples import SEED, ExampleCache
 from dear.ui.gpu import on_gpu
-from dear.ui.link import OPTIONS, read_link, read_variant
+from dear.ui.link import (
+    MAX_CHANGES,
+    OPTIONS,
+    Change,
+    add_change,
+    read_changes,
+    read_link,
+    read_variant,
+)
 from dear.ui.model_registry import ModelChoice
 from dear.ui.speed import SpeedEstimate
 
@@ -58,7 +66,10 @@ MORE: dict[str, Callable[..., Any]] = {
     "seconds": controls.seconds_slider,
     "negative_prompt": controls.negative_box,
     "candidates": controls.candidates_slider,
+    "then": controls.changes_box,
 }
+PICK_JS = "() => [window.dearPicked, { __type__: 'update', value: '', visible: false }]"
+RESTORED_JS = "() => window.dearRestored()"
 FOLLOW_VARIANT = (*OPTIONS, "shown_variant")  # the controls that change with the variant
 
 
@@ -87,10 +98,11 @@ def build(context: Context) -> None:
             with gr.Group(elem_classes="dear-settings dear-columns"):
                 made = {name: make(models.get(None)) for name, make in CONTROLS.items() if name != "steps"}
                 seed, lock = controls.seed_row()
+            changes_box = MORE["then"](models.get(None))
             with gr.Accordion("Length, negative prompt, candidates, steps", open=False, elem_id="more"):
-                more = {name: make(models.get(None)) for name, make in MORE.items()}
+                extra = {name: make(models.get(None)) for name, make in MORE.items() if name != "then"}
                 made["steps"] = CONTROLS["steps"](models.get(None))  # only for a variant that takes several
-            settings = {name: made[name] for name in CONTROLS}
+            settings, more = {name: made[name] for name in CONTROLS}, extra | {"then": changes_box}
             families = chips.picker(chips.families_html(vocabulary), "families")
         with gr.Column(scale=7, min_width=320, elem_classes="dear-results"):
             panel = sound_panel(folder)
@@ -131,7 +143,7 @@ def build(context: Context) -> None:
     def run(
         chosen: str, text: str, variant: str, cfg_scale: float, iterations: float, temperature: float, steps: float,
         count: int, shown_variant: str, number: float | None, keep: bool,
-        seconds: float | None = None, negative: str = "", candidates: int = 1,
+        seconds: float | None = None, negative: str = "", candidates: int = 1, then: str = "",
         example: bool = False,
     ) -> Iterator[dict[Any, Any]]:  # fmt: skip
         """One generation. Results of examples are cached."""
@@ -157,20 +169,24 @@ def build(context: Context) -> None:
             length = None if seconds in (None, _clip(models.get(chosen, variant))) else seconds
         if length is not None and count > 1:
             raise refusal("Only a single variation can have another length. Set Variations to 1.")
+        with page_errors():
+            changes = [] if example else read_changes(then)
+        if changes and count > 1:
+            raise refusal("Only a single sound can be varied or looped. Set Variations to 1.")
         options["seed"] = SEED if example and not keep else checks.resolve_seed(number, keep)
         if not example or count != 1 or candidates != 1:
-            yield from generate(chosen, text, variant, count, options, length, candidates)
+            yield from generate(chosen, text, variant, count, options, length, candidates, changes)
             return
         with page_errors():
             key = (models.choice(chosen), variant, text, length, *options.items())
         cached = cache.get(key)
         if cached is not None:
-            yield from finish(*cached)
+            yield from finish(*cached, options["seed"])
             return
-        for changes in generate(chosen, text, variant, count, options, length, candidates):
-            if panel.latest in changes:
-                cache.put(key, changes[panel.latest])
-            yield changes
+        for report in generate(chosen, text, variant, count, options, length, candidates):
+            if panel.latest in report:
+                cache.put(key, report[panel.latest])
+            yield report
 
     def run_example(chosen: str, text: str, *values: Any) -> Iterator[dict[Any, Any]]:
         yield from run(chosen, text, *values, example=True)  # type: ignore[misc]  # values end before example
@@ -183,8 +199,9 @@ def build(context: Context) -> None:
         options: dict[str, Any],
         seconds: float | None,
         candidates: int,
+        changes: Sequence[Change] = (),
     ) -> Iterator[dict[Any, Any]]:
-        """Pictures as the generation goes on, perhaps a draft, and last the sound."""
+        """Pictures as the generation goes on, perhaps a draft, and last the sound after its ``changes``."""
         nonlocal speed
         began = time.perf_counter()
         reported_at, drawn_at, drawing, drafted = began, began, 0.0, False
@@ -194,29 +211,32 @@ def build(context: Context) -> None:
                 if out.iteration == out.iterations:
                     if seconds is None and candidates == 1:
                         speed = speed.updated(out)
-                    yield from finish(config, out)
-                    return
+                    break
                 if out.waveform is not None:
                     drafted = True
                     progress = result.progress(out, speed.remaining(out, now - began))
                     yield {**panel.draft(out), panel.facts: progress}
                     continue
-                changes: dict[Any, Any] = {}
+                report: dict[Any, Any] = {}
                 if now - drawn_at >= PICTURE_INTERVAL and drawing <= PICTURE_SHARE * (now - began):
-                    changes = {
+                    report = {
                         panel.pictures: result.pictures(config, out[0]),
                         panel.variation: gr.Radio(visible=False),
                     }
                     if not drafted:
-                        changes |= {panel.sound: gr.Audio(None, label="Sound"), **panel.no_tools()}
+                        report |= {panel.sound: gr.Audio(None, label="Sound"), **panel.no_tools()}
                     drawn_at = time.perf_counter()
                     drawing += drawn_at - now
-                if changes or now - reported_at >= REPORT_INTERVAL:
+                if report or now - reported_at >= REPORT_INTERVAL:
                     reported_at = time.perf_counter()
-                    yield {panel.facts: result.progress(out, speed.remaining(out, now - began)), **changes}
+                    yield {panel.facts: result.progress(out, speed.remaining(out, now - began)), **report}
+        number = out.seed
+        for change in changes:
+            config, out = yield from apply(chosen, out, change)
+        yield from finish(config, out, number)
 
     @on_gpu()
-    def derive(chosen: str, source: Output, how: str, strength: float, number: int) -> Generator[Any, None, None]:
+    def derive(chosen: str, source: Output, change: Change) -> Generator[Any, None, None]:
         """The configuration, progress, and last a variation or a loop of ``source``, by its own settings."""
         with page_errors():
             model = models.get(chosen, source.settings["variant"])
@@ -224,35 +244,44 @@ def build(context: Context) -> None:
             given = source.sound[0], source.sample_rate
 
             def call(progress: Any) -> Output:
-                common: dict[str, Any] = options | {"seed": number, "progress": progress}
-                if how == "vary":
-                    return model.vary(*given, strength, source.prompts[0], **common)
-                return model.loop(*given, source.prompts[0], **common)
+                common: dict[str, Any] = options | {"seed": change.seed, "progress": progress}
+                if change.strength is None:
+                    return model.loop(*given, source.prompts[0], **common)
+                return model.vary(*given, change.strength, source.prompts[0], **common)
 
             yield model.config
             yield from watch(call)
 
-    def run_derived(how: str, chosen: str, shown: Latest, index: Any, strength: float) -> Any:
-        if shown is None:
-            raise expired("Generate")
-        source = shown[1][index or 0]
-        with closing(derive(chosen, source, how, strength, checks.resolve_seed(None, False))) as reports:
+    def apply(chosen: str, source: Output, change: Change) -> Generator[dict[Any, Any], None, tuple[Config, Output]]:
+        """Progress. Returns the configuration and the changed sound."""
+        with closing(derive(chosen, source, change)) as reports:
             config = next(reports)
             for report in reports:
                 if isinstance(report, tuple):
                     words = f"Iteration {report[0]} of {report[1]}"
                     yield {panel.facts: progress_bar(words, report[0] / report[1])}
-        yield from finish(config, report)
+        return config, add_change(report, source, change)
 
-    def run_vary(*given: Any) -> Iterator[dict[Any, Any]]:
-        yield from run_derived("vary", *given)
+    def run_change(chosen: str, shown: Latest, index: Any, strength: float | None) -> Iterator[dict[Any, Any]]:
+        if shown is None:
+            raise expired("Generate")
+        source = shown[1][index or 0]
+        if len(read_changes(source.settings.get("changes", ""))) >= MAX_CHANGES:
+            raise refusal(f"A sound can be changed {MAX_CHANGES} times. Generate another one.")
+        config, out = yield from apply(chosen, source, Change(strength, checks.resolve_seed(None, False)))
+        yield from finish(config, out)
 
-    def run_loop(*given: Any) -> Iterator[dict[Any, Any]]:
-        yield from run_derived("loop", *given)
+    def run_vary(chosen: str, shown: Latest, index: Any, strength: float) -> Iterator[dict[Any, Any]]:
+        yield from run_change(chosen, shown, index, round(strength, 2))
 
-    def finish(config: Config, out: Output) -> Iterator[dict[Any, Any]]:
+    def run_loop(chosen: str, shown: Latest, index: Any) -> Iterator[dict[Any, Any]]:
+        yield from run_change(chosen, shown, index, None)
+
+    def finish(config: Config, out: Output, number: int | None = None) -> Iterator[dict[Any, Any]]:
+        """Show the result. number: the seed to generate it with; None leaves the seed as it is."""
         reports = panel.finish(config, out)
-        yield {stop: gr.Button(interactive=False), seed: out.seed, **next(reports)}
+        chosen_seed = {} if number is None else {seed: number}
+        yield {stop: gr.Button(interactive=False), **chosen_seed, **next(reports)}
         yield from reports
 
     def restore(chosen: str, request: gr.Request) -> list[Any]:
@@ -281,11 +310,12 @@ def build(context: Context) -> None:
     outputs = [stop, seed, *panel.outputs]
     outputs += [settings[name] for name in FOLLOW_VARIANT]
     given = [context.chosen, prompt, *settings.values(), seed, lock, *more.values()]
-    derived = [context.chosen, panel.latest, panel.variation, panel.strength]
+    source = [context.chosen, panel.latest, panel.variation]
     picked = [each.click for each in (examples, families, panel.familiar)]
-    gr.on(picked, None, None, prompt, js="() => window.dearPicked", api_visibility="private")
+    gr.on(picked, None, None, [prompt, changes_box], js=PICK_JS, api_visibility="private")
     starts = [Start([start.click, prompt.submit], run, given), Start(picked, run_example, given, chips.PICKED_JS)]
-    starts += [Start([panel.vary.click], run_vary, derived), Start([panel.loop.click], run_loop, derived)]
+    starts += [Start([panel.vary.click], run_vary, [*source, panel.strength])]
+    starts += [Start([panel.loop.click], run_loop, source)]
     shown = [panel.latest, panel.variation]
     triggers = [trigger for each in starts for trigger in each.triggers]
     gr.on(triggers, None, None, panel.familiar, js="() => ''", api_visibility="private")  # that of an earlier prompt
@@ -304,7 +334,7 @@ def build(context: Context) -> None:
         context.model_updates[(settings | more)[name]] = partial(_control, make)
     context.model_updates[examples] = lambda model, _: chips.examples_html(model.vocabulary)
     context.model_updates[families] = lambda model, _: chips.families_html(model.vocabulary)
-    context.open_events.append(OpenEvent(restore, [context.chosen], restored))
+    context.open_events.append(OpenEvent(restore, [context.chosen], restored, RESTORED_JS))
     context.offer(GenerateInterface(prompt, settings, seed, lock, panel.use_as_start, panel.path, panel.takes))
 
 
