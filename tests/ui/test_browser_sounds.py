@@ -8,7 +8,7 @@ import numpy as np
 import soundfile
 from webpage import Hand
 
-from dear.evaluation.click import measure, table
+from dear.evaluation.click import measure, measure_visits, table, waits_table
 from dear.ui.tabs import generate as tab
 
 
@@ -68,6 +68,16 @@ def test_the_time_from_a_click_to_sound(browser, page, monkeypatch):
     assert row["iterations"] == 8 and row["drafts"] in (0, 1) and len(run) == 1 + row["drafts"]
     assert 0 < row["first_sound_seconds"] <= row["end_seconds"]
     assert f"| 8 | {run[0]:.2f} | {run[-1]:.2f} | {row['drafts']} of 1 |" in table([row])
+
+
+def test_the_waits_of_a_visit(browser, page):
+    waits = measure_visits(browser, page.local_url, 1)
+    assert 0 < waits["first_paint"] <= waits["usable"] < 60
+    assert waits["layout_shift"] < 0.1
+    lines = waits_table(waits | {"start_warm": 7.25}).splitlines()
+    assert lines[2] == "| server start to first response, warm, s | 7.25 | ≤ 8 |"
+    assert lines[3] == f"| first contentful paint, empty cache, s | {waits['first_paint']:.2f} | ≤ 0.65 |"
+    assert lines[5].endswith("| < 0.1 |") and len(lines) == 6
 
 
 def test_an_edit_starts_with_the_prompt_and_settings_of_its_sound_and_can_be_undone(browser, page):
