@@ -248,6 +248,7 @@ def test_the_papers_recipes_are_the_presets(form):
             "shares": "uniform",
             "empty": 0.0,
             "targets": 0,
+            "redrawn": 0.0,
             "drop": 0.1,
             "blurred": 0.0,
             "jitter": 0.0,

@@ -294,8 +294,11 @@ def test_the_recipes_are_sound_and_within_their_bounds():
         assert set(recipe.model.variants) == {"student", "teacher"}
         assert last_phase(dataclasses.replace(recipe, finish=None)) == ""
     assert "lambda" not in last_phase(bundled)
-    assert last_phase(everyday).startswith(
-        "In the student's last phase of 14,000 more steps lambda is 0, and 20% to 100%"
+    assert everyday.finish is not None
+    assert last_phase(everyday) == (
+        f"In the student's last phase of {everyday.finish.steps:,} more steps lambda is 0, and 20% to 100% of a "
+        "scene's tokens are hidden, each share as often as in decoding, and the model draws up to 50% of the known "
+        "tokens itself."
     )
     with pytest.raises(ConfigError, match="cannot read the recipe"):
         load_recipe(ROOT / "training" / "configs" / "none.yaml", Recipe)

@@ -25,7 +25,8 @@ VARIANTS = {"student": "student", "teacher": "teacher", "plain": "student"}
 def hidden(masking: MaskingConfig) -> str:
     low, high = masking.ratio
     spread = "uniformly" if masking.shares == "uniform" else "each share as often as in decoding"
-    return f"{low:.0%} to {high:.0%} of a scene's tokens are hidden, {spread}"
+    own = f", and the model draws up to {masking.redrawn:.0%} of the known tokens itself" if masking.redrawn else ""
+    return f"{low:.0%} to {high:.0%} of a scene's tokens are hidden, {spread}{own}"
 
 
 def mixture(kinds: tuple[float, float, float]) -> str:
