@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -76,8 +77,11 @@ class MaskedModel(nn.Module):
             return backbone.sparse(tokens, known, cast(Prefix, prefix), wanted)
         return backbone(tokens, known, prefix, wanted)
 
-    def head_input(self, context: Tensor, tokens: Tensor, known: Tensor, positions: Tensor) -> Tensor:
-        """Contexts [B, N, C] of the tokens at ``positions`` [B, N] -> the head's input [B, N, C'].
+    def head_inputs(
+        self, contexts: Sequence[Tensor], tokens: Tensor, known: Tensor, positions: Tensor
+    ) -> Sequence[Tensor]:
+        """Contexts [B, N, C] of the tokens at ``positions`` [B, N], such as conditional and null ones -> the head's
+        inputs [B, N, C'].
 
         With ``backbone.neighbours``, the values of the tokens before and after each position, and whether these are
         known, follow the context, which has too few channels to carry them precisely. Guidance does not change them.
@@ -86,12 +90,12 @@ class MaskedModel(nn.Module):
         """
         reach = self.config.backbone.neighbours
         if not reach:
-            return context
+            return contexts
         step = self.config.grid[1]  # tokens of one moment
         shown = torch.cat((tokens, torch.ones_like(tokens[..., :1])), dim=-1) * known[..., None]
-        padded = nn.functional.pad(shown, (0, 0, reach * step, reach * step)).to(context.dtype)
+        padded = nn.functional.pad(shown, (0, 0, reach * step, reach * step)).to(contexts[0].dtype)
         beside = [take(padded, positions + place * step) for place in range(2 * reach + 1) if place != reach]
-        return torch.cat((context, *beside), dim=-1)
+        return [torch.cat((context, *beside), dim=-1) for context in contexts]
 
     @torch.no_grad()
     def null_context(
@@ -125,7 +129,7 @@ class MaskedModel(nn.Module):
             known = to_device(~mask, tokens.device)
             places = torch.arange(self.length).expand(len(tokens), -1) if wanted is None else wanted
             places = to_device(places, tokens.device)
-            parts[1:] = [self.head_input(each, tokens, known, places) for each in parts[1:]]
+            parts[1:] = self.head_inputs(parts[1:], tokens, known, places)
         if wanted is None:
             rows = to_device(mask.flatten().nonzero()[:, 0], tokens.device)
             parts = [each.flatten(0, 1).index_select(0, rows) for each in parts]

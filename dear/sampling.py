@@ -124,13 +124,11 @@ def generate(
                 # From pinned memory, the loop need not wait for the device.
                 return noise.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else noise.to(device)
 
-            context, null_context = contexts(tokens, known, iteration)
-            context = model.head_input(context, tokens, known, new).flatten(0, 1)
-            if null_context is not None:
-                null_context = model.head_input(null_context, tokens, known, new).flatten(0, 1)
+            found = [each for each in contexts(tokens, known, iteration) if each is not None]
+            inputs = [each.flatten(0, 1) for each in model.head_inputs(found, tokens, known, new)]
             values = model.head.sample(
-                context,
-                null_context,
+                inputs[0],
+                inputs[1] if len(inputs) > 1 else None,
                 cfg_scale=guidance_scale(sampling, end / length),
                 steps=sampling.steps,
                 temperature=sampling.temperature,

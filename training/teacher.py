@@ -143,7 +143,7 @@ class MaskedModelling:
         known, model = (~mask).scatter(1, places, False), self.module
         context = model.context(tokens, known, conditioning, places)
         known, places = (to_device(each, tokens.device) for each in (known, places))
-        context = model.head_input(context, tokens, known, places).flatten(0, 1)
+        context = model.head_inputs([context], tokens, known, places)[0].flatten(0, 1)
         noise = generator_on(tokens.device, generator)
         values = model.head.sample(
             context,

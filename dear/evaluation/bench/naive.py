@@ -50,10 +50,8 @@ def naive_generate(
         computed = only is None or iteration in only
         if computed:
             branches = (conditioning, null) if guided else (conditioning,)
-            contexts = [
-                model.head_input(take(model.context(tokens, known, each), new), tokens, known, new).flatten(0, 1)
-                for each in branches
-            ]
+            contexts = [take(model.context(tokens, known, each), new) for each in branches]
+            contexts = [each.flatten(0, 1) for each in model.head_inputs(contexts, tokens, known, new)]
 
             def draw(count: int = count) -> Tensor:
                 rows = [torch.randn(count, dim, generator=generator) for generator in generators]
