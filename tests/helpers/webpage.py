@@ -23,6 +23,15 @@ from dear.ui.model_registry import ModelRegistry
 from dear.ui.tabs.model import FOLDERS
 
 
+def answers(url: str, data: list[Any]) -> Any:
+    """Call ``/generate`` of the page at ``url`` with these arguments. Returns the stream of its events."""
+    call = f"{url}gradio_api/call/generate"
+    request = urllib.request.Request(call, json.dumps({"data": data}).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        event = json.load(answer)["event_id"]
+    return urllib.request.urlopen(f"{call}/{event}", timeout=60)
+
+
 def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

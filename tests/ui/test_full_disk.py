@@ -6,10 +6,9 @@ import asyncio
 import errno
 import json
 import os
-import urllib.request
 
 import pytest
-from webpage import served
+from webpage import answers, served
 
 from dear.output import Output
 from dear.ui.components.files import new_folder
@@ -22,12 +21,8 @@ def fail(*_: object) -> None:
 
 def test_a_run_that_cannot_be_saved_is_refused(student, tiny_folder, monkeypatch, capsys):
     monkeypatch.setattr(Output, "save", fail)
-    with served(student, str(tiny_folder)) as page:
-        url = f"{page.local_url}gradio_api/call/generate"
-        body = json.dumps({"data": ["a dog", *[None] * 6]}).encode()
-        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-        event = json.load(urllib.request.urlopen(request, timeout=60))["event_id"]
-        kind, _, content = urllib.request.urlopen(f"{url}/{event}", timeout=60).read().decode().partition("\ndata: ")
+    with served(student, str(tiny_folder)) as page, answers(page.local_url, ["a dog", *[None] * 6]) as stream:
+        kind, _, content = stream.read().decode().partition("\ndata: ")
     assert kind == "event: error" and json.loads(content)["error"] == FULL
     stderr = capsys.readouterr().err
     assert "No space left on device: '/results/a.wav'" in stderr and "Traceback" not in stderr

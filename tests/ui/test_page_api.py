@@ -11,7 +11,7 @@ import soundfile
 from factory import tiny_checkpoint, tiny_config
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
-from webpage import by_id, function, served
+from webpage import answers, by_id, function, served
 
 from dear.config import MelConfig
 from dear.pipeline import AudioDEAR
@@ -138,24 +138,15 @@ def test_refusals_are_sentences(client, tone, tmp_path):
 
 
 def test_arguments_that_a_program_leaves_out_have_their_defaults(page):
-    url = f"{page.local_url}gradio_api/call/generate"
     for data, expected in ((["a dog", None, 2], "event: complete"), ([], "generate needs 8 arguments, got 0.")):
-        request = urllib.request.Request(url, json.dumps({"data": data}).encode(), {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            event = json.load(answer)["event_id"]
-        with urllib.request.urlopen(f"{url}/{event}", timeout=60) as answer:
-            assert expected in answer.read().decode()
+        with answers(page.local_url, data) as stream:
+            assert expected in stream.read().decode()
 
 
 def test_a_value_that_is_not_a_number_is_no_sound(page):
     """Python's JSON knows NaN, and so do some callers."""
-    url = f"{page.local_url}gradio_api/call/generate"
-    body = json.dumps({"data": ["a dog", float("nan"), None, None, 1, None, None]}).encode()
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request) as answer:
-        event = json.load(answer)["event_id"]
-    with urllib.request.urlopen(f"{url}/{event}") as answer:
-        body = answer.read().decode()
+    with answers(page.local_url, ["a dog", float("nan"), None, None, 1, None, None]) as stream:
+        body = stream.read().decode()
     assert "event: error" in body
     assert "cfg_scale must be a number from 0 to 20, got nan" in body
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 import types
-import urllib.request
 
 import gradio as gr
 import pytest
 from gradio.data_classes import PredictBodyInternal
-from webpage import served
+from webpage import answers, served
 
 from dear.pipeline import AudioDEAR
 from dear.ui import turns
@@ -128,11 +126,7 @@ def test_a_run_ends_when_its_caller_leaves(student, tiny_folder, monkeypatch):
 
     monkeypatch.setattr(AudioDEAR, "generate", endless)
     with served(student, str(tiny_folder)) as page:
-        url = f"{page.local_url}gradio_api/call/generate"
-        body = json.dumps({"data": ["a dog", *[None] * 6]}).encode()
-        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-        event = json.load(urllib.request.urlopen(request, timeout=60))["event_id"]
-        stream = urllib.request.urlopen(f"{url}/{event}", timeout=60)
+        stream = answers(page.local_url, ["a dog", *[None] * 6])
         assert begun.wait(60)
         assert not ended.is_set()
         stream.close()
