@@ -43,6 +43,11 @@ def test_controls_and_results_fit_on_one_screen(browser, page):
     check_visible(hand, "#edit-around", "#edit-cfg-scale", "#edit-iterations", "#edit-temperature", "#edit-lock")
     check_visible(hand, "#edit-map", "#edit-result", "#edit-wav", "#edit-again", "#edit-undo")
     check_visible(hand, "#edit-after figure")  # the spectrogram of the result below the one before
+    hand.resize(390, 844)  # on a phone: sound, region, prompt, result, and settings last
+    names = ["#edit-sound", "#edit-map", "#edit-prompt", "#edit", "#edit-result", "#edit-after", "#edit-start"]
+    place = "return document.querySelector(arguments[0]).getBoundingClientRect().top"
+    hand.until(lambda: (tops := [hand.run(place, name) for name in names]) == sorted(tops))
+    hand.resize(1400)
 
     hand.go("compare")
     hand.write("#compare-prompt textarea", "rain")
