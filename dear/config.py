@@ -182,9 +182,10 @@ class Savings(Settings):
     # The null branch runs in every n-th iteration only, for the tokens of the next n iterations at once. Its difference
     # from the conditional contexts then ignores the tokens that those iterations draw.
     null_every: Annotated[int, Range(1, 1024)] = 1
-    # random, or spread: tokens of one iteration lie far apart in time, where they depend less on each other, but orders
-    # are less diverse than in training.
-    order: Literal["random", "spread"] = "random"
+    # random; spread: tokens of one iteration lie far apart in time, where they depend less on each other, but orders
+    # are less diverse than in training; nested: every 8th moment first, then those half way between, and so on, for
+    # models that are trained with ``masking.order: nested``.
+    order: Literal["random", "spread", "nested"] = "random"
     # How many tokens each iteration draws: cosine (the paper's), linear or cubic. Cubic spends more iterations on the
     # first tokens, which decide the most, and draws more of the last ones at once; linear is the reverse.
     schedule: Literal["cosine", "linear", "cubic"] = "cosine"

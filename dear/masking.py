@@ -14,6 +14,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "linear": lambda t: 1 - t,
     "cubic": lambda t: 1 - t**3,
 }
+NESTED_STRIDE = 8  # moments from one token to the next in the first level of a nested order, a power of two
 
 
 def token_schedule(total: int, iterations: int, kind: str = "cosine") -> list[int]:
@@ -55,6 +56,23 @@ def spread_order(length: int, generator: torch.Generator) -> Tensor:
         rank += (half ^ coins[node]) << level
         node = 2 * node + half
     return rank.argsort()
+
+
+def nested_order(length: int, generator: torch.Generator, bands: int = 1) -> Tensor:
+    """A permutation [L] of the positions, level by level, with the positions of each level in random order, on the CPU.
+
+    bands: tokens of one moment, which are neighbours in position and have the same level.
+    The first level is every :data:`NESTED_STRIDE`-th moment from a random offset on. Each further level is the moments
+    half way between those of the earlier levels, until all are drawn. A level may be empty in a short clip.
+    """
+    offset = torch.randint(NESTED_STRIDE, (), generator=generator)
+    moments = torch.arange(length) // bands - offset
+    level, stride = torch.zeros_like(moments), NESTED_STRIDE
+    while stride > 1:
+        level += moments % stride != 0
+        stride //= 2
+    order = random_order(length, generator)
+    return order[level[order].argsort(stable=True)]
 
 
 def random_mask(

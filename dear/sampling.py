@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from dear.conditioning import Conditioning
 from dear.config import SamplingConfig
 from dear.contexts import Contexts
-from dear.masking import random_order, spread_order, token_schedule
+from dear.masking import nested_order, random_order, spread_order, token_schedule
 from dear.model import MaskedModel
 from dear.randomness import seeded
 
@@ -99,8 +100,12 @@ def generate(
     counts = token_schedule(wanted, sampling.iterations, sampling.savings.schedule)
 
     generators = [seeded(seed) for seed in seeds]
-    draw_order = spread_order if sampling.savings.order == "spread" else random_order
-    order = torch.stack([draw_order(length, generator) for generator in generators])
+    orders: dict[str, Callable[[int, torch.Generator], Tensor]] = {
+        "random": random_order,
+        "spread": spread_order,
+        "nested": partial(nested_order, bands=model.config.grid[1]),
+    }
+    order = torch.stack([orders[sampling.savings.order](length, generator) for generator in generators])
     # Positions in decoding order [B, L], with the given ones first: a stable sort keeps their order otherwise.
     order = order.gather(1, role.gather(1, order).argsort(dim=1, stable=True)).to(device)
 

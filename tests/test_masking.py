@@ -1,7 +1,10 @@
+from itertools import pairwise
+
 import pytest
 import torch
+from small_models import nested_levels
 
-from dear.masking import SCHEDULES, random_mask, random_order, random_targets, token_schedule
+from dear.masking import SCHEDULES, nested_order, random_mask, random_order, random_targets, token_schedule
 from training.engine.recipe import MaskingConfig
 
 
@@ -32,6 +35,34 @@ def test_an_order_is_a_permutation_of_its_generator():
     assert sorted(order.tolist()) == list(range(50))
     assert torch.equal(order, random_order(50, torch.Generator().manual_seed(1)))
     assert not torch.equal(order, random_order(50, torch.Generator().manual_seed(2)))
+
+
+@pytest.mark.parametrize(
+    ("length", "bands"), [(1, 1), (3, 1), (7, 1), (8, 1), (9, 1), (61, 1), (128, 1), (26, 2), (36, 4)]
+)
+def test_a_nested_order_is_a_permutation_level_by_level(length, bands):
+    offsets = set()
+    for seed in range(60):
+        order = nested_order(length, torch.Generator().manual_seed(seed), bands)
+        assert torch.equal(order, nested_order(length, torch.Generator().manual_seed(seed), bands))
+        assert sorted(order.tolist()) == list(range(length))
+        fits = [
+            offset for offset in range(8) if (levels := nested_levels(order.tolist(), bands, offset)) == sorted(levels)
+        ]
+        assert fits
+        offsets |= {fits[0]} if len(fits) == 1 else set()
+    if length // bands >= 16:
+        assert offsets == set(range(8))
+
+
+def test_nested_orders_are_random_within_each_level_and_among_bands():
+    generator, bands = torch.Generator().manual_seed(0), 2
+    orders = [nested_order(32, generator, bands).tolist() for _ in range(400)]
+    sizes = [0, 4, 8, 16, 32]  # positions drawn before each level, and in all
+    for begin, end in pairwise(sizes):
+        assert len({tuple(order[begin:end]) for order in orders}) > 100
+        firsts = torch.bincount(torch.tensor([order[begin] for order in orders]), minlength=32)
+        assert firsts.min() > 0 and firsts.max() < 35  # 12.5 each on average
 
 
 def test_masks_hide_a_share_in_the_range_uniformly_over_positions():

@@ -9,13 +9,15 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from small_models import CASES, T, build, condition, run
+from factory import tiny_config
+from small_models import CASES, T, build, condition, nested_levels, run
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dear.config import BackboneConfig, SamplingConfig, Savings
 from dear.decoding import default_decoding
 from dear.heads import HEADS
-from dear.masking import token_schedule
+from dear.masking import nested_order, token_schedule
+from dear.randomness import seeded
 from dear.request import check_options
 from dear.sampling import generate, guidance_scale
 from dear.static import StaticDecoding
@@ -152,6 +154,25 @@ def test_given_tokens_are_kept_and_the_others_drawn():
     keep[0, 0] = False
     with pytest.raises(ValueError, match=r"must hold equally many tokens of each item, got \[4, 5\]"):
         run(model, condition(model, 2), [0, 1], SamplingConfig(iterations=3), given=given, given_mask=keep)
+
+
+@pytest.mark.parametrize("bands", [1, 2])
+def test_a_nested_order_is_drawn_level_by_level_around_given_tokens(bands):
+    config = tiny_config()
+    model = build(config=dataclasses.replace(config, vae=dataclasses.replace(config.vae, patch_mels=64 // bands)))
+    assert model.config.grid == (8, bands)
+    sampling = SamplingConfig(iterations=model.length - 2, savings=Savings(order="nested"))
+    given = torch.randn(2, model.length, model.token_dim, dtype=torch.float64)
+    keep = torch.zeros(2, model.length, dtype=torch.bool)
+    keep[0, [1, 5]] = keep[1, [0, 6]] = True
+    last = run(model, condition(model, 2), [0, 1], sampling, given=given, given_mask=keep)[-1]
+    assert torch.equal(last.tokens[keep], given[keep]) and last.order[keep].eq(-1).all()
+    for item, seed in enumerate((0, 1)):
+        drawn = last.order[item].argsort()[2:].tolist()  # one token in each iteration
+        whole = nested_order(model.length, seeded(seed), bands).tolist()
+        assert drawn == [i for i in whole if not keep[item, i]]
+        fits = (nested_levels(drawn, bands, offset) for offset in range(8))
+        assert any(levels == sorted(levels) for levels in fits)
 
 
 @pytest.mark.parametrize("attention", ["visible", "full"])

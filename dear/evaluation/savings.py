@@ -69,6 +69,7 @@ TRIALS = {
         for share in (75, 50, 25)
     },
     "spread": Trial(Savings(order="spread"), "orders are less random"),
+    "nested": Trial(Savings(order="nested"), "orders are less random"),
     **{f"iterations-{share}": Trial(Savings(), "more tokens are drawn at once", share / 100) for share in (75, 50, 25)},
     **{
         f"{savings.schedule}-iterations-{share}": Trial(savings, traded, share / 100)

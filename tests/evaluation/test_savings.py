@@ -156,7 +156,7 @@ def test_a_recomputation_in_every_iteration_is_the_exact_path_bit_for_bit():
     assert torch.equal(got, wanted)
 
 
-@pytest.mark.parametrize("savings", [*WAYS, Savings(order="spread")])
+@pytest.mark.parametrize("savings", [*WAYS, Savings(order="spread"), Savings(order="nested")])
 def test_an_item_of_a_batch_is_what_its_seed_gives_alone(savings):
     model = build()
     conditioning = condition(model, 3)
@@ -243,7 +243,7 @@ BAD = [
     ({"guided_share": 1.1}, "savings.guided_share must be a number from 0 to 1, got 1.1"),
     ({"guided_share": float("nan")}, "savings.guided_share must be a number from 0 to 1, got nan"),
     ({"guided_share": "half"}, "savings.guided_share must be a number from 0 to 1, got 'half'"),
-    ({"order": "sorted"}, "savings.order must be one of random, spread, got 'sorted'"),
+    ({"order": "sorted"}, "savings.order must be one of random, spread, nested, got 'sorted'"),
 ]
 
 

@@ -73,3 +73,8 @@ def longer(variant="student", **backbone):
     """A model of ``L`` tokens in float64."""
     config = dataclasses.replace(tiny_config(), mel=MelConfig(frames=8 * L, samples=10_000))
     return build(variant, config=config, **backbone)
+
+
+def nested_levels(order, bands, offset):
+    """The level of each position of an order, for strides of 8, 4, 2 and 1 moments."""
+    return [next(k for k in range(4) if (i // bands - offset) % (8 >> k) == 0) for i in order]
