@@ -83,6 +83,7 @@ def random_mask(
     shares: str = "uniform",
     empty: float = 0.0,
     together: bool = False,
+    order: Tensor | None = None,
 ) -> Tensor:
     """Mask [B, L] (True: hidden) of a training step; each item's share of hidden tokens lies in ``ratio``.
 
@@ -90,6 +91,7 @@ def random_mask(
         the cosine schedule meets it, so that nearly empty scenes, in which everything is decided, are frequent.
     empty: probability that the share is the largest of ``ratio`` instead.
     together: all items have one share, so that they know equally many tokens.
+    order: [B, L] positions in decoding order, of which the last ones are hidden; None: random ones are.
     At least one position of every item is hidden, so that every item is trained on.
     """
     device = generator.device
@@ -103,14 +105,21 @@ def random_mask(
     if empty:
         share = torch.where(torch.rand(rows, 1, generator=generator, device=device) < empty, high, share)
     hidden = (share * length).round().clamp(1, length)
-    ranks = torch.rand(batch, length, generator=generator, device=device).argsort(dim=1).argsort(dim=1)
-    return ranks < hidden
+    if order is None:
+        order = torch.rand(batch, length, generator=generator, device=device).argsort(dim=1)
+    else:
+        order = order.flip(1)
+    return order.argsort(dim=1) < hidden
 
 
-def random_targets(mask: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Positions [B, W] of hidden tokens, chosen at random: ``count`` of each item, or as many as every item hides.
+def random_targets(mask: Tensor, count: int, generator: torch.Generator, order: Tensor | None = None) -> Tensor:
+    """Positions [B, W] of hidden tokens: ``count`` of each item, or as many as every item hides.
 
     mask: [B, L], True: hidden, on the generator's device.
+    order: [B, L] positions in decoding order, of which the first hidden ones are chosen; None: random ones are.
     """
-    order = (torch.rand(mask.shape, generator=generator, device=mask.device) + ~mask).argsort(dim=1)
+    if order is None:
+        order = (torch.rand(mask.shape, generator=generator, device=mask.device) + ~mask).argsort(dim=1)
+    else:
+        order = order.gather(1, (~mask).gather(1, order).argsort(dim=1, stable=True))
     return order[:, : min(count, int(mask.sum(1).min()))]

@@ -65,6 +65,25 @@ def test_nested_orders_are_random_within_each_level_and_among_bands():
         assert firsts.min() > 0 and firsts.max() < 35  # 12.5 each on average
 
 
+def test_masks_and_targets_follow_an_order():
+    generator = torch.Generator().manual_seed(0)
+    orders = torch.stack([nested_order(26, generator, 2) for _ in range(50)])
+    mask = random_mask(50, 26, (0.1, 0.9), generator, together=True, order=orders)
+    known = int((~mask[0]).sum())
+    assert 0 < known < 26 and torch.equal(mask, torch.ones_like(mask).scatter(1, orders[:, :known], False))
+    assert torch.equal(random_targets(mask, 5, generator, orders), orders[:, known : known + 5])
+    assert torch.equal(random_targets(mask, 50, generator, orders), orders[:, known:])
+    assert torch.equal(random_targets(~mask, 2, generator, orders.flip(1)), orders[:, known - 2 : known].flip(1))
+    own = random_mask(50, 26, (0.1, 0.9), generator, order=orders)
+    counts = (~own).sum(1)
+    assert len(set(counts.tolist())) > 10
+    for row, order, count in zip(own, orders, counts.tolist(), strict=True):
+        assert row[order].tolist() == [False] * count + [True] * (26 - count)
+    least = 26 - int(counts.max())
+    targets = random_targets(own, 50, generator, orders)
+    assert all(torch.equal(targets[i], orders[i, counts[i] : counts[i] + least]) for i in range(50))
+
+
 def test_masks_hide_a_share_in_the_range_uniformly_over_positions():
     mask = random_mask(4000, 40, (0.5, 0.9), torch.Generator().manual_seed(0))
     share = mask.float().mean(dim=1)

@@ -18,7 +18,7 @@ from torch import Tensor
 from dear.conditioning import Conditioning
 from dear.config import ConfigError
 from dear.layers import to_device
-from dear.masking import random_mask, random_targets
+from dear.masking import nested_order, random_mask, random_targets
 from dear.model import MaskedModel
 from dear.randomness import generator_on
 from training.engine.recipe import MaskingConfig, ModelRecipe, load_recipe
@@ -115,6 +115,7 @@ class MaskedModelling:
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         tokens, conditioning, masking = batch["tokens"], _conditioning(batch), self.masking
         drop = torch.rand(len(tokens), generator=generator) < masking.drop
+        order = self.order(len(tokens), generator)
         mask = random_mask(
             len(tokens),
             self.module.length,
@@ -123,21 +124,40 @@ class MaskedModelling:
             masking.shares,
             masking.empty,
             together=masking.targets > 0,
+            order=order,
         )
-        wanted = random_targets(mask, masking.targets, generator) if masking.targets else None
+        wanted = random_targets(mask, masking.targets, generator, order) if masking.targets else None
         blurred = torch.rand(len(tokens), generator=generator) < masking.blurred
         conditioning = thin(conditioning, blurred, generator)
         conditioning = jitter(conditioning, blurred, masking.jitter, generator)
         drop = to_device(drop, tokens.device)
         if masking.redrawn:
-            tokens = self.redraw(tokens, self.module.null(conditioning, drop), mask, generator)
+            tokens = self.redraw(tokens, self.module.null(conditioning, drop), mask, generator, order)
         return self.objective(tokens, conditioning, drop, mask, generator, wanted)
 
+    def order(self, batch: int, generator: torch.Generator) -> Tensor | None:
+        """Positions [B, L] in the decoding order of each item, on the CPU; None: masks are random."""
+        if self.masking.order == "random":
+            return None
+        length, bands = self.module.length, self.module.config.grid[1]
+        return torch.stack([nested_order(length, generator, bands) for _ in range(batch)])
+
     @torch.no_grad()
-    def redraw(self, tokens: Tensor, conditioning: Conditioning, mask: Tensor, generator: torch.Generator) -> Tensor:
-        """tokens [B, L, D] with a random share of the known ones drawn by the model, in one step, given the others."""
+    def redraw(
+        self,
+        tokens: Tensor,
+        conditioning: Conditioning,
+        mask: Tensor,
+        generator: torch.Generator,
+        order: Tensor | None = None,
+    ) -> Tensor:
+        """tokens [B, L, D] with a random share of the known ones drawn by the model, in one step, given the others.
+
+        order: [B, L] positions in decoding order, whose last known ones are drawn; None: random ones are.
+        """
         share = self.masking.redrawn * torch.rand((), generator=generator).item()
-        places = random_targets(~mask, round(share * int((~mask).sum(1).min())), generator)
+        count = round(share * int((~mask).sum(1).min()))
+        places = random_targets(~mask, count, generator, None if order is None else order.flip(1))
         if not places.shape[1]:
             return tokens
         known, model = (~mask).scatter(1, places, False), self.module

@@ -247,6 +247,7 @@ def test_the_papers_recipes_are_the_presets(form):
             "ratio": (0.7, 1.0),
             "shares": "uniform",
             "empty": 0.0,
+            "order": "random",
             "targets": 0,
             "redrawn": 0.0,
             "drop": 0.1,

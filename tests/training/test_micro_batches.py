@@ -88,6 +88,21 @@ def test_a_state_from_before_a_field_existed_is_one_with_its_default(tmp_path):
         train(Distilled(DistillConfig()), config(micro_batch=4), tmp_path, "run")
 
 
+def test_a_state_of_nested_masks_resumes_with_nested_masks_only(tmp_path):
+    def task(order: str) -> Distilled:
+        made = Distilled(DistillConfig())
+        made.masking = replace(MASKING, ratio=(0.2, 1.0), order=order, targets=2, redrawn=0.5)
+        return made
+
+    train(task("nested"), config(), tmp_path / "whole", "run")
+    for steps in (5, 12):
+        train(task("nested"), config(), tmp_path / "parts", "run", max_steps=steps)
+    whole, parts = state(tmp_path / "whole")["model"], state(tmp_path / "parts")["model"]
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    with pytest.raises(StateError, match=r"settings\.masking\.order is 'nested', wanted is 'random'"):
+        train(task("random"), config(), tmp_path / "parts", "run")
+
+
 def test_what_nested_settings_have_gained_since_is_at_its_default():
     wanted = {"model": tiny_config()}
     saved = plain(wanted)

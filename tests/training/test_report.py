@@ -4,7 +4,9 @@ import dataclasses
 from pathlib import Path
 
 from training.data.clips import Clip
+from training.engine.recipe import MaskingConfig
 from training.report.attribution import attribution, vocabulary_table
+from training.report.card import hidden
 
 
 def test_attribution_names_collections_origins_licences_and_authors():
@@ -29,3 +31,12 @@ def test_a_card_lists_the_sounds_by_family():
         "| weather and water | rain |",
         "| speech | man speaking |",
     ]
+
+
+def test_a_card_describes_masking():
+    assert hidden(MaskingConfig()) == "70% to 100% of a scene's tokens are hidden, uniformly"
+    nested = MaskingConfig((0.2, 1.0), "cosine", order="nested", targets=2, redrawn=0.5)
+    assert hidden(nested) == (
+        "20% to 100% of a scene's tokens are hidden, each share as often as in decoding, in nested decoding orders, "
+        "and the model draws up to 50% of the known tokens itself"
+    )

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from small_models import build, two_items
+from factory import tiny_config
+from small_models import build, condition, nested_levels, two_items
 
 from dear.conditioning import Conditioning
 from dear.config import ConfigError
@@ -63,6 +66,7 @@ def test_jitter_moves_tokens_by_at_most_so_many_times_their_size():
         {"drop": 1.0},
         {"ratio": (0.8, 0.2)},
         {"empty": 1.1},
+        {"order": "spread"},
         {"targets": -1},
         {"redrawn": 0.5},
         {"redrawn": 1.5, "targets": 2},
@@ -76,6 +80,46 @@ def test_bad_masking_is_named(change):
 def modelling(variant="student", **masking):
     model = build(variant, neighbours=2)
     return MaskedModelling(model, None, None, MaskingConfig(targets=2, **masking), batch_size=2, seed=0)
+
+
+class Recorded(MaskedModelling):
+    """Keeps the orders, and what is masked and scored."""
+
+    def order(self, batch, generator):
+        self.orders = super().order(batch, generator)
+        return self.orders
+
+    def objective(self, tokens, conditioning, drop, mask, generator, wanted):
+        self.tokens, self.mask, self.wanted = tokens, mask, wanted
+        return super().objective(tokens, conditioning, drop, mask, generator, wanted)
+
+
+@pytest.mark.parametrize("options", [{}, {"targets": 3}, {"targets": 3, "redrawn": 1.0}])
+def test_nested_training_visits_what_nested_decoding_visits(options):
+    config = tiny_config()
+    model = build(config=replace(config, vae=replace(config.vae, patch_mels=32)), neighbours=2)
+    assert model.config.grid == (8, 2)
+    masking = MaskingConfig(ratio=(0.2, 1.0), shares="cosine", empty=0.2, order="nested", **options)
+    task, redrawn = Recorded(model, None, None, masking, batch_size=2, seed=0), 0
+    tokens = torch.randn(3, 16, model.token_dim, dtype=torch.float64)
+    batch = {"tokens": tokens, "conditioning": condition(model, 3).tokens}
+    for seed in range(12):
+        loss = task.loss(batch, torch.Generator().manual_seed(seed))["loss"]
+        assert loss.isfinite()
+        known = (~task.mask).sum(1).tolist()
+        for i, order in enumerate(task.orders):
+            fits = (nested_levels(order.tolist(), 2, offset) for offset in range(8))
+            assert any(levels == sorted(levels) for levels in fits)
+            assert task.mask[i][order].tolist() == [False] * known[i] + [True] * (16 - known[i])
+            if options:
+                assert torch.equal(task.wanted[i], order[known[i] : known[i] + 3])
+            else:
+                assert task.wanted is None
+            changed = (task.tokens[i] != tokens[i]).any(-1)[order].tolist()
+            count = sum(changed)
+            redrawn += count
+            assert changed == [False] * (known[i] - count) + [True] * count + [False] * (16 - known[i])
+    assert (redrawn > 0) == ("redrawn" in options)
 
 
 def test_the_model_redraws_some_known_tokens_and_no_hidden_one():

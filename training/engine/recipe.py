@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import yaml
 
@@ -26,6 +26,7 @@ from training.engine.schedule import TrainConfig
 R = TypeVar("R")
 RECIPES = Path(__file__).parents[1] / "configs"
 SHARES = ("uniform", "cosine")
+ORDERS = ("random", "nested")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,10 @@ class MaskingConfig:
     ratio: tuple[float, float] = (0.7, 1.0)  # range of the share of hidden tokens (the paper's by default)
     shares: str = "uniform"  # distribution of the share: uniform (the paper's), or cosine, as in decoding
     empty: float = 0.0  # probability that the share is the largest of ``ratio`` instead
+    # Which tokens are known: random ones, or the first ones of a nested order, as in decoding by
+    # ``savings.order: nested``. With nested, ``targets`` are the next ones of that order, and ``redrawn`` takes the
+    # last ones before them.
+    order: Literal["random", "nested"] = "random"
     # Hidden tokens that are scored in each item, chosen at random; the other hidden ones are left out of the pass, and
     # all items of a micro-batch share one share. Many items with few targets each teach what a prompt means sooner than
     # few items with many. 0: all are scored.
@@ -88,6 +93,8 @@ class MaskingConfig:
             raise ConfigError(f"masking.shares must be one of {', '.join(SHARES)}, got {self.shares!r}")
         if not 0 <= self.empty <= 1:
             raise ConfigError(f"masking.empty must be in [0, 1], got {self.empty!r}")
+        if self.order not in ORDERS:
+            raise ConfigError(f"masking.order must be one of {', '.join(ORDERS)}, got {self.order!r}")
         if self.targets < 0:
             raise ConfigError(f"masking.targets must be at least 0, got {self.targets!r}")
         if not 0 <= self.redrawn <= 1:
