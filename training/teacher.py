@@ -17,10 +17,12 @@ from torch import Tensor
 
 from dear.conditioning import Conditioning
 from dear.config import ConfigError
+from dear.heads.energy import EnergyHead
 from dear.layers import to_device
 from dear.masking import nested_order, random_mask, random_targets
 from dear.model import MaskedModel
 from dear.randomness import generator_on
+from training.engine.modes import fit_modes, sample_tokens
 from training.engine.recipe import MaskingConfig, ModelRecipe, load_recipe
 from training.engine.stage import Stage, TokenCache, command, dry_run, parse
 from training.runtime.commands import guarded
@@ -108,6 +110,13 @@ class MaskedModelling:
         if head.wants_average:
             own = {name: value for name, value in averages.items() if name.startswith(prefix)}
             head.average = {name.removeprefix(prefix): value for name, value in own.items()}
+
+    def fit(self) -> None:
+        """Fit the centres of the head's modes, if it has any and does not have them from an earlier training."""
+        head = self.module.head
+        if isinstance(head, EnergyHead) and head.config.modes and not head.centres.any():
+            generator = torch.Generator().manual_seed(self.seed)
+            fit_modes(head, sample_tokens(self.cache, generator), generator)
 
     def compile(self) -> None:
         self.module.compile_blocks()

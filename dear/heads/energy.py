@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dear.config import ConfigError, HeadConfig
 from dear.heads.base import Draw, Head, matrix_flops
-from dear.layers import AdaLNMLP, init_weights
+from dear.layers import GELU, AdaLNMLP, init_weights
 from dear.settings import Range
 
 
@@ -30,10 +31,28 @@ class EnergyConfig(HeadConfig):
     direct_noise: bool = False
     # Add a linear function of the context to the output.
     direct_context: bool = False
+    # Number of modes, of which one is drawn before the noise, and of a token's first channels that decide its mode;
+    # 0: no modes, as in the paper.
+    modes: Annotated[int, Range(0, 65536)] = 0
+    mode_channels: Annotated[int, Range(0, 2048)] = 0
+    mode_weight: Annotated[float, Range(0, 100)] = 0.5  # of the cross-entropy of the mode in the loss
+    mode_guidance: Annotated[float, Range(0, 10)] = 1.0  # factor on cfg_scale - 1 for the choice of a mode
+    mode_temperature: Annotated[float, Range(0, 2)] = 0.8  # factor on the temperature for the choice of a mode
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.modes == 1:
+            raise ConfigError("head.modes must be 0 or at least 2, got 1")
+        if self.modes and not self.mode_channels:
+            raise ConfigError(f"head.mode_channels must be at least 1 with modes, got {self.mode_channels!r}")
+        if self.modes and self.noise_as != "input":
+            raise ConfigError(f"head.noise_as must be input with modes, got {self.noise_as!r}")
 
 
 # Smallest distance per channel**0.5 that a relative score is divided by.
 SPREAD_FLOOR = 0.05
+# Below this temperature the most probable mode is chosen.
+COLDEST = 1e-6
 
 
 def energy_loss(samples: Tensor, target: Tensor) -> Tensor:
@@ -61,12 +80,34 @@ def spread(samples: Tensor) -> Tensor:
     return 2 * torch.linalg.vector_norm(samples[i] - samples[j], dim=-1).sum(0) / (m * (m - 1))
 
 
+def nearest(tokens: Tensor, centres: Tensor) -> Tensor:
+    """The index of the nearest centre of each token: [N, K], [modes, K] -> [N] int64."""
+    return torch.cdist(tokens.float(), centres.float()).argmin(dim=1)
+
+
+def draw_codes(logits: Tensor, noise: Tensor) -> Tensor:
+    """Draw from softmax(logits) [N, modes] by the inverse of the cumulative distribution -> [N] int64.
+
+    noise: standard normal [N], which the normal distribution function makes uniform.
+    """
+    cumulative = logits.softmax(dim=-1).cumsum(dim=-1)
+    uniform = torch.special.ndtr(noise.to(cumulative.dtype))
+    codes = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:]).squeeze(1)
+    return codes.clamp(max=logits.shape[1] - 1)  # NaN logits would give an index out of range
+
+
 class EnergyHead(Head):
     """Residual MLP in the two designs of Appendix E. Noise is the input, and the context enters through adaptive
     LayerNorm; or, in design (a), the reverse.
+
+    With ``modes``, the distribution of a token is a mixture. A classifier draws one of the modes, and the network draws
+    a token of this mode. The mode of a token is its nearest centre in the first ``mode_channels`` channels; training
+    fits the centres (``training.engine.modes``). A continuous function of the noise alone also draws tokens that lie
+    between the modes, which no real token does.
     """
 
     config: EnergyConfig
+    centres: Tensor  # [modes, mode_channels], zeros until they are fitted; absent without modes
     Config = EnergyConfig
     title = "Energy scoring"
     max_steps = 1
@@ -77,6 +118,10 @@ class EnergyHead(Head):
         super().__init__(config, token_dim, context_dim)
         if config.groups and sum(config.groups) != token_dim:
             raise ConfigError(f"head.groups must sum to the token's {token_dim} channels, got {config.groups!r}")
+        if config.modes and config.mode_channels > token_dim:
+            raise ConfigError(
+                f"head.mode_channels must be at most the token's {token_dim} channels, got {config.mode_channels!r}"
+            )
         if config.noise_as == "input":
             self.context_in = nn.Linear(context_dim, config.width)
             self.net = AdaLNMLP(token_dim, token_dim, config.width, config.depth)
@@ -93,16 +138,46 @@ class EnergyHead(Head):
             self.linear = nn.Linear(context_dim, token_dim)
             nn.init.zeros_(self.linear.weight)
             nn.init.zeros_(self.linear.bias)
+        if config.modes:
+            hidden, logits = nn.Linear(context_dim, config.width), nn.Linear(config.width, config.modes)
+            self.pick = nn.Sequential(nn.LayerNorm(context_dim), hidden, GELU(), logits)
+            init_weights(self.pick)
+            nn.init.zeros_(logits.weight)
+            self.register_buffer("centres", torch.zeros(config.modes, config.mode_channels))
+            self.gate = nn.Parameter(torch.zeros(config.mode_channels))  # share of the centre in the output
+            self.code_in = nn.Embedding(config.modes, config.width)
+            nn.init.normal_(self.code_in.weight, std=0.02)
+            self.code_out = nn.Embedding(config.modes, token_dim)
+            nn.init.zeros_(self.code_out.weight)
+            if config.direct_noise:
+                self.code_sd = nn.Embedding(config.modes, token_dim)
+                nn.init.zeros_(self.code_sd.weight)
 
-    def forward(self, noise: Tensor, context: Tensor) -> Tensor:
-        """noise [..., D], context [N, C] -> tokens [..., D]."""
+    def forward(self, noise: Tensor, context: Tensor, code: Tensor | None = None) -> Tensor:
+        """noise [..., D], context [N, C], code [N] int64 (of the mode, where there are modes) -> tokens [..., D]."""
         if self.config.noise_as == "input":
-            tokens = self.net(noise, self.context_in(context))
+            condition = self.context_in(context)
+            tokens = self.net(noise, condition if code is None else condition + self.code_in(code))
         else:
             tokens = self.net(context, self.noise_in(noise))
         if self.config.direct_noise:
-            tokens = tokens + self.direct(context) * noise
-        return tokens + self.linear(context) if self.config.direct_context else tokens
+            size = self.direct(context)
+            tokens = tokens + (size if code is None else size + self.code_sd(code)) * noise
+        if self.config.direct_context:
+            tokens = tokens + self.linear(context)
+        if code is None:
+            return tokens
+        centre = F.pad(self.gate * self.centres[code], (0, self.token_dim - self.config.mode_channels))
+        return tokens + self.code_out(code) + centre
+
+    def codes(self, tokens: Tensor) -> Tensor:
+        """The modes of tokens [N, D] -> [N] int64."""
+        return nearest(tokens[:, : self.config.mode_channels], self.centres)
+
+    def logits(self, context: Tensor) -> Tensor:
+        """context [N, C] -> the logits [N, modes] of the modes, in float32 or better."""
+        logits = self.pick(context)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def loss(self, target: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
         """Equation (8). With ``groups``, the mean of the scores of the whole token and of groups of its channels; plus
@@ -112,10 +187,14 @@ class EnergyHead(Head):
         scores that includes the score of the whole token has the same minimum and depends on both. A weight that
         depends only on the context would also keep the minimum. ``relative`` estimates such a weight, one over the
         expected distance of two samples, from the samples.
+
+        With ``modes``, the samples are of the target's mode, and ``mode_weight`` times the cross-entropy of this mode
+        is added. Both are proper scores, so the minimum is the distribution of modes and that of tokens given a mode.
         """
+        code = self.codes(target) if self.config.modes else None
         shape = (self.config.samples, *target.shape)
         noise = torch.randn(shape, generator=generator, device=generator.device).to(target)
-        samples = self(noise, context)
+        samples = self(noise, context, code)
         sizes = self.config.groups or (target.shape[-1],)
         groups = list(zip(samples.split(sizes, dim=-1), target.split(sizes, dim=-1), strict=True))
         parts = [(samples, target), *groups] if self.config.groups else groups
@@ -123,6 +202,8 @@ class EnergyHead(Head):
         if self.config.channels:
             scores = [self.score(part[..., None], wanted[..., None]) for part, wanted in groups]
             loss = loss + self.config.channels * torch.stack(scores).mean(0)
+        if code is not None:
+            loss = loss + self.config.mode_weight * F.cross_entropy(self.logits(context), code, reduction="none")
         return loss
 
     def score(self, samples: Tensor, target: Tensor) -> Tensor:
@@ -144,9 +225,28 @@ class EnergyHead(Head):
         temperature: float,
         draw: Draw,
     ) -> Tensor:
-        """One step; guidance mixes the representations first, ``h = s h_cond + (1 - s) h_uncond`` (equation 9)."""
+        """One step; guidance mixes the representations first, ``h = s h_cond + (1 - s) h_uncond`` (equation 9).
+
+        With ``modes``, a second draw of noise chooses the mode, from logits that are guided likewise.
+        """
         self.check_steps(steps)
-        return self.guide(context, null_context, cfg_scale)(temperature * draw())
+        noise = temperature * draw()
+        if not self.config.modes:
+            return self.guide(context, null_context, cfg_scale)(noise)
+        code = self.choose(context, null_context, cfg_scale, temperature, draw()[:, 0])
+        return self.guide(context, null_context, cfg_scale, lambda noise, mixed: self(noise, mixed, code))(noise)
+
+    def choose(
+        self, context: Tensor, null_context: Tensor | None, cfg_scale: float, temperature: float, noise: Tensor
+    ) -> Tensor:
+        """A mode for each context [N, C], from standard normal noise [N] -> [N] int64."""
+        logits, scale = self.logits(context), 1 + self.config.mode_guidance * (cfg_scale - 1)
+        if null_context is not None and scale != 1:
+            logits = scale * logits + (1 - scale) * self.logits(null_context)
+        temperature = temperature * self.config.mode_temperature
+        if temperature < COLDEST:
+            return logits.argmax(dim=-1)
+        return draw_codes(logits / temperature, noise)
 
     def loss_flops(self) -> float:
         """The draws share the computations that depend only on the context, which is the condition or the input of the
@@ -161,4 +261,7 @@ class EnergyHead(Head):
             shared += matrix_flops(self.direct)
         if self.config.direct_context:
             shared += matrix_flops(self.linear)
-        return shared + self.config.samples * (matrix_flops(self) - shared)
+        tables = sum(matrix_flops(part) for part in self.children() if isinstance(part, nn.Embedding))
+        if self.config.modes:
+            shared += matrix_flops(self.pick)
+        return shared + self.config.samples * (matrix_flops(self) - tables - shared)

@@ -97,7 +97,7 @@ class TestEnergy:
             head = HEADS["energy"](HEADS["energy"].Config(samples=4, channels=weight), 64, C)
             losses = []
             for given in (samples, size * samples):
-                head.forward = lambda noise, context, given=given: given
+                head.forward = lambda noise, context, code, given=given: given
                 losses.append(head.loss(target, target, generator).mean())
             excess.append((losses[1] / losses[0] - 1).item())
         assert 0 < excess[0] < 0.001 < 0.01 < excess[1]

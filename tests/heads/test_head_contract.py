@@ -15,6 +15,7 @@ SETTINGS |= {
     "energy-groups": {"kind": "energy", "groups": (1, 3, 2)},
     "energy-relative": {"kind": "energy", "groups": (1, 5), "relative": True, "channels": 2.0},
     "energy-direct": {"kind": "energy", "direct_noise": True, "direct_context": True},
+    "energy-modes": {"kind": "energy", "modes": 4, "mode_channels": 2, "direct_noise": True},
     "diffusion-ddim": {"kind": "diffusion", "eta": 0.0},
     "diffusion-velocity": {"kind": "diffusion", "prediction": "velocity"},
     "diffusion-velocity-ddim": {"kind": "diffusion", "prediction": "velocity", "eta": 0.0},
@@ -108,6 +109,8 @@ class TestContract:
     def test_guidance_mixes_representations_or_the_predictions(self, setting, context):
         """One step from the first noise is affine in the prediction, so samples mix as predictions do."""
         head, null = build(**setting), torch.ones(N, C, dtype=torch.float64)
+        if setting.get("modes"):
+            torch.nn.init.zeros_(head.pick[-1].weight)  # modes are guided at their logits, which are now all equal
         options = {"steps": 1, "temperature": 1.0}
         guided = head.sample(context, null, cfg_scale=2.5, draw=drawer(0), **options)
         if head.guidance_level == "representation":

@@ -12,7 +12,11 @@ D, C, N = 6, 16, 9
 def build(kind, seed=0, **options):
     torch.manual_seed(seed)
     config = HEADS[kind].Config(width=24, depth=2, **options)
-    return HEADS[kind](config, D, C).double().eval()
+    head = HEADS[kind](config, D, C).double().eval()
+    if options.get("modes"):  # as after some training, which moves both from zero
+        torch.nn.init.normal_(head.centres)
+        torch.nn.init.normal_(head.pick[-1].weight)
+    return head
 
 
 def drawer(seed, count=N, dim=D):

@@ -85,11 +85,12 @@ def log(folder: Path) -> list[dict]:
     return [{key: value for key, value in line.items() if key not in ("seconds", "speed")} for line in lines]
 
 
-def by_name(folder: Path, kind: str) -> None:
-    """A model with the head that ``kind`` names, trained for two steps."""
+def by_name(folder: Path, kind: str, **options: int) -> None:
+    """A model with the head that ``kind`` names, and that has these options, trained for two steps."""
     base = tiny_config()
     variant = replace(
-        base.variants["student"], head=HEADS[kind].Config(**{"width": 16, "depth": 1} | HEADS[kind].toy_options)
+        base.variants["student"],
+        head=HEADS[kind].Config(**{"width": 16, "depth": 1} | HEADS[kind].toy_options | options),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,14 @@ def kept(model: MaskedModel, items: int, precision: str) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
-@pytest.mark.parametrize(("name", "head"), [("base", EnergyConfig), ("base-visible", DiffusionConfig)])
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("base", EnergyConfig),
+        ("base", partial(EnergyConfig, modes=1024, mode_channels=32)),
+        ("base-visible", DiffusionConfig),
+    ],
+)
 def test_memory_is_what_autograd_keeps(name, head, precision, monkeypatch):
     # Only CPUs are trained with attention in separate operations, and the plan is for GPUs.
     fused = torch.nn.functional.scaled_dot_product_attention

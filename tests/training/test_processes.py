@@ -25,6 +25,8 @@ from training.engine.recipe import DistillConfig
 from training.engine.trainer import train
 from training.runtime.lock import BusyError, locked
 
+MODES = {"modes": 6, "mode_channels": 3}
+
 
 def shared(folder: Path, delay: float = 0.0, asked: list[slice] | None = None) -> None:
     """A run in four micro-batches. In float64: Adam turns the rounding of a vanishing gradient into whole steps."""
@@ -50,6 +52,7 @@ def second_session(folder: Path) -> None:
     shared(folder / "killed")
     for kind in ("meanflow", "shortcut"):
         by_name(folder / kind, kind)
+    by_name(folder / "energy", "energy", **MODES)
     assert teacher.main(from_shards(folder, "out")) == 0
 
 
@@ -138,6 +141,13 @@ def test_two_processes_write_one_checkpoint(two):
 def test_two_processes_train_any_head(two, tmp_path, kind):
     by_name(tmp_path, kind)
     assert log(two / kind)[0] == pytest.approx(log(tmp_path)[0], rel=1e-4)
+
+
+def test_two_processes_have_the_centres_of_one(two, tmp_path):
+    by_name(tmp_path, "energy", **MODES)
+    mine, theirs = (state(folder)["model"]["head.centres"] for folder in (tmp_path, two / "energy"))
+    assert torch.equal(mine, theirs) and mine.any()
+    assert log(two / "energy")[0] == pytest.approx(log(tmp_path)[0], rel=1e-4)
 
 
 def test_each_process_loads_its_share_alone(two):

@@ -56,6 +56,7 @@ HEADS_COUNTED = {
     **{kind: HEADS[kind].Config(width=64) for kind in HEADS if kind != "meanflow"},
     "shortcut": ShortcutConfig(width=64, flow_share=0.5),
     "noise as condition": EnergyConfig(width=64, noise_as="condition", samples=3),
+    "modes": EnergyConfig(width=64, modes=8, mode_channels=4, direct_noise=True),
 }
 
 

@@ -53,12 +53,17 @@ def backbone_bytes(config: Config, conditioning: int, hidden: float, precision: 
 def head_bytes(config: Config, variant: str, hidden: float, precision: str) -> float:
     """About how many values the head keeps for one item. For each draw of a masked token and each block, it keeps the
     input and the result of the norm, both sides of the activation, the value that the gate multiplies, and the
-    modulations, which the draws of the energy head share. The numbers were measured with torch.
+    modulations, which the draws of the energy head share. Its classifier of modes runs once for all draws. The numbers
+    were measured with torch.
     """
     head = config.variants[variant].head
     samples, levels = getattr(head, "samples", 1), getattr(head, "levels", 1)
     rows = config.length * hidden * samples * levels
-    return rows * head.width * (head.depth + 0.5) * (5.7 + 6 / samples) * PRODUCT[precision]
+    kept = rows * head.width * (head.depth + 0.5) * (5.7 + 6 / samples) * PRODUCT[precision]
+    if modes := getattr(head, "modes", 0):
+        classifier = (config.context_dim + 2 * head.width) * PRODUCT[precision] + modes * STREAM[precision]
+        kept += rows / samples * classifier
+    return kept
 
 
 def memory(recipe: ModelRecipe, conditioning: int, devices: int) -> dict[str, float]:

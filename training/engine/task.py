@@ -20,6 +20,8 @@ class Task(Protocol[M]):
     - ``validate() -> dict[str, float]``: called without gradients while ``module`` holds the averaged weights.
     - ``follow(averages)``: called once before the first step with the averaged parameters, by name, which the run goes
       on updating in place.
+    - ``fit()``: called once before the first step of a new run, without gradients and in the first process only, to
+      fill buffers of ``module`` from the data. The other processes receive its buffers.
     - ``compile()``: called once before the first step, if the configuration has ``compile``.
     """
 
@@ -60,6 +62,13 @@ class Following(Protocol):
     """A task that uses the averaged weights; see :class:`Task`."""
 
     def follow(self, averages: Mapping[str, Tensor]) -> None: ...
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """A task that fills buffers from its data; see :class:`Task`."""
+
+    def fit(self) -> None: ...
 
 
 class Observer(Protocol):

@@ -30,7 +30,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast, broadcast_object_list
 from torch import Tensor, nn
 
 from dear.config import ConfigError
@@ -38,7 +38,7 @@ from dear.files import errors_naming, write_atomically
 from training.engine.ema import EMA
 from training.engine.schedule import TrainConfig, ema_decay, learning_rate, parameter_groups, step_seed
 from training.engine.state import StateError, read_state, save_state
-from training.engine.task import Compiled, Following, Objective, Observer, Task, Validated
+from training.engine.task import Compiled, Fitted, Following, Objective, Observer, Task, Validated
 from training.runtime.interrupts import deferred_signals
 from training.runtime.lock import BusyError, locked
 from training.runtime.progress import Progress
@@ -128,6 +128,8 @@ class _Run(Generic[T]):
         with self._folder_held():
             if self.state_path.exists():
                 self._load()
+            elif isinstance(self.task, Fitted):
+                self._fit(self.task)
             if self.step < self.end:
                 if self.accelerator.is_main_process:
                     self._trim_log()
@@ -150,6 +152,13 @@ class _Run(Generic[T]):
             if refusal[0] is not None:
                 raise refusal[0]
             yield
+
+    @torch.no_grad()
+    def _fit(self, task: Fitted) -> None:
+        if self.accelerator.is_main_process:
+            task.fit()
+        if self.accelerator.num_processes > 1:
+            broadcast(list(self.task.module.buffers()))  # in place
 
     def _steps(self) -> None:
         config = self.config
