@@ -26,9 +26,11 @@ from dear.checkpoint import save_checkpoint
 from dear.codec import CODECS, VOCODERS, build_vocoder
 from dear.codec.base import Vocoder
 from dear.codec.conv import ConvConfig, ConvVAE
+from dear.codec.detail import DetailConfig, DetailVAE
 from dear.codec.istft import ISTFTConfig, ISTFTVocoder
+from dear.codec.lapped import LappedConfig, LappedVAE
 from dear.codec.mel import MelSpectrogram
-from dear.codec.patch import PatchConfig, PatchVAE
+from dear.codec.patch import PatchVAE
 from dear.conditioning import TextEncoder, build_text_encoder
 from dear.config import Config, as_kind
 from dear.evaluation.compositions import BEGINNING, END, score_compositions
@@ -46,7 +48,8 @@ from training.data.corpus import Corpus, load_corpus
 from training.data.scenes import SceneSource
 from training.data.vocabulary import embedded, known_sounds
 from training.distill import DistilledModelling
-from training.engine.codec import RefineCodec, TrainVocoder, fit_patch_vae, linear_codec
+from training.engine.codec import RefineCodec, TrainVocoder, fit_patch_vae, leading, linear_codec, linear_part
+from training.engine.detail import TrainDetail
 from training.engine.modules import load_module, save_module
 from training.engine.recipe import RECIPES, DistillConfig, Recipe, ScenesConfig, load_recipe
 from training.engine.schedule import TrainConfig
@@ -126,10 +129,10 @@ class Reproduction:
 
     @cached_property
     def codec(self) -> PatchVAE:
-        """The linear patch codec, fitted in closed form to the training folds."""
+        """The linear codec, fitted in closed form to the training folds."""
         path, scenes = self.out / "codec" / "patch.safetensors", self.codec_scenes
         model, count = self.recipe.model, self.recipe.scenes.fit
-        vae = as_kind(model.vae, PatchConfig) if self.refined else model.vae
+        vae = linear_part(model.vae)
         stamp = {"scenes": scenes.settings, "count": count, "vae": vae, "mel": model.mel}
         saved = once(
             path.with_suffix(".json"),
@@ -142,6 +145,20 @@ class Reproduction:
     def refined(self) -> bool:
         """Whether a trained refinement of the linear codec is compared with it."""
         return isinstance(self.recipe.model.vae, ConvConfig)
+
+    @property
+    def detailed(self) -> bool:
+        """Whether a trained decoder draws the last channels of the linear codec."""
+        return isinstance(self.recipe.model.vae, DetailConfig)
+
+    @cached_property
+    def encoder(self) -> PatchVAE:
+        """The codec that encodes scenes for the models. It does not depend on trained weights."""
+        model = self.recipe.model
+        if not self.detailed:
+            return self.codec
+        assert isinstance(self.codec, LappedVAE)
+        return leading(self.codec, as_kind(model.vae, LappedConfig), model.mel)
 
     @cached_property
     def text_encoder(self) -> TextEncoder:
@@ -159,7 +176,7 @@ class Reproduction:
             self.out / ("cache-held-out" if held_out else "cache"),
             scenes,
             settings.validation if held_out else settings.count,
-            self.codec,
+            self.encoder,
             self.mel,
             self.text_encoder,
             scenes.settings | {"wordings": wordings_digest(scenes.labels)},
@@ -227,6 +244,17 @@ class Reproduction:
         return train(task, config, self.out / "conv", "conv").cpu()
 
     @cached_property
+    def detail(self) -> DetailVAE:
+        """The codec whose decoder draws the channels that tokens leave out."""
+        config, settings = required(self.recipe.detail), as_kind(self.recipe.model.vae, DetailConfig)
+        assert isinstance(self.codec, LappedVAE)
+        codec = DetailVAE.from_lapped(self.codec, settings, self.recipe.model.mel)
+        task = TrainDetail(
+            codec, self.scenes(held_out=False), self.recipe.model.mel, config.batch_size, self.held_out[0][:VALIDATION]
+        )
+        return train(task, config, self.out / "detail", "detail").cpu()
+
+    @cached_property
     def istft(self) -> ISTFTVocoder:
         """The one-pass vocoder."""
         config, settings = required(self.recipe.vocoder), as_kind(self.recipe.model.vocoder, ISTFTConfig)
@@ -281,18 +309,24 @@ class Reproduction:
         """The recipe's vocoder, which needs no training."""
         return build_vocoder(self.recipe.model.vocoder, self.recipe.model.mel)
 
+    @property
+    def vaes(self) -> dict[str, PatchVAE]:
+        """{kind: codec} of those that the table of codecs compares."""
+        if self.refined:
+            return {"patch": self.codec, "conv": self.conv}
+        return {self.recipe.model.vae.kind: self.detail if self.detailed else self.codec}
+
     @cached_property
     def codecs(self) -> dict[str, Any]:
         """Table of codecs and vocoders, measured on the held-out recordings."""
         kind = self.recipe.model.vocoder.kind
-        vaes = {"patch": self.codec, "conv": self.conv} if self.refined else {self.recipe.model.vae.kind: self.codec}
         learned = {"istft": self.istft} if self.recipe.vocoder else {}
-        stamp = {name: weights_digest(part) for name, part in {**vaes, **learned}.items()}
+        stamp = {name: weights_digest(part) for name, part in {**self.vaes, **learned}.items()}
         return self.report(
             "codecs",
             stamp | {kind: self.recipe.model.vocoder},
             lambda: compare_codecs(
-                vaes,
+                self.vaes,
                 {kind: self.unlearned, **learned},
                 *self.held_out,
                 self.classifier,
@@ -304,7 +338,7 @@ class Reproduction:
     def sound(self) -> tuple[PatchVAE, Vocoder]:
         """The codec and the vocoder chosen by the table."""
         vae, vocoder = choose_codec(self.codecs, self.recipe.model.vocoder.kind)
-        return self.conv if vae == "conv" else self.codec, self.istft if vocoder == "istft" else self.unlearned
+        return self.vaes[vae], self.istft if vocoder == "istft" else self.unlearned
 
     def sampling(self, variant: str) -> dict[str, Any]:
         """The variant's best guidance scale and temperature on wordings, recordings and seeds of the training."""
@@ -415,6 +449,7 @@ STAGES = {
     "student": lambda run: run.student,
     "plain": lambda run: run.plain if run.recipe.measure.plain else None,  # without distillation, for comparison
     "conv": lambda run: run.conv if run.refined else None,
+    "detail": lambda run: run.detail if run.detailed else None,
     "vocoder": lambda run: run.istft if run.recipe.vocoder else None,
     "classifier": lambda run: run.classifier,
     "codecs": lambda run: run.codecs,

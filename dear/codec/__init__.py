@@ -23,6 +23,7 @@ CODECS: dict[str, type[Codec]] = load_kinds(
         "patch": "dear.codec.patch:PatchVAE",
         "lapped": "dear.codec.lapped:LappedVAE",
         "conv": "dear.codec.conv:ConvVAE",
+        "detail": "dear.codec.detail:DetailVAE",
         "audioldm": "dear.codec.audioldm:AudioLDMVAE",
     }
 )

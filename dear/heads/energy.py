@@ -96,6 +96,19 @@ def draw_codes(logits: Tensor, noise: Tensor) -> Tensor:
     return codes.clamp(max=logits.shape[1] - 1)  # NaN logits would give an index out of range
 
 
+def score(samples: Tensor, target: Tensor, relative: bool) -> Tensor:
+    """The energy score [N] of samples [m, N, D] for target [N, D], or the mean score of K channels [m, N, K, 1].
+
+    relative: divide it by the distance of the samples, which the gradient takes as constant.
+    """
+    score = energy_loss(samples, target)
+    distance = spread(samples.detach().to(score)) if relative else None
+    if score.ndim > 1:  # the channels of a group share one distance, which is less noisy than one of each
+        score = score.mean(-1)
+        distance = None if distance is None else distance.mean(-1)
+    return score if distance is None else score / (distance + SPREAD_FLOOR * target.shape[-1] ** 0.5)
+
+
 class EnergyHead(Head):
     """Residual MLP in the two designs of Appendix E. Noise is the input, and the context enters through adaptive
     LayerNorm; or, in design (a), the reverse.
@@ -207,13 +220,8 @@ class EnergyHead(Head):
         return loss
 
     def score(self, samples: Tensor, target: Tensor) -> Tensor:
-        """samples [m, N, D] or those of K channels [m, N, K, 1], target without m -> [N]."""
-        score = energy_loss(samples, target)
-        distance = spread(samples.detach().to(score)) if self.config.relative else None
-        if score.ndim > 1:  # the channels of a group share one distance, which is less noisy than one of each
-            score = score.mean(-1)
-            distance = None if distance is None else distance.mean(-1)
-        return score if distance is None else score / (distance + SPREAD_FLOOR * target.shape[-1] ** 0.5)
+        """:func:`score` with the head's ``relative``."""
+        return score(samples, target, self.config.relative)
 
     def sample(
         self,

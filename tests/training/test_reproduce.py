@@ -71,7 +71,8 @@ def test_a_recipe_may_leave_out_what_serves_comparisons(clips, recipe, tmp_path)
     short = yaml.safe_load(recipe.read_text())
     for name in ("conv", "vocoder", "classifier", "finish"):
         del short[name]
-    short["model"]["vae"] = {"kind": "lapped", "patch_frames": 8, "patch_mels": 64, "token_dim": 16}
+    short["model"]["vae"] = {"kind": "detail", "token_dim": 16, "detail_dim": 16, "width": 16, "depth": 1}
+    short["detail"] = {"steps": 2, "batch_size": 2, "lr": 1.0e-3, "warmup": 0}
     short["model"]["vocoder"] = {"kind": "mel-gain", "iterations": 2, "momentum": 0.9}
     short["masking"] = {"shares": "cosine", "empty": 0.5, "targets": 3}
     short["measure"]["plain"] = False
@@ -83,6 +84,7 @@ def test_a_recipe_may_leave_out_what_serves_comparisons(clips, recipe, tmp_path)
         "cache",
         "cache-held-out",
         "codec",
+        "detail",
         "student",
         "teacher",
         "reports",
@@ -91,20 +93,22 @@ def test_a_recipe_may_leave_out_what_serves_comparisons(clips, recipe, tmp_path)
     scores = reported(out, "scores")
     assert set(scores) == {"student", "teacher"}
     assert set(scores["student"]["per_class"]) == {"dog", "rain", "clock_tick"}  # what the bundled classifier knows
-    assert set(json.loads((out / "reports" / "codecs.json").read_text())["result"]) == {"mel-gain", "lapped + mel-gain"}
+    assert set(json.loads((out / "reports" / "codecs.json").read_text())["result"]) == {"mel-gain", "detail + mel-gain"}
     card = (out / "toy" / "README.md").read_text()
     assert "lambda = 0" not in card
     assert all(f'"tone {number}" by nobody' in card for number in range(len(SOUNDS)))
     model = AudioDEAR.from_pretrained(out / "toy", device="cpu")
-    assert (model.config.vae.kind, model.config.vocoder.kind) == ("lapped", "mel-gain")
+    assert (model.config.vae.kind, model.config.vocoder.kind) == ("detail", "mel-gain")
 
 
-@pytest.mark.parametrize(("part", "kind"), [("vae", "conv"), ("vocoder", "istft")])
-def test_a_recipe_trains_the_parts_that_its_model_names(recipe, tmp_path, part, kind):
+@pytest.mark.parametrize(
+    ("part", "kind", "stage"), [("vae", "conv", "conv"), ("vae", "detail", "detail"), ("vocoder", "istft", "vocoder")]
+)
+def test_a_recipe_trains_the_parts_that_its_model_names(recipe, tmp_path, part, kind, stage):
     short = yaml.safe_load(recipe.read_text())
-    short["model"]["vocoder"] = {"kind": "istft"} if part == "vocoder" else {"kind": "mel-gain"}
-    stage = {"vae": "conv", "vocoder": "vocoder"}[part]
-    del short[stage]
+    short["model"]["vocoder"] = {"kind": "mel-gain"}
+    short["model"][part] = {"kind": kind}
+    short.pop(stage, None)
     path = tmp_path / "short.yaml"
     path.write_text(yaml.safe_dump(short))
     with pytest.raises(ConfigError, match=f"{stage} must be there for a .* of kind {kind}"):

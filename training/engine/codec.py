@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from dear.codec.conv import ConvVAE
+from dear.codec.conv import ConvConfig, ConvVAE
+from dear.codec.detail import DetailConfig
 from dear.codec.istft import ISTFTVocoder
 from dear.codec.lapped import LappedConfig, LappedVAE
 from dear.codec.mel import MelSpectrogram
-from dear.codec.patch import PatchVAE
-from dear.config import MelConfig, VAEConfig
+from dear.codec.patch import PatchConfig, PatchVAE
+from dear.config import MelConfig, VAEConfig, as_kind
 from training.cache.tokens import weights_digest
 from training.data.scenes import SceneSource
 
@@ -28,6 +30,25 @@ CROPS = 4  # crops of each composed scene for the vocoder
 def linear_codec(vae: VAEConfig, mel: MelConfig) -> PatchVAE:
     """A linear codec with the sizes of ``vae``, not yet fitted: lapped if that is its kind, otherwise plain patches."""
     return LappedVAE(vae, mel) if isinstance(vae, LappedConfig) else PatchVAE(vae, mel)
+
+
+def linear_part(vae: VAEConfig) -> VAEConfig:
+    """The configuration of the linear codec that the codec of ``vae`` is built around."""
+    if isinstance(vae, ConvConfig):
+        return as_kind(vae, PatchConfig)
+    if isinstance(vae, DetailConfig):
+        return replace(as_kind(vae, LappedConfig), token_dim=vae.token_dim + vae.detail_dim)
+    return vae
+
+
+def leading(codec: LappedVAE, vae: LappedConfig, mel: MelConfig) -> LappedVAE:
+    """The lapped codec of the first ``vae.token_dim`` channels of a fitted one."""
+    built, size = LappedVAE(vae, mel), vae.token_dim
+    built.mean.copy_(codec.mean)
+    built.components.copy_(codec.components[:, :size])
+    built.scale.copy_(codec.scale[:size])
+    built.synthesis.copy_(codec.synthesis[:size])
+    return built
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from typing import Literal, TypeVar
 import yaml
 
 from dear.codec.conv import ConvConfig
+from dear.codec.detail import DetailConfig
 from dear.codec.istft import ISTFTConfig
 from dear.conditioning import check_prompt
 from dear.config import Config, ConfigError, from_dict
@@ -170,6 +171,7 @@ class Recipe:
     teacher: TrainConfig
     student: TrainConfig
     conv: TrainConfig | None = None  # refinement of the linear codec; None: there is none
+    detail: TrainConfig | None = None  # decoder that draws the detail; None: there is none
     vocoder: TrainConfig | None = None  # the ISTFT vocoder; None: the model's own vocoder is taken, without comparison
     classifier: TrainConfig | None = None  # the evaluation classifier; None: the bundled one, for the sounds it knows
     finish: TrainConfig | None = None  # the student's second phase, from its averaged weights; None: one phase only
@@ -183,6 +185,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.conv is None and isinstance(self.model.vae, ConvConfig):
             raise ConfigError("conv must be there for a codec of kind conv, got none")
+        if self.detail is None and isinstance(self.model.vae, DetailConfig):
+            raise ConfigError("detail must be there for a codec of kind detail, got none")
         if self.vocoder is None and isinstance(self.model.vocoder, ISTFTConfig):
             raise ConfigError("vocoder must be there for a vocoder of kind istft, got none")
         if missing := [name for name in self.model.variants if not self.measure.temperatures.get(name)]:
