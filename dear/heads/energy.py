@@ -241,7 +241,9 @@ class EnergyHead(Head):
         noise = temperature * draw()
         if not self.config.modes:
             return self.guide(context, null_context, cfg_scale)(noise)
-        code = self.choose(context, null_context, cfg_scale, temperature, draw()[:, 0])
+        # The sum of a token's noise is finer than one value of it in half precision.
+        chance = draw().to(torch.promote_types(context.dtype, torch.float32)).sum(dim=1) / self.token_dim**0.5
+        code = self.choose(context, null_context, cfg_scale, temperature, chance)
         return self.guide(context, null_context, cfg_scale, lambda noise, mixed: self(noise, mixed, code))(noise)
 
     def choose(

@@ -51,7 +51,8 @@ def test_a_sample_is_that_of_the_chosen_mode(context):
     torch.nn.init.normal_(head.gate)
     sample = head.sample(context, None, cfg_scale=1.0, steps=1, temperature=0.7, draw=draws)
     draws = drawer(0)
-    noise, choice = 0.7 * draws(), draws()[:, 0]
+    noise, chance = 0.7 * draws(), draws()
+    choice = chance.sum(1) / chance.shape[1] ** 0.5
     code = draw_codes(head.pick(context) / 0.35, choice)
     assert len(code.unique()) > 1
     size = head.direct(context) + head.code_sd.weight[code]
