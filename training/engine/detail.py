@@ -66,7 +66,11 @@ def detail_loss(drawn: Tensor, detail: Tensor) -> Tensor:
     """The mean score of draws [m, B, L, E] of a detail [B, L, E], see :class:`TrainDetail`."""
     scored = [(drawn, detail)]
     for part, wanted in zip(drawn.split(GROUP, dim=-1), detail.split(GROUP, dim=-1), strict=True):
-        pair = (torch.cat((each[..., :-1, :], each[..., 1:, :]), dim=-1) for each in (part, wanted))
-        scored += [(part, wanted), tuple(pair), (part[..., None], wanted[..., None])]
+        scored += [(part, wanted), (pairs(part), pairs(wanted)), (part[..., None], wanted[..., None])]
     scores = [score(some.flatten(1, 2), one.flatten(0, 1), relative=True) for some, one in scored]
     return torch.stack([each.mean() for each in scores]).mean()
+
+
+def pairs(channels: Tensor) -> Tensor:
+    """The channels of adjacent tokens beside each other: [..., L, K] -> [..., L - 1, 2 K]."""
+    return torch.cat((channels[..., :-1, :], channels[..., 1:, :]), dim=-1)
