@@ -300,9 +300,8 @@ def test_the_recipes_are_sound_and_within_their_bounds():
     assert "lambda" not in last_phase(bundled)
     assert everyday.finish is not None
     assert last_phase(everyday) == (
-        f"In the student's last phase of {everyday.finish.steps:,} more steps lambda is 0, and 20% to 100% of a "
-        "scene's tokens are hidden, each share as often as in decoding, and the model draws up to 50% of the known "
-        "tokens itself."
+        f"In the student's last phase of {everyday.finish.steps:,} more steps lambda is 0, and 10% to 100% of a "
+        "scene's tokens are hidden, each share as often as in decoding, in nested decoding orders."
     )
     with pytest.raises(ConfigError, match="cannot read the recipe"):
         load_recipe(ROOT / "training" / "configs" / "none.yaml", Recipe)

@@ -41,7 +41,8 @@ def make(hand, count):
 
 
 def menu(hand, index, action):
-    hand.all(".dear-take [data-action=menu]")[index].click()
+    # The strip may just be drawn again, which replaces its buttons.
+    hand.until(lambda: hand.all(".dear-take [data-action=menu]")[index].click() or True)
     hand.until(lambda: hand.find(f".dear-menu [data-action={action}]").is_displayed())
     hand.find(f".dear-menu [data-action={action}]").click()
 
