@@ -73,10 +73,7 @@ class Distillation:
 
 def student_from_teacher(teacher: MaskedModel, student: MaskedModel) -> None:
     """Copy backbone and null condition of the teacher into the student. The student's head is not changed (Section
-    3.3), except that it takes the centres of its modes from a teacher that has equally many.
+    3.3).
     """
     student.backbone.load_state_dict(teacher.backbone.state_dict())
     student.null.load_state_dict(teacher.null.state_dict())
-    given, own = (dict(model.head.named_buffers()).get("centres") for model in (teacher, student))
-    if given is not None and own is not None and given.shape == own.shape:
-        own.copy_(given)

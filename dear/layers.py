@@ -123,6 +123,19 @@ class FeedForward(nn.Sequential):
         super().__init__(nn.Linear(width, hidden), GELU(), nn.Linear(hidden, width))
 
 
+def init_by_fan_in(module: nn.Module) -> None:
+    """Normal weights of unit gain and zero biases for linear layers and convolutions, from a generator of their own.
+
+    They depend on the configuration alone, not on the global random state.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv1d):
+            nn.init.normal_(layer.weight, std=layer.weight[0].numel() ** -0.5, generator=generator)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
 class ConvNeXtBlock(nn.Module):
     """Depthwise convolution over time, then an MLP on channels, scaled and added to its input (Vocos)."""
 

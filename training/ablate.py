@@ -109,7 +109,7 @@ class Ablation:
         encoder = self.base.text_encoder
         encoder = encoder if run.embeddings == "all" else PartialEncoder(encoder, run.embeddings)
         vocoder = self.base.unlearned
-        return AudioDEAR(config, row.run, model.half().float().eval(), self.base.codec, vocoder, encoder)
+        return AudioDEAR(config, row.run, model.half().float().eval(), self.base.usual_vae, vocoder, encoder)
 
     @cached_property
     def reference(self) -> Reference:
@@ -125,7 +125,7 @@ class Ablation:
             pipeline = self.pipeline(row)
             stamp = {
                 "model": weights_digest(pipeline.model),
-                "sound": [weights_digest(part) for part in (self.base.codec, self.base.unlearned)],
+                "sound": [weights_digest(part) for part in (self.base.usual_vae, self.base.unlearned)],
                 "config": self.config(row),
                 "embeddings": self.recipe.runs[row.run].embeddings,
                 "clips": self.budget.clips,

@@ -237,7 +237,7 @@ class Reproduction:
     def conv(self) -> ConvVAE:
         """The linear codec with a trained refinement behind it."""
         config, settings = required(self.recipe.conv), as_kind(self.recipe.model.vae, ConvConfig)
-        codec = ConvVAE.from_patch(self.codec, settings, self.recipe.model.mel)
+        codec = ConvVAE.from_linear(self.codec, settings, self.recipe.model.mel)
         task = RefineCodec(
             codec, self.codec_scenes, self.recipe.model.mel, config.batch_size, self.held_out[0][:VALIDATION]
         )
@@ -248,7 +248,7 @@ class Reproduction:
         """The codec whose decoder draws the channels that tokens leave out."""
         config, settings = required(self.recipe.detail), as_kind(self.recipe.model.vae, DetailConfig)
         assert isinstance(self.codec, LappedVAE)
-        codec = DetailVAE.from_lapped(self.codec, settings, self.recipe.model.mel)
+        codec = DetailVAE.from_linear(self.codec, settings, self.recipe.model.mel)
         task = TrainDetail(
             codec, self.scenes(held_out=False), self.recipe.model.mel, config.batch_size, self.held_out[0][:VALIDATION]
         )
@@ -310,11 +310,16 @@ class Reproduction:
         return build_vocoder(self.recipe.model.vocoder, self.recipe.model.mel)
 
     @property
+    def usual_vae(self) -> PatchVAE:
+        """The codec that is published unless the table of codecs prefers its refinement."""
+        return self.detail if self.detailed else self.codec
+
+    @property
     def vaes(self) -> dict[str, PatchVAE]:
         """{kind: codec} of those that the table of codecs compares."""
         if self.refined:
-            return {"patch": self.codec, "conv": self.conv}
-        return {self.recipe.model.vae.kind: self.detail if self.detailed else self.codec}
+            return {"patch": self.usual_vae, "conv": self.conv}
+        return {self.recipe.model.vae.kind: self.usual_vae}
 
     @cached_property
     def codecs(self) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from dear.heads.energy import EnergyHead
 from dear.layers import to_device
 from dear.masking import nested_order, random_mask, random_targets
 from dear.model import MaskedModel
-from dear.randomness import generator_on
 from training.engine.modes import fit_modes, sample_tokens
 from training.engine.recipe import MaskingConfig, ModelRecipe, load_recipe
 from training.engine.stage import Stage, TokenCache, command, dry_run, parse
@@ -75,8 +74,6 @@ class MaskedModelling:
         seed: int,
     ):
         """cache, held_out: the training data, and the data to validate on, if any. seed: of the order of items."""
-        if masking.redrawn and model.head.max_steps != 1:
-            raise ConfigError(f"masking.redrawn must be 0 for a head of several steps, got {masking.redrawn!r}")
         self.module = model
         self.cache = cache
         self.held_out = held_out
@@ -140,8 +137,6 @@ class MaskedModelling:
         conditioning = thin(conditioning, blurred, generator)
         conditioning = jitter(conditioning, blurred, masking.jitter, generator)
         drop = to_device(drop, tokens.device)
-        if masking.redrawn:
-            tokens = self.redraw(tokens, self.module.null(conditioning, drop), mask, generator, order)
         return self.objective(tokens, conditioning, drop, mask, generator, wanted)
 
     def order(self, batch: int, generator: torch.Generator) -> Tensor | None:
@@ -150,40 +145,6 @@ class MaskedModelling:
             return None
         length, bands = self.module.length, self.module.config.grid[1]
         return torch.stack([nested_order(length, generator, bands) for _ in range(batch)])
-
-    @torch.no_grad()
-    def redraw(
-        self,
-        tokens: Tensor,
-        conditioning: Conditioning,
-        mask: Tensor,
-        generator: torch.Generator,
-        order: Tensor | None = None,
-    ) -> Tensor:
-        """tokens [B, L, D] with a random share of the known ones drawn by the model, in one step, given the others.
-
-        order: [B, L] positions in decoding order, whose last known ones are drawn; None: random ones are.
-        """
-        share = self.masking.redrawn * torch.rand((), generator=generator).item()
-        count = round(share * int((~mask).sum(1).min()))
-        places = random_targets(~mask, count, generator, None if order is None else order.flip(1))
-        if not places.shape[1]:
-            return tokens
-        known, model = (~mask).scatter(1, places, False), self.module
-        context = model.context(tokens, known, conditioning, places)
-        known, places = (to_device(each, tokens.device) for each in (known, places))
-        context = model.head_inputs([context], tokens, known, places)[0].flatten(0, 1)
-        noise = generator_on(tokens.device, generator)
-        values = model.head.sample(
-            context,
-            None,
-            cfg_scale=1.0,
-            steps=1,
-            temperature=1.0,
-            draw=lambda: torch.randn(len(context), model.token_dim, generator=noise, device=noise.device).to(tokens),
-        )
-        places = places[..., None].expand(-1, -1, model.token_dim)
-        return tokens.scatter(1, places, values.view(places.shape).to(tokens))
 
     def objective(
         self,

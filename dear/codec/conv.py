@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from dear.codec.patch import PatchVAE
 from dear.config import MelConfig, VAEConfig
-from dear.layers import ConvNeXtBlock
+from dear.layers import ConvNeXtBlock, init_by_fan_in
 from dear.settings import Range
 
 
@@ -39,21 +38,8 @@ class ConvVAE(PatchVAE):
         self.blocks = nn.Sequential(*(ConvNeXtBlock(vae.width, taps=5, expansion=2) for _ in range(vae.depth)))
         self.norm = nn.LayerNorm(vae.width)
         self.output = nn.Linear(vae.width, self.bands * self.mean.numel())
-        generator = torch.Generator().manual_seed(0)  # initial weights depend on the configuration alone
-        for layer in self.modules():
-            if isinstance(layer, nn.Linear | nn.Conv1d):
-                nn.init.normal_(layer.weight, std=layer.weight[0].numel() ** -0.5, generator=generator)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        init_by_fan_in(self)
         nn.init.zeros_(self.output.weight)
-
-    @classmethod
-    def from_patch(cls, codec: PatchVAE, vae: ConvConfig, mel: MelConfig) -> ConvVAE:
-        """An untrained codec around a fitted linear codec of the same patch and token size."""
-        built = cls(vae, mel)
-        for name, value in codec.named_buffers():
-            getattr(built, name).copy_(value)
-        return built
 
     def refined(self, tokens: Tensor) -> Tensor:
         """tokens [B, L, D] -> mel [B, F, M] without the clamp, whose gradient is zero; for training."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dear.codec.lapped import LappedVAE
 from dear.config import ConfigError, MelConfig, VAEConfig
-from dear.layers import ConvNeXtBlock
+from dear.layers import ConvNeXtBlock, init_by_fan_in
 from dear.settings import Range
 
 TAPS = 7  # tokens that a convolution sees
@@ -61,23 +61,10 @@ class DetailVAE(LappedVAE):
         self.linear = nn.Conv1d(vae.token_dim, vae.detail_dim, 5, padding=2)
         self.spread = nn.Linear(vae.width, vae.detail_dim)
         self.output = nn.Linear(vae.width, vae.detail_dim)
-        generator = torch.Generator().manual_seed(0)  # initial weights depend on the configuration alone
-        for layer in self.modules():
-            if isinstance(layer, nn.Linear | nn.Conv1d):
-                nn.init.normal_(layer.weight, std=layer.weight[0].numel() ** -0.5, generator=generator)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        init_by_fan_in(self)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.spread.weight)
         nn.init.constant_(self.spread.bias, FIRST_SPREAD)
-
-    @classmethod
-    def from_lapped(cls, codec: LappedVAE, vae: DetailConfig, mel: MelConfig) -> DetailVAE:
-        """An untrained decoder around a fitted lapped codec of D + E channels."""
-        built = cls(vae, mel)
-        for name, value in codec.named_buffers():
-            getattr(built, name).copy_(value)
-        return built
 
     def encode_all(self, mel: Tensor) -> Tensor:
         """mel [B, F, M] log-mel -> channels [B, L, D + E]: the token, and the detail that it leaves out."""

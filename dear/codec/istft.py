@@ -13,7 +13,7 @@ from dear.codec.base import Vocoder
 from dear.codec.convolution import in_groups
 from dear.codec.frames import Frames, MelInverse, limit
 from dear.config import MelConfig, VocoderConfig
-from dear.layers import ConvNeXtBlock
+from dear.layers import ConvNeXtBlock, init_by_fan_in
 from dear.settings import Range
 
 
@@ -51,12 +51,7 @@ class ISTFTVocoder(Vocoder):
         self.blocks = nn.ModuleList(ConvNeXtBlock(vocoder.width, taps=7, expansion=3) for _ in range(vocoder.depth))
         self.norm = nn.LayerNorm(vocoder.width)
         self.out = nn.Linear(vocoder.width, 3 * self.bins)
-        generator = torch.Generator().manual_seed(0)  # initial weights depend on the configuration alone
-        for layer in self.modules():
-            if isinstance(layer, nn.Linear | nn.Conv1d):
-                nn.init.normal_(layer.weight, std=layer.weight[0].numel() ** -0.5, generator=generator)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        init_by_fan_in(self)
         nn.init.zeros_(self.out.weight)
 
     def forward(self, mel: Tensor) -> Tensor:

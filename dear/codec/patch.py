@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -60,6 +60,14 @@ class PatchVAE(Codec):
         components = torch.zeros(size, vae.token_dim, dtype=torch.float32).fill_diagonal_(1)
         self.register_buffer("components", components)
         self.register_buffer("scale", torch.ones(vae.token_dim, dtype=torch.float32))
+
+    @classmethod
+    def from_linear(cls, codec: PatchVAE, vae: VAEConfig, mel: MelConfig) -> Self:
+        """An untrained codec of this kind around a fitted linear codec with the same channels."""
+        built = cls(vae, mel)
+        for name, value in codec.named_buffers():
+            getattr(built, name).copy_(value)
+        return built
 
     def check_weights(self) -> None:
         if not (self.scale > 0).all():

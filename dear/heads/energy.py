@@ -96,7 +96,7 @@ def draw_codes(logits: Tensor, noise: Tensor) -> Tensor:
     return codes.clamp(max=logits.shape[1] - 1)  # NaN logits would give an index out of range
 
 
-def score(samples: Tensor, target: Tensor, relative: bool) -> Tensor:
+def energy_score(samples: Tensor, target: Tensor, relative: bool) -> Tensor:
     """The energy score [N] of samples [m, N, D] for target [N, D], or the mean score of K channels [m, N, K, 1].
 
     relative: divide it by the distance of the samples, which the gradient takes as constant.
@@ -211,17 +211,14 @@ class EnergyHead(Head):
         sizes = self.config.groups or (target.shape[-1],)
         groups = list(zip(samples.split(sizes, dim=-1), target.split(sizes, dim=-1), strict=True))
         parts = [(samples, target), *groups] if self.config.groups else groups
-        loss = torch.stack([self.score(*part) for part in parts]).mean(0)
+        loss = torch.stack([energy_score(*part, self.config.relative) for part in parts]).mean(0)
         if self.config.channels:
-            scores = [self.score(part[..., None], wanted[..., None]) for part, wanted in groups]
+            singles = [(part[..., None], wanted[..., None]) for part, wanted in groups]
+            scores = [energy_score(*each, self.config.relative) for each in singles]
             loss = loss + self.config.channels * torch.stack(scores).mean(0)
         if code is not None:
             loss = loss + self.config.mode_weight * F.cross_entropy(self.logits(context), code, reduction="none")
         return loss
-
-    def score(self, samples: Tensor, target: Tensor) -> Tensor:
-        """:func:`score` with the head's ``relative``."""
-        return score(samples, target, self.config.relative)
 
     def sample(
         self,

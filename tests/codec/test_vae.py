@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from factory import tiny_config
-from small_codecs import Noises
+from small_codecs import Noises, improve
 
 from dear.codec import build_vae
 from dear.codec.conv import ConvConfig, ConvVAE
@@ -95,7 +95,7 @@ def test_latents_show_the_grid():
 
 def test_conv_starts_exactly_as_the_linear_codec(generator):
     linear = fit_patch_vae(random_mels(8, generator), BANDED, MEL)
-    conv = ConvVAE.from_patch(linear, BANDED, MEL)
+    conv = ConvVAE.from_linear(linear, BANDED, MEL)
     tokens = linear.encode(random_mels(2, generator))
     assert torch.equal(
         conv.encode(random_mels(2, generator.manual_seed(1))), linear.encode(random_mels(2, generator.manual_seed(1)))
@@ -119,15 +119,11 @@ def test_refinement_learns_what_the_components_leave_out(generator):
         first = torch.randn(count, 8, 1, generator=generator)
         return codec.unpatch(-6 + torch.cat([8 * first, 3 * (first**2 - 1)], -1) @ basis.T)
 
-    conv = ConvVAE.from_patch(fit_patch_vae(mels(64), vae, MEL), vae, MEL)
+    conv = ConvVAE.from_linear(fit_patch_vae(mels(64), vae, MEL), vae, MEL)
     held_out = mels(16)
     task = RefineCodec(conv, Noises(), MEL, batch_size=16, held_out=held_out)
     before = task.validate()
-    optimizer = torch.optim.AdamW(conv.parameters(), lr=1e-2)
-    for _ in range(60):
-        optimizer.zero_grad()
-        task.loss({"mel": mels(16)}, generator)["loss"].backward()
-        optimizer.step()
+    improve(task, lambda: mels(16), generator)
     assert task.validate()["l1"] < 0.6 * before["l1"]
 
 

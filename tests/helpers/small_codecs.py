@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from dear.config import MelConfig
 from training.data.scenes import Scene
@@ -21,3 +25,12 @@ class Noises:
         generator = torch.Generator().manual_seed(index)
         wave = torch.randn(self.mel.frames * self.mel.hop_length, generator=generator).cumsum(0)
         return Scene((0.5 * wave / wave.abs().max()).numpy(), "noise", ("rain",), "single")
+
+
+def improve(task: Any, mels: Callable[[], Tensor], generator: torch.Generator) -> None:
+    """Sixty steps of a task of a codec on new mels."""
+    optimizer = torch.optim.AdamW(task.module.parameters(), lr=1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        task.loss({"mel": mels()}, generator)["loss"].backward()
+        optimizer.step()

@@ -249,7 +249,6 @@ def test_the_papers_recipes_are_the_presets(form):
             "empty": 0.0,
             "order": "random",
             "targets": 0,
-            "redrawn": 0.0,
             "drop": 0.1,
             "blurred": 0.0,
             "jitter": 0.0,

@@ -111,11 +111,6 @@ def test_a_model_that_was_trained_before_keeps_its_centres(tmp_path):
     assert torch.equal(train(modelling(module), config(steps=2), tmp_path, "run").head.centres, before)
 
 
-def test_the_model_s_own_tokens_may_be_drawn_into_the_known_ones(tmp_path):
-    masking = MaskingConfig(ratio=(0.2, 0.4), targets=1, redrawn=1.0)
-    train(modelling(model(), masking), config(steps=2, precision="bf16"), tmp_path, "run")
-
-
 def test_more_modes_than_tokens_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="head.modes must be at most the 192 tokens of the sample, got 193"):
         train(modelling(model(193)), config(steps=2), tmp_path, "run")

@@ -91,7 +91,7 @@ def test_a_state_from_before_a_field_existed_is_one_with_its_default(tmp_path):
 def test_a_state_of_nested_masks_resumes_with_nested_masks_only(tmp_path):
     def task(order: str) -> Distilled:
         made = Distilled(DistillConfig())
-        made.masking = replace(MASKING, ratio=(0.2, 1.0), order=order, targets=2, redrawn=0.5)
+        made.masking = replace(MASKING, ratio=(0.2, 1.0), order=order, targets=2)
         return made
 
     train(task("nested"), config(), tmp_path / "whole", "run")

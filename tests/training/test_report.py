@@ -35,8 +35,7 @@ def test_a_card_lists_the_sounds_by_family():
 
 def test_a_card_describes_masking():
     assert hidden(MaskingConfig()) == "70% to 100% of a scene's tokens are hidden, uniformly"
-    nested = MaskingConfig((0.2, 1.0), "cosine", order="nested", targets=2, redrawn=0.5)
+    nested = MaskingConfig((0.2, 1.0), "cosine", order="nested", targets=2)
     assert hidden(nested) == (
-        "20% to 100% of a scene's tokens are hidden, each share as often as in decoding, in nested decoding orders, "
-        "and the model draws up to 50% of the known tokens itself"
+        "20% to 100% of a scene's tokens are hidden, each share as often as in decoding, in nested decoding orders"
     )

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from factory import tiny_config
-from small_models import build, condition, nested_levels, two_items
+from small_models import build, condition, nested_levels
 
 from dear.conditioning import Conditioning
 from dear.config import ConfigError
@@ -68,18 +68,11 @@ def test_jitter_moves_tokens_by_at_most_so_many_times_their_size():
         {"empty": 1.1},
         {"order": "spread"},
         {"targets": -1},
-        {"redrawn": 0.5},
-        {"redrawn": 1.5, "targets": 2},
     ],
 )
 def test_bad_masking_is_named(change):
     with pytest.raises(ConfigError, match=f"masking.{next(iter(change))}"):
         MaskingConfig(**change)
-
-
-def modelling(variant="student", **masking):
-    model = build(variant, neighbours=2)
-    return MaskedModelling(model, None, None, MaskingConfig(targets=2, **masking), batch_size=2, seed=0)
 
 
 class Recorded(MaskedModelling):
@@ -90,17 +83,17 @@ class Recorded(MaskedModelling):
         return self.orders
 
     def objective(self, tokens, conditioning, drop, mask, generator, wanted):
-        self.tokens, self.mask, self.wanted = tokens, mask, wanted
+        self.mask, self.wanted = mask, wanted
         return super().objective(tokens, conditioning, drop, mask, generator, wanted)
 
 
-@pytest.mark.parametrize("options", [{}, {"targets": 3}, {"targets": 3, "redrawn": 1.0}])
+@pytest.mark.parametrize("options", [{}, {"targets": 3}])
 def test_nested_training_visits_what_nested_decoding_visits(options):
     config = tiny_config()
     model = build(config=replace(config, vae=replace(config.vae, patch_mels=32)), neighbours=2)
     assert model.config.grid == (8, 2)
     masking = MaskingConfig(ratio=(0.2, 1.0), shares="cosine", empty=0.2, order="nested", **options)
-    task, redrawn = Recorded(model, None, None, masking, batch_size=2, seed=0), 0
+    task = Recorded(model, None, None, masking, batch_size=2, seed=0)
     tokens = torch.randn(3, 16, model.token_dim, dtype=torch.float64)
     batch = {"tokens": tokens, "conditioning": condition(model, 3).tokens}
     for seed in range(12):
@@ -115,40 +108,3 @@ def test_nested_training_visits_what_nested_decoding_visits(options):
                 assert torch.equal(task.wanted[i], order[known[i] : known[i] + 3])
             else:
                 assert task.wanted is None
-            changed = (task.tokens[i] != tokens[i]).any(-1)[order].tolist()
-            count = sum(changed)
-            redrawn += count
-            assert changed == [False] * (known[i] - count) + [True] * count + [False] * (16 - known[i])
-    assert (redrawn > 0) == ("redrawn" in options)
-
-
-def test_the_model_redraws_some_known_tokens_and_no_hidden_one():
-    task, (tokens, _, condition) = modelling(redrawn=1.0), two_items()
-    mask = torch.tensor([[1, 0, 0, 1, 0, 0, 0, 1], [0, 0, 1, 0, 1, 0, 1, 0]], dtype=torch.bool)
-    counts = set()
-    for seed in range(8):
-        redrawn = task.redraw(tokens, condition, mask, torch.Generator().manual_seed(seed))
-        changed = (redrawn != tokens).any(-1)
-        assert not (changed & mask).any()
-        assert changed[0].sum() == changed[1].sum()  # all items know equally many recorded tokens
-        counts.add(int(changed[0].sum()))
-    assert len(counts) > 3
-
-
-def test_a_redrawn_token_depends_on_the_tokens_that_stay_known_alone():
-    task, (tokens, _, condition) = modelling(redrawn=1.0), two_items()
-    mask = torch.zeros(tokens.shape[:2], dtype=torch.bool)
-    redrawn = task.redraw(tokens, condition, mask, torch.Generator().manual_seed(0))
-    changed = (redrawn != tokens).any(-1)
-    assert changed.any() and not changed.all()
-    other = torch.where(changed[..., None], tokens + 1, tokens)
-    again = task.redraw(other, condition, mask, torch.Generator().manual_seed(0))
-    assert torch.equal(again, redrawn)
-
-
-def test_redrawing_passes_no_gradient_and_needs_a_head_of_one_step():
-    task, (tokens, _, condition) = modelling(redrawn=1.0), two_items()
-    mask = torch.zeros(tokens.shape[:2], dtype=torch.bool)
-    assert not task.redraw(tokens, condition, mask, torch.Generator().manual_seed(0)).requires_grad
-    with pytest.raises(ConfigError, match="masking.redrawn must be 0 for a head of several steps, got 0.5"):
-        modelling("teacher", redrawn=0.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -142,15 +143,14 @@ def measure_vocoder(vocoder: nn.Module, spectrogram: MelSpectrogram, mels: Tenso
     return {"l1": error.abs().mean().item(), "bias": error.mean().item()}
 
 
-class RefineCodec:
-    """A :class:`training.engine.task.Task`: train the refinement of a linear codec to restore what the components lose.
+C = TypeVar("C", bound=PatchVAE)
 
-    Loss: L1 on the log-mel, plus L1 on its differences over 1, 2 and 4 frames and bands, so that edges and harmonics
-    count more than levels. The tokens have a little noise in training, as generated tokens do.
-    """
 
-    def __init__(self, codec: ConvVAE, scenes: SceneSource, mel: MelConfig, batch_size: int, held_out: Tensor):
-        """scenes: the training data, each scene used once. held_out: mels [N, F, M] for :meth:`validate`."""
+class CodecTask(Generic[C]):
+    """The batches of a :class:`training.engine.task.Task` that trains a codec on the mels of scenes."""
+
+    def __init__(self, codec: C, scenes: SceneSource, mel: MelConfig, batch_size: int, held_out: Tensor):
+        """scenes: the training data, each scene used once. held_out: mels [N, F, M] to validate on."""
         self.module = codec
         self.scenes = scenes
         self.spectrogram = MelSpectrogram(mel)
@@ -162,6 +162,14 @@ class RefineCodec:
         scenes = range(step * self.batch_size, (step + 1) * self.batch_size)[items]
         waves = [torch.from_numpy(self.scenes.scene(scene).waveform) for scene in scenes]
         return {"mel": self.spectrogram(torch.stack(waves))}
+
+
+class RefineCodec(CodecTask[ConvVAE]):
+    """A :class:`training.engine.task.Task`: train the refinement of a linear codec to restore what the components lose.
+
+    Loss: L1 on the log-mel, plus L1 on its differences over 1, 2 and 4 frames and bands, so that edges and harmonics
+    count more than levels. The tokens have a little noise in training, as generated tokens do.
+    """
 
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         mel = batch["mel"]

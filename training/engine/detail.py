@@ -8,38 +8,21 @@ import torch
 from torch import Tensor
 
 from dear.codec.detail import DetailVAE
-from dear.codec.mel import MelSpectrogram
-from dear.config import MelConfig
-from dear.heads.energy import score
-from training.cache.tokens import weights_digest
-from training.data.scenes import SceneSource
+from dear.heads.energy import energy_score
+from training.engine.codec import CodecTask
 
 SAMPLES = 3  # draws of each scene
 GROUP = 32  # channels that are scored together; a norm over many hardly depends on how their variance is distributed
 TOKEN_NOISE = 0.1  # largest standard deviation of the noise on tokens, which are a model's later
 
 
-class TrainDetail:
+class TrainDetail(CodecTask[DetailVAE]):
     """A :class:`training.engine.task.Task`: train the decoder of :class:`dear.codec.detail.DetailVAE` on scenes.
 
     Loss: energy scores (equation 8) of groups of channels, of the same groups of two adjacent tokens, of single
     channels, and of the whole detail, each relative to the distance of two draws. The scores of pairs teach the decoder
     how the detail continues from token to token.
     """
-
-    def __init__(self, codec: DetailVAE, scenes: SceneSource, mel: MelConfig, batch_size: int, held_out: Tensor):
-        """scenes: the training data, each scene used once. held_out: mels [N, F, M] for :meth:`validate`."""
-        self.module = codec
-        self.scenes = scenes
-        self.spectrogram = MelSpectrogram(mel)
-        self.batch_size = batch_size
-        self.held_out = held_out
-        self.settings = {"initial": weights_digest(codec), "scenes": scenes.settings}
-
-    def batch(self, step: int, items: slice = slice(None)) -> dict[str, Tensor]:
-        scenes = range(step * self.batch_size, (step + 1) * self.batch_size)[items]
-        waves = [torch.from_numpy(self.scenes.scene(scene).waveform) for scene in scenes]
-        return {"mel": self.spectrogram(torch.stack(waves))}
 
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         channels = self.module.encode_all(batch["mel"])
@@ -67,7 +50,7 @@ def detail_loss(drawn: Tensor, detail: Tensor) -> Tensor:
     scored = [(drawn, detail)]
     for part, wanted in zip(drawn.split(GROUP, dim=-1), detail.split(GROUP, dim=-1), strict=True):
         scored += [(part, wanted), (pairs(part), pairs(wanted)), (part[..., None], wanted[..., None])]
-    scores = [score(some.flatten(1, 2), one.flatten(0, 1), relative=True) for some, one in scored]
+    scores = [energy_score(some.flatten(1, 2), one.flatten(0, 1), relative=True) for some, one in scored]
     return torch.stack([each.mean() for each in scores]).mean()
 
 

@@ -70,16 +70,12 @@ class MaskingConfig:
     shares: str = "uniform"  # distribution of the share: uniform (the paper's), or cosine, as in decoding
     empty: float = 0.0  # probability that the share is the largest of ``ratio`` instead
     # Which tokens are known: random ones, or the first ones of a nested order, as in decoding by
-    # ``savings.order: nested``. With nested, ``targets`` are the next ones of that order, and ``redrawn`` takes the
-    # last ones before them.
+    # ``savings.order: nested``. With nested, ``targets`` are the next ones of that order.
     order: Literal["random", "nested"] = "random"
     # Hidden tokens that are scored in each item, chosen at random; the other hidden ones are left out of the pass, and
     # all items of a micro-batch share one share. Many items with few targets each teach what a prompt means sooner than
     # few items with many. 0: all are scored.
     targets: int = 0
-    # Largest share of the known tokens that the model itself draws, given the others; uniform from 0 in each step. In
-    # decoding, known tokens are the model's own, and errors that it never met in training accumulate.
-    redrawn: float = 0.0
     drop: float = 0.1  # probability that an item's condition is dropped, for guidance
     # Probability that an item's prompt is blurred: it loses some conditioning tokens, and noise is added to the others.
     # A blurred prompt hardly tells the order of two sounds, so some prompts should stay as they are.
@@ -98,10 +94,6 @@ class MaskingConfig:
             raise ConfigError(f"masking.order must be one of {', '.join(ORDERS)}, got {self.order!r}")
         if self.targets < 0:
             raise ConfigError(f"masking.targets must be at least 0, got {self.targets!r}")
-        if not 0 <= self.redrawn <= 1:
-            raise ConfigError(f"masking.redrawn must be in [0, 1], got {self.redrawn!r}")
-        if self.redrawn and not self.targets:
-            raise ConfigError(f"masking.redrawn must be 0 where masking.targets is 0, got {self.redrawn!r}")
         if not 0 <= self.drop < 1:
             raise ConfigError(f"masking.drop must be in [0, 1), got {self.drop!r}")
         if not 0 <= self.blurred <= 1:

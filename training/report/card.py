@@ -26,8 +26,7 @@ def hidden(masking: MaskingConfig) -> str:
     low, high = masking.ratio
     spread = "uniformly" if masking.shares == "uniform" else "each share as often as in decoding"
     nested = ", in nested decoding orders" if masking.order == "nested" else ""
-    own = f", and the model draws up to {masking.redrawn:.0%} of the known tokens itself" if masking.redrawn else ""
-    return f"{low:.0%} to {high:.0%} of a scene's tokens are hidden, {spread}{nested}{own}"
+    return f"{low:.0%} to {high:.0%} of a scene's tokens are hidden, {spread}{nested}"
 
 
 def mixture(kinds: tuple[float, float, float]) -> str:
