@@ -66,6 +66,18 @@ def test_every_table_is_made_at_toy_size_and_only_once(judge, clips, recipe, tab
     assert ablate.main([*command, "--table", "7"]) == 0
 
 
+def test_a_codec_that_draws_detail_renders_the_tokens_it_encoded(judge, clips, recipe, tables, tmp_path):
+    drawn = yaml.safe_load(recipe.read_text())
+    drawn["model"]["vae"] = {"kind": "detail", "token_dim": 16, "detail_dim": 16, "width": 16, "depth": 1}
+    drawn["detail"] = {"steps": 1, "batch_size": 2, "lr": 1.0e-3, "warmup": 0}
+    path = tmp_path / "drawn.yaml"
+    path.write_text(yaml.safe_dump(drawn))
+    command = ["--clips", *clips, "--recipe", str(path), "--tables", str(tables), "--budget", "toy"]
+    command += ["--out", str(tmp_path / "out"), "--judge", f"classifier:{judge}", "--workers", "1", "--table", "7"]
+    assert ablate.main(command) == 0
+    assert json.loads((tmp_path / "out" / "toy" / "table-7.json").read_text())
+
+
 def test_an_estimate_needs_no_recordings_and_shares_runs(recipe, tables, capsys):
     command = ["--recipe", str(recipe), "--tables", str(tables), "--budget", "toy", "--estimate", "--table"]
     assert ablate.main([*command, "7", "2"]) == 0
