@@ -75,7 +75,9 @@ def test_a_codec_that_draws_detail_renders_the_tokens_it_encoded(judge, clips, r
     command = ["--clips", *clips, "--recipe", str(path), "--tables", str(tables), "--budget", "toy"]
     command += ["--out", str(tmp_path / "out"), "--judge", f"classifier:{judge}", "--workers", "1", "--table", "7"]
     assert ablate.main(command) == 0
-    assert json.loads((tmp_path / "out" / "toy" / "table-7.json").read_text())
+    rows = json.loads((tmp_path / "out" / "toy" / "table-7.json").read_text())
+    assert set(rows) == set(load_recipe(tables, AblationRecipe).tables["7"].rows)
+    assert all(row["clips"] == 5 and row["fd"] > 0 for row in rows.values())
 
 
 def test_an_estimate_needs_no_recordings_and_shares_runs(recipe, tables, capsys):
