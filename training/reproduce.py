@@ -181,6 +181,7 @@ class Reproduction:
             self.text_encoder,
             scenes.settings | {"wordings": wordings_digest(scenes.labels)},
             workers=self.workers,
+            wordings=0 if held_out else settings.wordings,
         )
 
     @cached_property

@@ -60,6 +60,7 @@ def make_recipe(path: Path) -> Path:
             "often": {"rain": 2},
             "in_time": True,
             "recaption": True,
+            "wordings": 2,
             "held_out": HELD_OUT,
             "sounds": [*SOUNDS, "beep"],
             "validation": 4,

@@ -42,6 +42,9 @@ class Tones:
         waveform = self.gain * np.sin(phase) + 0.01 * rng.standard_normal(2560)
         return Tone(waveform.astype(np.float32), "beep " * pitch + "é", (f"tone{pitch}",), "single")
 
+    def captions(self, labels: tuple[str, ...], kind: str, count: int) -> list[str]:
+        return [f"{kind} {labels[0]} {i}" for i in range(count)]
+
 
 class Letters:
     """One random vector per letter, padded with zeros to the longest prompt."""
@@ -66,8 +69,9 @@ def codec(scale: float = 1.0) -> PatchVAE:
     return vae
 
 
-def make(folder: Path, scenes=None, count: int = 70, vae=None, stamps=None, workers: int = 1) -> Cache:
+def make(
+    folder: Path, scenes=None, count: int = 70, vae=None, stamps=None, workers: int = 1, wordings: int = 0
+) -> Cache:
     """A cache of ``count`` tones in ``folder``."""
-    return build(
-        folder, scenes or Tones(), count, vae or codec(), MelSpectrogram(MEL), Letters(), stamps or {"seed": 0}, workers
-    )
+    encoders = vae or codec(), MelSpectrogram(MEL), Letters()
+    return build(folder, scenes or Tones(), count, *encoders, stamps or {"seed": 0}, workers, wordings)

@@ -77,12 +77,25 @@ def test_a_recaptioned_item_has_the_caption_of_one_that_sounds_alike(built):
     assert np.array_equal(pairs[:, 0], np.concatenate([plain.indices(step, 16, seed=3) for step in range(14)]))
     assert np.array_equal(pairs[:16], cache.indices(0, 16, seed=3))
     labels = np.array([cache.labels[index][0] for index in range(70)])
-    assert (labels[pairs[:, 0]] == labels[pairs[:, 1]]).all()
-    assert len({other for item, other in pairs.tolist() if item == pairs[0, 0]}) > 1  # another one each time
+    said = {int(caption): cache.labels[index][0] for index, caption in enumerate(cache.caption)}
+    assert [labels[item] for item in pairs[:, 0]] == [said[caption] for caption in pairs[:, 1]]
     batch, own = cache.batch(pairs[:16]), plain.batch(pairs[:16, 0])
     assert torch.equal(batch["tokens"], own["tokens"])
-    assert torch.equal(batch["conditioning"], plain.batch(pairs[:16, 1])["conditioning"])
+    assert torch.equal(batch["conditioning"], plain.conditioning["tokens"][pairs[:16, 1]].float())
     assert all(torch.equal(one, own[name]) for name, one in cache.batch(pairs[:16, 0]).items())
+
+
+def test_a_recaptioned_item_has_one_of_the_further_captions_of_its_sounds(tmp_path, built):
+    cache = Recaptioned(make(tmp_path, wordings=3).folder)
+    assert cache.stamp["more"] == 3
+    assert (tmp_path / "tokens.npy").read_bytes() == (built / "tokens.npy").read_bytes()
+    pairs = np.concatenate([cache.indices(step, 70, seed=3) for step in range(200)])
+    for item in (0, 33, 69):
+        label, kind = cache.labels[item][0], cache.kind[item]
+        found = {cache.captions[caption] for place, caption in pairs.tolist() if place == item}
+        assert found == {cache.captions[cache.caption[item]], *(f"{kind} {label} {i}" for i in range(3))}
+    with pytest.raises(CacheError, match="its more is 3, wanted is 0"):
+        make(tmp_path)
 
 
 def test_a_stopped_build_goes_on_where_it_was(tmp_path, built):

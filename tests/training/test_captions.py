@@ -93,6 +93,24 @@ def test_captions_say_how_many_events_there_are() -> None:
                 assert ("barks" in text) or count == 1
 
 
+@pytest.mark.parametrize(
+    ("names", "kind", "options"),
+    [
+        (("dog",), "single", {}),
+        (("dog",), "distant", {"distant": True}),
+        (("piano",), "single:slow", {"attribute": "slow"}),
+        (("dog",), "count:3", {"count": 3}),
+        (("dog", "rain"), "then", {}),
+        (("rain", "dog"), "while", {}),
+    ],
+)
+def test_the_kind_of_a_scene_describes_it(names: tuple[str, ...], kind: str, options: dict) -> None:
+    form = kind if kind in captions.KINDS else "single"
+    for held_back in (False, True):
+        wanted = captions.caption(names, form, np.random.default_rng(5), held_back, **options)
+        assert captions.described(names, kind, np.random.default_rng(5), held_back) == wanted
+
+
 def test_compositions_are_of_all_pairs_or_of_some() -> None:
     everything, some = captions.compositions(TEN), captions.compositions(TEN, most=12)
     assert len({row[1:] for row in everything}) == len(everything) == 90

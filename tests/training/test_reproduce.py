@@ -264,6 +264,8 @@ def test_bad_input_is_one_sentence_and_status_2(clips, recipe, tmp_path, capsys)
         ("    teacher:\n    - 1.0\n", "", "name some for every variant, got none for 'teacher'"),
         ("  cfg_scales:\n  - 1.0\n  - 2.0\n", "  cfg_scales: []\n", "measure.cfg_scales must hold at least one scale"),
         ("  count: 48", "  count: 0", "scenes.count must be at least 1, got 0"),
+        ("  wordings: 2", "  wordings: -1", "scenes.wordings must be at least 0, and 0 without recaption, got -1"),
+        ("  recaption: true", "  recaption: false", "0 without recaption, got 2"),
         ("scenes:\n", "scenes:\n  kinds: [0, 0, 0]\n", "scenes.kinds must be shares from 0 on, not all 0"),
         ("  - beep\n", "  - submarine\n", "scenes: sounds must name sounds of the vocabulary or families"),
         ("    rain: 2\n", "    hail: 2\n", "got 'hail'"),

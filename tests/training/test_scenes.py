@@ -278,6 +278,15 @@ def test_speech_goes_on_with_the_same_reader_and_music_with_the_same_clip(tmp_pa
         assert heard == {True, False}
 
 
+def test_further_captions_fit_the_kind_and_the_sounds(folder: Path, source: SceneSource) -> None:
+    found = source.captions(("rain", "dog"), "while", 12)
+    assert found == source.captions(("rain", "dog"), "while", 12)
+    assert 6 < len(found) == len(set(found)) <= 12
+    assert found != source.captions(("dog", "rain"), "then", 12)
+    held_back = SceneSource(read(folder), MEL, seed=3, held_back_captions=True, sounds=TEN)
+    assert not set(found) & set(held_back.captions(("rain", "dog"), "while", 12))
+
+
 def test_a_source_can_be_sent_to_another_process(source: SceneSource) -> None:
     source.scene(0)
     copied = pickle.dumps(source)

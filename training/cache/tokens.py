@@ -65,6 +65,9 @@ class Scenes(Protocol):
     def scene(self, index: int) -> Scene:
         """A pure function of ``index``."""
 
+    def captions(self, labels: tuple[str, ...], kind: str, count: int) -> list[str]:
+        """Up to ``count`` captions of scenes of a kind with these labels; only needed where a cache asks for them."""
+
 
 class TextEncoder(Protocol):
     """A frozen text encoder, as in ``dear.conditioning``; ``digest`` identifies its weights."""
@@ -93,11 +96,13 @@ def build(
     text_encoder: TextEncoder,
     stamps: Mapping[str, Any],
     workers: int = 1,
+    wordings: int = 0,
 ) -> Cache:
     """Encode scenes 0 to ``count`` - 1 into ``folder``, resuming where an earlier call was stopped or killed.
 
     ``stamps``: plain data that distinguishes sources of scenes, such as seed, folds and kinds. The rest of the stamp is
     computed here: the digests of both encoders, the mel configuration, and a digest of the first scenes.
+    ``wordings``: further captions for the scenes of each kind with the same labels, which :class:`Recaptioned` draws.
     ``workers``: processes, each with one thread; the bytes do not depend on it. ``vae`` and ``mel`` are on the CPU.
 
     A finished cache with the same stamp is returned as it is. Raises :class:`CacheError` where ``folder`` holds one
@@ -118,9 +123,10 @@ def build(
         "text_encoder": text_encoder.digest,
         "mel": dataclasses.asdict(mel.config),
         "scenes": sample,
+        "more": wordings,
     }
     stamp = json.loads(json.dumps(stamp))  # tuples become lists, as in a saved stamp
-    job = _Job(folder, scenes, count, vae.eval(), mel)
+    job = _Job(folder, scenes, count, vae.eval(), mel, wordings)
     with locked(folder):
         if (folder / "stamp.json").exists():
             _check_stamp(folder / "stamp.json", stamp)
@@ -144,6 +150,7 @@ class _Job:
     count: int
     vae: Codec
     mel: MelSpectrogram
+    wordings: int
 
     @property
     def blocks(self) -> Path:
@@ -223,7 +230,9 @@ class _Job:
     def gather(self, text_encoder: TextEncoder) -> None:
         """Write the captions of all blocks, and the conditioning of the unique captions in order of appearance."""
         rows = [row for block in range(-(-self.count // BLOCK)) for row in read_sealed(self.path(block))["rows"]]
-        captions = list(dict.fromkeys(row[0] for row in rows))
+        alike = dict.fromkeys((kind, *labels) for _, labels, kind in rows) if self.wordings else {}
+        more = {each: self.scenes.captions(each[1:], each[0], self.wordings) for each in alike}
+        captions = list(dict.fromkeys([row[0] for row in rows] + [text for texts in more.values() for text in texts]))
         position = {caption: index for index, caption in enumerate(captions)}
         encoded: dict[int, Tensor] = {}  # [T, E] each, without padding
         order = sorted(range(len(captions)), key=lambda index: len(captions[index]))  # little padding within a batch
@@ -244,6 +253,7 @@ class _Job:
             "caption": [position[row[0]] for row in rows],
             "labels": [row[1] for row in rows],
             "kind": [row[2] for row in rows],
+            "more": [[list(each), [position[text] for text in texts]] for each, texts in more.items()],
         }
         write_json(self.folder / "captions.json", table)
 
@@ -271,6 +281,8 @@ class Cache:
             self.caption = torch.tensor(table["caption"])
             self.labels: list[list[str]] = table["labels"]
             self.kind: list[str] = table["kind"]
+            # Further captions (indices into ``captions``) by kind and labels.
+            self.more = {tuple(each): texts for each, texts in table.get("more", ())}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             raise CacheError(f"{folder} is a damaged cache ({error}); remove it and build it again") from error
 
@@ -307,7 +319,8 @@ class Cache:
 
 
 class Recaptioned(Cache):
-    """A cache whose items have, at each use, the caption of a random item with the same labels and kind.
+    """A cache whose items have, at each use, a random caption of those that fit their labels and kind: the captions of
+    all such items, and the further ones that the cache was built with.
 
     If every scene kept its one caption, a model would memorise which scene a caption means, and not learn its words.
     """
@@ -315,26 +328,27 @@ class Recaptioned(Cache):
     def __init__(self, folder: str | Path):
         super().__init__(folder)
         self.stamp = self.stamp | {"recaptioned": True}
-        self._alike: dict[tuple[str, ...], list[int]] = {}
-        for index in range(len(self)):
-            self._alike.setdefault(self._sounds(index), []).append(index)
+        self._alike: dict[tuple[str, ...], list[int]] = {each: list(texts) for each, texts in self.more.items()}
+        for index, caption in enumerate(self.caption.tolist()):
+            self._alike.setdefault(self._sounds(index), []).append(caption)
 
     def _sounds(self, index: int) -> tuple[str, ...]:
         return self.kind[index], *self.labels[index]
 
     def indices(self, step: int, batch_size: int, seed: int) -> np.ndarray:
-        """Items of step ``step``, and the items whose captions they take: [batch_size, 2] int64."""
+        """Items of step ``step`` and their captions, as indices: [batch_size, 2] int64."""
         items = super().indices(step, batch_size, seed)
         rng = np.random.default_rng([seed, step, 1])
         alike = [self._alike[self._sounds(index)] for index in items]
         return np.stack([items, [group[rng.integers(len(group))] for group in alike]], axis=1)
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> dict[str, Tensor]:
-        """Like :meth:`Cache.batch`, for items [B] with their own captions, or for pairs [B, 2] from :meth:`indices`."""
+        """Like :meth:`Cache.batch`, for items [B] with their own captions, or for items and captions [B, 2] from
+        :meth:`indices`."""
         indices = np.asarray(indices, dtype=np.int64)
         if indices.ndim == 1:
             return super().batch(indices)
-        return self._batch(indices[:, 0], self.caption[torch.from_numpy(indices[:, 1])])
+        return self._batch(indices[:, 0], torch.from_numpy(indices[:, 1]))
 
 
 def _scenes_digest(scenes: Scenes, count: int) -> str:
@@ -348,8 +362,8 @@ def _scenes_digest(scenes: Scenes, count: int) -> str:
 
 
 def _check_stamp(path: Path, wanted: dict[str, Any]) -> None:
-    # Caches made before the wordings were stamped are accepted.
-    saved = {"wordings": wanted.get("wordings")} | read_sealed(path)
+    # Caches made before these two were stamped are accepted.
+    saved = {"wordings": wanted.get("wordings"), "more": 0} | read_sealed(path)
     saved.pop("files", None)
     clause = difference(saved, wanted)
     if clause:

@@ -206,6 +206,20 @@ def caption(
     return _typed(text, rng)
 
 
+def described(names: tuple[str, ...], kind: str, rng: np.random.Generator, held_back: bool = False) -> str:
+    """Another caption of a scene, from its sounds and the ``kind`` that :class:`~training.data.scenes.Scene` names."""
+    form, _, detail = kind.partition(":")
+    return caption(
+        names,
+        form if form in KINDS else "single",
+        rng,
+        held_back,
+        distant=form == "distant",
+        attribute=detail if form == "single" else "",
+        count=int(detail) if form == "count" else 0,
+    )
+
+
 def wordings_digest(names: Sequence[str]) -> str:
     """First 12 hex digits of a sha256 over all texts from which captions of these sounds are composed."""
     singles = [_FRAMES, _DISTANT, _DISTANT_HELD_BACK, _COUNTS, _COUNTS_HELD_BACK, _ONCE, _ONCE_HELD_BACK, NUMBERS]

@@ -116,6 +116,11 @@ class SceneSource:
         waveform = _limited(waveform * rng.choice((-1, 1)))
         return Scene(waveform, captions.caption(pair, kind, rng, self.held_back_captions), pair, kind)
 
+    def captions(self, labels: tuple[str, ...], kind: str, count: int) -> list[str]:
+        """Up to ``count`` different captions of the scenes of a kind with these sounds."""
+        rng = np.random.default_rng([self.seed, *f"{kind} {labels}".encode()])
+        return list(dict.fromkeys(captions.described(labels, kind, rng, self.held_back_captions) for _ in range(count)))
+
     def then(self, labels: tuple[str, str], index: int) -> np.ndarray:
         """Scene number ``index`` of those in which two given sounds follow each other: waveform [F * hop] float32."""
         return _limited(self._then(labels, np.random.default_rng([self.seed, index])))

@@ -43,6 +43,7 @@ class ScenesConfig:
     )  # {label: how often it comes in each turn of all labels}, if more than once
     in_time: bool = False  # the speed of clocks is set so that ticks are a whole number of tokens apart
     recaption: bool = False  # at each use, a scene has the caption of any scene of the same sounds
+    wordings: int = 0  # with ``recaption``, further captions for all scenes of the same kind and sounds
     # {name of a folder of recordings: fold that no training stage uses}. Other folders are refused.
     held_out: Mapping[str, int] = field(default_factory=lambda: {"esc10": 4})
     fit: int = 512  # scenes that the linear codec is fitted to
@@ -53,6 +54,8 @@ class ScenesConfig:
         for name in ("count", "validation", "fit", "classifier"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"scenes.{name} must be at least 1, got {getattr(self, name)!r}")
+        if self.wordings < 0 or (self.wordings and not self.recaption):
+            raise ConfigError(f"scenes.wordings must be at least 0, and 0 without recaption, got {self.wordings!r}")
         try:
             select(self.sounds)
             select(tuple(self.often))

@@ -45,6 +45,7 @@ def wordings(recipe: Recipe, sounds: int) -> str:
     often = ", ".join(f"{label} {times} times" for label, times in scenes.often.items())
     measures = (
         (scenes.recaption, "at each use, a scene has the caption of any scene with the same sounds"),
+        (scenes.wordings, f"or one of {scenes.wordings} further captions"),
         (
             masking.blurred,
             f"{masking.blurred:.0%} of the captions lose a random share of their word tokens"
