@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 import numpy as np
@@ -63,3 +64,9 @@ def ten_sounds(folder: Path) -> Path:
 
 def read(folder: Path) -> list[Clip]:
     return read_clips([folder], {folder.name: 9})
+
+
+def assert_same_audio(file: Path | io.BytesIO, other: Path | io.BytesIO) -> None:
+    """Assert that two sound files hold the same samples up to the rounding of another batch, 1e-4 of full scale."""
+    found, wanted = (soundfile.read(each, dtype="float32")[0] for each in (file, other))
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)
