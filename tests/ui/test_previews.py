@@ -66,5 +66,4 @@ def test_one_click_on_a_shared_link_makes_the_very_sound_of_the_variation_shared
     hand.until(lambda: "s of sound in" in hand.find("#facts").text)
     assert hand.value("#seed input") == "42"
     hand.until(lambda: hand.find("#sound audio"))
-    again = read(hand.run("return document.querySelector('#sound audio').src"))
-    assert_same_audio(io.BytesIO(again), io.BytesIO(shared))
+    assert_same_audio(read(hand.run("return document.querySelector('#sound audio').src")), shared)
