@@ -39,10 +39,9 @@ from dear.evaluation.score import Reference, score_waveforms
 from dear.judge.classifier import SoundClassifier, load_classifier
 from dear.model import MaskedModel
 from dear.pipeline import AudioDEAR
-from training.cache import tokens as cache
-from training.cache.tokens import Cache, Recaptioned, weights_digest
+from training.cache.tokens import Cache, weights_digest
 from training.classifier import train_classifier
-from training.data.captions import compositions, prompts, wordings_digest
+from training.data.captions import compositions, prompts
 from training.data.clips import clips_digest
 from training.data.corpus import Corpus, load_corpus
 from training.data.scenes import SceneSource
@@ -52,6 +51,7 @@ from training.engine.codec import RefineCodec, TrainVocoder, fit_patch_vae, lead
 from training.engine.detail import TrainDetail
 from training.engine.modules import load_module, save_module
 from training.engine.recipe import RECIPES, DistillConfig, Recipe, ScenesConfig, load_recipe
+from training.engine.scenes import scene_caches, scene_source
 from training.engine.schedule import TrainConfig
 from training.engine.trainer import train
 from training.report.card import model_card
@@ -95,27 +95,15 @@ class Reproduction:
             corpus = replace(corpus, nameable=frozenset(load_classifier(mel=self.recipe.model.mel).labels))
         return corpus
 
-    def scenes(self, held_out: bool, kinds: tuple[float, float, float] | None = None) -> SceneSource:
-        """Scenes of the training folds, or of the held-out folds with held-back wordings.
-
-        kinds: shares of the forms of scenes; None for those of the recipe.
-        """
-        settings = self.recipe.scenes
-        return SceneSource(
-            self.corpus.split(held_out),
-            self.recipe.model.mel,
-            seed=settings.seed + held_out,
-            held_back_captions=held_out,
-            kinds=kinds or settings.kinds,
-            often=settings.often,
-            beat=self.recipe.model.vae.patch_frames * self.recipe.model.mel.hop_length if settings.in_time else 0,
-            sounds=self.corpus.sounds(held_out),
-        )
+    def scenes(self, held_out: bool) -> SceneSource:
+        """Scenes of the training folds, or of the held-out folds with held-back wordings."""
+        return scene_source(self.recipe.scenes, self.corpus, self.recipe.model, held_out)
 
     @cached_property
     def codec_scenes(self) -> SceneSource:
         """Training scenes of the codecs, always in the default mixture of kinds."""
-        return self.scenes(held_out=False, kinds=ScenesConfig().kinds)
+        settings = replace(self.recipe.scenes, kinds=ScenesConfig().kinds)
+        return scene_source(settings, self.corpus, self.recipe.model, held_out=False)
 
     @torch.no_grad()
     def mels(self, scenes: SceneSource, count: int) -> torch.Tensor:
@@ -167,21 +155,9 @@ class Reproduction:
     @cached_property
     def caches(self) -> tuple[Cache, Cache]:
         """Tokens and conditioning of the training scenes, and of the held-out ones."""
-        training, held_out = self.cache(held_out=False), self.cache(held_out=True)
-        return Recaptioned(training.folder) if self.recipe.scenes.recaption else training, held_out
-
-    def cache(self, held_out: bool) -> Cache:
-        settings, scenes = self.recipe.scenes, self.scenes(held_out)
-        return cache.build(
-            self.out / ("cache-held-out" if held_out else "cache"),
-            scenes,
-            settings.validation if held_out else settings.count,
-            self.encoder,
-            self.mel,
-            self.text_encoder,
-            scenes.settings | {"wordings": wordings_digest(scenes.labels)},
-            workers=self.workers,
-            wordings=0 if held_out else settings.wordings,
+        recipe = self.recipe
+        return scene_caches(
+            self.out, recipe.scenes, self.corpus, recipe.model, self.encoder, self.text_encoder, self.workers
         )
 
     @cached_property
