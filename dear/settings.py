@@ -161,7 +161,7 @@ def _convert(hint: Any, value: Any, path: str, kinds: Kinds | None) -> Any:
         return from_dict(hint, value, path, kinds)
     if origin is types.UnionType:  # X | None
         return None if value is None else _convert(typing.get_args(hint)[0], value, path, kinds)
-    if origin is Literal:
+    if hint is Any or origin is Literal:
         return value  # checked by the dataclass
     if origin is Mapping:
         if not isinstance(value, typing.Mapping):

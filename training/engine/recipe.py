@@ -1,6 +1,7 @@
 """Recipes: the settings of a run in one YAML file of ``training/configs``.
 
-:class:`Recipe` describes a whole reproduction, :class:`ModelRecipe` the training of one model.
+:class:`Recipe` describes a whole reproduction, :class:`ModelRecipe` the training of one model, and
+:class:`FurtherRecipe` more training of a checkpoint.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 
@@ -186,6 +187,36 @@ class Recipe:
             raise ConfigError("vocoder must be there for a vocoder of kind istft, got none")
         if missing := [name for name in self.model.variants if not self.measure.temperatures.get(name)]:
             raise ConfigError(f"measure.temperatures must name some for every variant, got none for {missing[0]!r}")
+
+
+@dataclass(frozen=True)
+class FurtherRecipe:
+    """More training of one variant of a checkpoint, by ``python -m training.further``.
+
+    ``backbone``, ``head`` and ``sampling`` hold the settings that differ from the checkpoint's. The last two are those
+    of the variant that is trained.
+    """
+
+    train: TrainConfig
+    variant: str = "student"
+    backbone: Mapping[str, Any] = field(default_factory=dict)
+    head: Mapping[str, Any] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    scenes: ScenesConfig = field(default_factory=ScenesConfig)
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+
+    def changed(self, start: Config) -> Config:
+        """The configuration of a checkpoint with the settings of this recipe.
+
+        Raises ConfigError for a variant or a setting that ``start`` does not have.
+        """
+        data = start.to_dict()
+        if self.variant not in data["variants"]:
+            raise ConfigError(f"variant must be one of {', '.join(data['variants'])}, got {self.variant!r}")
+        variant = data["variants"][self.variant]
+        variant |= {"head": variant["head"] | self.head, "sampling": variant["sampling"] | self.sampling}
+        data["backbone"] |= self.backbone
+        return Config.from_dict(data, KINDS)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from dear.heads.energy import EnergyConfig
 from dear.judge.classifier import SoundClassifier
 from training.data.clips import Clip
 from training.data.vocabulary import SOUNDS
-from training.engine.recipe import MaskingConfig, Recipe
+from training.engine.recipe import FurtherRecipe, MaskingConfig, Recipe, ScenesConfig
 from training.report.attribution import attribution, families, vocabulary_table
 
 NAMES = {
@@ -34,14 +35,13 @@ def mixture(kinds: tuple[float, float, float]) -> str:
     return f'{single:.0%} of the scenes are one sound, {then:.0%} "A, then B", {during:.0%} "A while B".'
 
 
-def folds(recipe: Recipe) -> str:
+def folds(scenes: ScenesConfig) -> str:
     """The folds that no stage of training uses."""
-    return " and ".join(f"fold {fold} of {name}" for name, fold in recipe.scenes.held_out.items())
+    return " and ".join(f"fold {fold} of {name}" for name, fold in scenes.held_out.items())
 
 
-def wordings(recipe: Recipe, sounds: int) -> str:
-    """The means of a recipe against memorised captions, and the sounds that it favours."""
-    scenes, masking = recipe.scenes, recipe.masking
+def wordings(scenes: ScenesConfig, masking: MaskingConfig, sounds: int) -> str:
+    """The means against memorised captions, and the sounds that are favoured."""
     often = ", ".join(f"{label} {times} times" for label, times in scenes.often.items())
     measures = (
         (scenes.recaption, "at each use, a scene has the caption of any scene with the same sounds"),
@@ -78,13 +78,13 @@ def scored(config: Config) -> str:
     )
 
 
-def scenes(kinds: tuple[float, float, float]) -> str:
+def forms(kinds: tuple[float, float, float]) -> str:
     """The forms of scenes that the model was trained on."""
     single, then, during = kinds
-    forms = [
+    found = [
         text for share, text in ((single, "alone"), (then, "one after the other"), (during, "two at once")) if share
     ]
-    return " or ".join(filter(None, (", ".join(forms[:-1]), forms[-1])))
+    return " or ".join(filter(None, (", ".join(found[:-1]), found[-1])))
 
 
 def model_card(
@@ -101,7 +101,7 @@ def model_card(
 
     heard: the recordings of the training; sounds: the names of the sounds in its scenes.
     """
-    fold, real = folds(recipe), scores["student"]["reference"]
+    fold, real = folds(recipe.scenes), scores["student"]["reference"]
     quality = "\n".join(
         f"| {NAMES[name]} | {config.variants[VARIANTS[name]].sampling.steps} | {row['accuracy']:.3f} | {row['fd']:.1f} | {row['kl']:.2f} | "
         f"{row['is']:.2f} |"
@@ -128,7 +128,7 @@ def model_card(
     return f"""{front}
 # AudioDEAR mini
 
-Text to {config.mel.samples / config.mel.sample_rate:g} seconds of sound ({config.mel.sample_rate / 1000:g} kHz, mono) for {len(sounds)} sounds, {scenes(recipe.scenes.kinds)}. A masked transformer fills {config.length} tokens of
+Text to {config.mel.samples / config.mel.sample_rate:g} seconds of sound ({config.mel.sample_rate / 1000:g} kHz, mono) for {len(sounds)} sounds, {forms(recipe.scenes.kinds)}. A masked transformer fills {config.length} tokens of
 {config.vae.token_dim} values in {student.iterations} iterations; an energy-scoring head draws each token in one step.
 
 {anatomy(config)}
@@ -145,7 +145,7 @@ on the recordings listed below (without {fold}){computed}, composed into {recipe
 started from its backbone and was trained for {recipe.student.steps:,} steps with lambda =
 {recipe.distill.weight:g} ({recipe.distill.channels} over channels). In training {hidden(recipe.masking)}.
 {last_phase(recipe)} {scored(config)}
-{mixture(recipe.scenes.kinds)} {wordings(recipe, len(sounds))}
+{mixture(recipe.scenes.kinds)} {wordings(recipe.scenes, recipe.masking, len(sounds))}
 
 ## Measured
 
@@ -194,4 +194,31 @@ the nearest of them. It was trained on {len(heard):,} recordings, which limit it
 ## Licences and attribution
 
 These weights: {licence}. {attribution(heard)}
+"""
+
+
+def settings(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"`{name}: {json.dumps(value)}`" for name, value in values.items())
+
+
+def further_section(
+    recipe: FurtherRecipe, start: str, command: str, heard: Sequence[Clip], sounds: Sequence[str]
+) -> str:
+    """Markdown for the end of the card of a checkpoint that was trained further.
+
+    start: the fingerprint of the checkpoint as it was before. command: the one that trained it.
+    """
+    train = recipe.train
+    changes = {"backbone": recipe.backbone, "head": recipe.head, "sampling": recipe.sampling}
+    changed = "; ".join(f"{name}: {settings(values)}" for name, values in changes.items() if values)
+    return f"""## Trained further
+
+    {command}
+
+The figures above are those of the checkpoint before this training (fingerprint {start}). Its {recipe.variant} was trained for
+{train.steps:,} more steps of {train.batch_size} scenes on {recipe.scenes.count:,} scenes of {len(sounds)} sounds, composed from {len(heard):,} recordings
+(without {folds(recipe.scenes)}). In training {hidden(recipe.masking)}. {mixture(recipe.scenes.kinds)} {wordings(recipe.scenes, recipe.masking, len(sounds))}
+{f"New settings: {changed}." if changed else "No setting was changed."}
+
+{attribution(heard)}
 """
