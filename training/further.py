@@ -26,6 +26,7 @@ from dear.vocabulary import KnownSound, Vocabulary, load_vocabulary
 from training.cache.tokens import weights_digest
 from training.data.corpus import load_corpus
 from training.data.vocabulary import embedded, known_sounds
+from training.engine.directions import fit_directions
 from training.engine.provenance import command_line
 from training.engine.recipe import RECIPES, FurtherRecipe, load_recipe
 from training.engine.scenes import scene_caches
@@ -95,6 +96,7 @@ def further(options: argparse.Namespace, command: str) -> Path:
     vae, vocoder = load_codec(folder, start)
     text_encoder = build_text_encoder(config.conditioning)
     caches = scene_caches(options.out, recipe.scenes, corpus, config, vae, text_encoder, options.workers)
+    fit_directions(models[recipe.variant], vae)
     settings, variant = recipe.train, recipe.variant
     task = FurtherModelling(models[variant], *caches, recipe.masking, settings.batch_size, settings.seed)
     models[variant] = train(task, settings, options.out / variant, variant).cpu()

@@ -49,6 +49,7 @@ from training.data.vocabulary import embedded, known_sounds
 from training.distill import DistilledModelling
 from training.engine.codec import RefineCodec, TrainVocoder, fit_patch_vae, leading, linear_codec, linear_part
 from training.engine.detail import TrainDetail
+from training.engine.directions import fit_directions
 from training.engine.modules import load_module, save_module
 from training.engine.recipe import RECIPES, DistillConfig, Recipe, ScenesConfig, load_recipe
 from training.engine.scenes import scene_caches, scene_source
@@ -181,6 +182,7 @@ class Reproduction:
     def distilled(self, name: str, distill: DistillConfig, finish: DistillConfig) -> MaskedModel:
         """A student after all phases of its training, which differ in how tokens are hidden and in lambda."""
         recipe, student, teacher = self.recipe, self.model("student"), self.teacher
+        fit_directions(student, self.encoder)
         phases = {name: (recipe.student, recipe.masking, distill)}
         if recipe.finish is not None:
             phases[f"{name}-finish"] = recipe.finish, recipe.finish_masking, finish

@@ -27,6 +27,9 @@ class EnergyConfig(HeadConfig):
     relative: bool = False
     # Weight of the scores of single channels, beside those of the token and its groups.
     channels: Annotated[float, Range(0, 100)] = 0.0
+    # Weight of the score of a token's direction in its channels from ``direction_from`` on: how they vary together.
+    directions: Annotated[float, Range(0, 100)] = 0.0
+    direction_from: Annotated[int, Range(0, 2047)] = 0
     # Add the noise itself to the output, scaled for each channel by the context.
     direct_noise: bool = False
     # Add a linear function of the context to the output.
@@ -51,6 +54,9 @@ class EnergyConfig(HeadConfig):
 
 # Smallest distance per channel**0.5 that a relative score is divided by.
 SPREAD_FLOOR = 0.05
+# Two random directions of K dimensions have a squared cosine of 1 / K on average. This many times as much is added to
+# the similarity that a direction score is divided by, because that of a few samples varies by chance.
+ISOTROPIC = 2
 # Below this temperature the most probable mode is chosen.
 COLDEST = 1e-6
 
@@ -109,6 +115,22 @@ def energy_score(samples: Tensor, target: Tensor, relative: bool) -> Tensor:
     return score if distance is None else score / (distance + SPREAD_FLOOR * target.shape[-1] ** 0.5)
 
 
+def direction_score(samples: Tensor, target: Tensor) -> Tensor:
+    """The score [N] of the directions of samples [m, N, K] for that of target [N, K], in float32 or better.
+
+    It is the kernel score of ``k(x, y) = (x . y)^2`` for unit vectors, whose minimum has the right second moments
+    ``E[x x^T]`` of the direction. It is divided by the similarity of two samples, which the gradient takes as constant,
+    so that a token with a clear direction weighs hardly more than noise.
+    """
+    precision = torch.promote_types(torch.promote_types(samples.dtype, target.dtype), torch.float32)
+    samples, target = F.normalize(samples.to(precision), dim=-1), F.normalize(target.to(precision), dim=-1)
+    m, _, size = samples.shape
+    i, j = torch.triu_indices(m, m, offset=1, device=samples.device)
+    similar = (samples[i] * samples[j]).sum(-1).square().mean(0)
+    right = (samples * target).sum(-1).square().mean(0)
+    return (similar - 2 * right) / (similar.detach() + ISOTROPIC / size)
+
+
 class EnergyHead(Head):
     """Residual MLP in the two designs of Appendix E. Noise is the input, and the context enters through adaptive
     LayerNorm; or, in design (a), the reverse.
@@ -121,6 +143,9 @@ class EnergyHead(Head):
 
     config: EnergyConfig
     centres: Tensor  # [modes, mode_channels], zeros until they are fitted; absent without modes
+    # [K, K] of K channels from ``direction_from`` on: makes the channels of stationary noise independent and of unit
+    # variance. The identity until ``training.engine.directions`` fits it; absent without ``directions``.
+    whitening: Tensor
     Config = EnergyConfig
     title = "Energy scoring"
     max_steps = 1
@@ -134,6 +159,10 @@ class EnergyHead(Head):
         if config.modes and config.mode_channels > token_dim:
             raise ConfigError(
                 f"head.mode_channels must be at most the token's {token_dim} channels, got {config.mode_channels!r}"
+            )
+        if config.direction_from >= token_dim:
+            raise ConfigError(
+                f"head.direction_from must be below the token's {token_dim} channels, got {config.direction_from!r}"
             )
         if config.noise_as == "input":
             self.context_in = nn.Linear(context_dim, config.width)
@@ -151,6 +180,8 @@ class EnergyHead(Head):
             self.linear = nn.Linear(context_dim, token_dim)
             nn.init.zeros_(self.linear.weight)
             nn.init.zeros_(self.linear.bias)
+        if config.directions:
+            self.register_buffer("whitening", torch.eye(token_dim - config.direction_from))
         if config.modes:
             hidden, logits = nn.Linear(context_dim, config.width), nn.Linear(config.width, config.modes)
             self.pick = nn.Sequential(nn.LayerNorm(context_dim), hidden, GELU(), logits)
@@ -194,12 +225,13 @@ class EnergyHead(Head):
 
     def loss(self, target: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
         """Equation (8). With ``groups``, the mean of the scores of the whole token and of groups of its channels; plus
-        ``channels`` times the mean score of single channels.
+        ``channels`` times the mean score of single channels; plus ``directions`` times the score of the direction.
 
         A norm over many channels depends on their total variance and hardly on its distribution. A mean of proper
         scores that includes the score of the whole token has the same minimum and depends on both. A weight that
         depends only on the context would also keep the minimum. ``relative`` estimates such a weight, one over the
-        expected distance of two samples, from the samples.
+        expected distance of two samples, from the samples. Correlations between channels hardly change these scores;
+        they do change the score of directions.
 
         With ``modes``, the samples are of the target's mode, and ``mode_weight`` times the cross-entropy of this mode
         is added. Both are proper scores, so the minimum is the distribution of modes and that of tokens given a mode.
@@ -216,6 +248,10 @@ class EnergyHead(Head):
             singles = [(part[..., None], wanted[..., None]) for part, wanted in groups]
             scores = [energy_score(*each, self.config.relative) for each in singles]
             loss = loss + self.config.channels * torch.stack(scores).mean(0)
+        if self.config.directions:
+            varied = slice(self.config.direction_from, None)
+            white, wanted = (F.linear(part[..., varied], self.whitening.to(part)) for part in (samples, target))
+            loss = loss + self.config.directions * direction_score(white, wanted)
         if code is not None:
             loss = loss + self.config.mode_weight * F.cross_entropy(self.logits(context), code, reduction="none")
         return loss

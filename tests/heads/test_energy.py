@@ -9,7 +9,7 @@ from small_heads import C, D, N, build, drawer
 
 from dear.config import ConfigError
 from dear.heads import HEADS
-from dear.heads.energy import energy_loss, energy_score
+from dear.heads.energy import direction_score, energy_loss, energy_score
 
 
 def literal_energy(samples, target):
@@ -109,6 +109,54 @@ class TestEnergy:
         single = [literal_energy(samples[..., i : i + 1], target[:, i : i + 1]) for i in range(D)]
         wanted = literal_energy(samples, target) + 2.0 * torch.stack(single).mean(0)
         torch.testing.assert_close(loss, wanted, rtol=0, atol=1e-12)
+
+    def test_the_score_of_directions_equals_its_formula(self):
+        samples = torch.tensor([[[2.0, 0.0]], [[3.0, 3.0]], [[0.0, 0.5]]], dtype=torch.float64)
+        target = torch.tensor([[0.1, 0.1 * math.sqrt(3)]], dtype=torch.float64)  # at 60 degrees
+        similar = (0.5 + 0.0 + 0.5) / 3  # squared cosines of 45, 90 and 45 degrees
+        right = (math.cos(math.pi / 3) ** 2 + math.cos(math.pi / 12) ** 2 + math.cos(math.pi / 6) ** 2) / 3
+        wanted = torch.tensor([(similar - 2 * right) / (similar + 2 / 2)], dtype=torch.float64)
+        torch.testing.assert_close(direction_score(samples, target), wanted, rtol=0, atol=1e-12)
+        assert direction_score(torch.zeros(2, 1, 4), torch.zeros(1, 4)).isfinite().all()
+
+    def test_directions_see_correlations_that_other_scores_hardly_see(self):
+        """Pairs of channels of the samples are correlated by 0.6, those of the target are independent."""
+        generator = torch.Generator().manual_seed(0)
+        target, *samples = torch.randn(5, 4000, 64, generator=generator)
+        samples = torch.stack(samples)
+        first, second = samples.unflatten(-1, (32, 2)).unbind(-1)
+        tied = torch.stack((first, 0.6 * first + 0.8 * second), dim=-1).flatten(-2)
+        fair, wrong = (
+            torch.stack((energy_loss(x, target).mean(), -direction_score(x, target).mean())) for x in (samples, tied)
+        )
+        excess = (wrong / fair - 1).abs()
+        assert excess[0] < 0.003 < 0.1 < excess[1]
+
+    def test_the_score_of_directions_has_its_minimum_at_the_right_covariance(self):
+        """Along a path of covariances, its gradient is zero at that of the target, and leads there from both sides."""
+        generator = torch.Generator().manual_seed(0)
+        target, *noise = torch.randn(5, 50_000, 16, generator=generator, dtype=torch.float64)
+        noise, size = torch.stack(noise), torch.linspace(-1, 1, 16, dtype=torch.float64)
+        slopes = []
+        for place in (-0.2, 0.0, 0.2):
+            place = torch.tensor(place, dtype=torch.float64, requires_grad=True)
+            direction_score((place * size).exp() * noise, target).mean().backward()
+            slopes.append(place.grad.item())
+        assert slopes[0] < -0.02 and abs(slopes[1]) < 0.003 and slopes[2] > 0.02
+
+    def test_directions_are_scored_beside_the_whole_in_white_channels(self, context, target):
+        plain, head = build("energy", samples=3), build("energy", samples=3, directions=2.0, direction_from=1)
+        head.load_state_dict(plain.state_dict(), strict=False)
+        head.whitening.copy_(torch.rand(D - 1, D - 1, generator=torch.Generator().manual_seed(1)))
+        given = plain.loss(target, context, torch.Generator().manual_seed(0))
+        samples = head(torch.randn(3, N, D, generator=torch.Generator().manual_seed(0)).double(), context).detach()
+        white = [part[..., 1:] @ head.whitening.T for part in (samples, target)]
+        loss = head.loss(target, context, torch.Generator().manual_seed(0))
+        torch.testing.assert_close(loss, given + 2.0 * direction_score(*white))
+
+    def test_directions_need_channels(self):
+        with pytest.raises(ConfigError, match="head.direction_from must be below the token's 6 channels, got 6"):
+            build("energy", directions=1.0, direction_from=6)
 
     def test_direct_noise_reaches_each_channel_alone(self, context):
         plain, direct = build("energy"), build("energy", direct_noise=True)
