@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dear.codec.base import Codec
+from dear.codec.texture import noise_mel, noisiness, roughness
 from dear.config import MelConfig, VAEConfig
 from dear.settings import Range
 
@@ -23,6 +24,8 @@ class PatchConfig(VAEConfig):
     kind: str = "patch"
     # Largest step between decoded patches, in the log-mel's unit: the rest of a larger one is spread; 0: none is.
     deblock: Annotated[float, Range(0, 100)] = 0.0
+    # Share of the fluctuation of noise to restore, which tokens do not hold, where a spectrum is not tonal; 0: none.
+    texture: Annotated[float, Range(0, 2)] = 0.0
 
 
 class PatchVAE(Codec):
@@ -55,6 +58,9 @@ class PatchVAE(Codec):
         self.token_shape = (mel.frames // vae.patch_frames * self.bands, vae.token_dim)
         self.floor = math.log(mel.floor)
         self.deblock = getattr(vae, "deblock", 0.0)
+        self.texture = getattr(vae, "texture", 0.0)
+        self.mel = mel
+        self.lost: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}  # results of lost_noise
         self.register_buffer("mean", torch.full((size,), self.floor / 2, dtype=torch.float32))
         # Not torch.eye, which on the meta device imports torch's compiler.
         components = torch.zeros(size, vae.token_dim, dtype=torch.float32).fill_diagonal_(1)
@@ -106,8 +112,34 @@ class PatchVAE(Codec):
         return self.finish(self.project(tokens))
 
     def finish(self, mel: Tensor) -> Tensor:
-        """Decoded mel [B, F, M] -> the same with limited steps between patches (``deblock``) and at least the floor."""
-        return (without_steps(mel, self.patch[0], self.deblock) if self.deblock else mel).clamp_min(self.floor)
+        """Decoded mel [B, F, M] -> the same with limited steps between patches (``deblock``), with the fluctuation that
+        tokens do not hold (``texture``), and at least the floor.
+        """
+        if self.deblock:
+            mel = without_steps(mel, self.patch[0], self.deblock)
+        if self.texture:
+            noise, expected = self.lost_noise(mel.shape[1], mel.device)
+            mel = mel + self.texture * noisiness(mel, self.patch[0], expected.to(mel)) * noise.to(mel)
+        return mel.clamp_min(self.floor)
+
+    def lost_noise(self, frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """What encoding and decoding removes from the log-mel of one fixed white noise [1, F, M], and the roughness of
+        the rest, a scalar.
+
+        The log-mel of any stationary noise fluctuates alike. The encoder ignores what is removed, so decoded mels that
+        contain it have the same tokens. It is computed once for clips, and once for each greater length.
+        """
+        clip, size = self.mel.frames, self.patch[0]
+        total = max(frames, clip)
+        if (total, device) not in self.lost:
+            with torch.inference_mode(False), torch.no_grad():
+                mel = noise_mel(self.mel, total, device)
+                kept = self.project(self.encode(mel))
+                lost = (mel - kept).unflatten(1, (-1, size))
+                lost = (lost - lost[:, : clip // size].mean(dim=1, keepdim=True)).flatten(1, 2)
+                self.lost[total, device] = lost, roughness(kept[:, :clip], size).mean()
+        noise, expected = self.lost[total, device]
+        return noise[:, :frames], expected
 
     def latents(self, tokens: Tensor) -> Tensor:
         """tokens [B, L, D] -> [B, Z, F', M'], for pictures: Z = D channels over the grid of patches."""

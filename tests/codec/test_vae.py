@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,8 +10,10 @@ from small_codecs import Noises, improve
 
 from dear.codec import build_vae
 from dear.codec.conv import ConvConfig, ConvVAE
+from dear.codec.mel import MelSpectrogram
 from dear.codec.patch import PatchConfig, PatchVAE, without_steps
 from dear.config import MelConfig
+from dear.pipeline import AudioDEAR
 from training.engine.codec import RefineCodec, fit_patch_vae, measure_codec
 
 MEL = MelConfig(frames=64, samples=10_000)
@@ -192,3 +195,52 @@ class TestDeblocking:
     def test_a_single_patch_has_no_border(self, generator):
         mel = random_mels(1, generator)[:, :8]
         assert torch.equal(without_steps(mel, 8, 0.3), mel)
+
+
+class TestTexture:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def codecs(cls):
+        """{texture: the codec of the bundled model} without limited steps."""
+        bundled = AudioDEAR.from_pretrained(device="cpu")
+        codecs = {}
+        for texture in (0.0, 1.0):
+            codecs[texture] = PatchVAE(replace(bundled.config.vae, deblock=0.0, texture=texture), bundled.config.mel)
+            codecs[texture].load_state_dict(bundled.vae.state_dict())
+        return codecs
+
+    @staticmethod
+    def noise(seed: int, filtered: bool) -> torch.Tensor:
+        """The log-mel of another noise than the codec's; filtered: with less energy at high frequencies."""
+        waveform = 0.02 * torch.randn(4, 40_961, generator=torch.Generator().manual_seed(seed))
+        return MelSpectrogram(MelConfig())(waveform[:, 1:] + (0.9 if filtered else 0.0) * waveform[:, :-1])
+
+    @pytest.mark.parametrize("filtered", [False, True])
+    def test_noise_fluctuates_as_before(self, codecs, filtered):
+        mel = self.noise(1, filtered)
+        deviation = lambda mel: (mel - mel.mean(dim=1, keepdim=True)).std().item()  # noqa: E731
+        plain, textured = (codec.decode(codec.encode(mel)) for codec in codecs.values())
+        assert deviation(plain) < 0.85 * deviation(mel)
+        assert deviation(textured) == pytest.approx(deviation(mel), rel=0.03)
+
+    def test_harmonics_stay(self, codecs):
+        time_axis = torch.arange(40_960) / 16_000
+        waveform = sum(torch.sin(2 * torch.pi * 400 * k * time_axis) / k for k in range(1, 15))[None] / 4
+        tokens = codecs[0.0].encode(MelSpectrogram(MelConfig())(waveform))
+        plain, textured = (codec.decode(tokens) for codec in codecs.values())
+        assert (textured - plain).square().mean().sqrt() < 0.05 * 0.14  # of the noise that is added elsewhere
+
+    def test_tokens_of_the_decoded_mel_are_the_same(self, codecs):
+        tokens = codecs[1.0].encode(self.noise(2, True))
+        torch.testing.assert_close(codecs[1.0].encode(codecs[1.0].decode(tokens)), tokens, rtol=0, atol=1e-3)
+
+    def test_the_noise_of_a_place_depends_neither_on_the_batch_nor_on_the_length(self, codecs):
+        tokens = codecs[1.0].encode(self.noise(3, False))
+        whole = codecs[1.0].decode(tokens)
+        torch.testing.assert_close(codecs[1.0].decode(tokens[1:2]), whole[1:2])
+        torch.testing.assert_close(codecs[1.0].decode(tokens[:, :16]), whole[:, :128])
+        assert torch.equal(codecs[1.0].encode(whole), codecs[0.0].encode(whole))
+
+    def test_silence_stays_at_the_floor(self, codecs):
+        silent = codecs[1.0].encode(torch.full((1, 64, 64), codecs[1.0].floor))
+        assert codecs[1.0].decode(silent).max() < codecs[1.0].floor + 1
