@@ -22,7 +22,7 @@ from dear.settings import Range
 @dataclass(frozen=True)
 class PatchConfig(VAEConfig):
     kind: str = "patch"
-    # Largest step between decoded patches, in the log-mel's unit: the rest of a larger one is spread; 0: none is.
+    # Largest step between decoded tonal patches, in the log-mel's unit: the rest of a larger one is spread; 0: none is.
     deblock: Annotated[float, Range(0, 100)] = 0.0
     # Share of the fluctuation of noise to restore, which tokens do not hold, where a spectrum is not tonal; 0: none.
     texture: Annotated[float, Range(0, 2)] = 0.0
@@ -112,14 +112,19 @@ class PatchVAE(Codec):
         return self.finish(self.project(tokens))
 
     def finish(self, mel: Tensor) -> Tensor:
-        """Decoded mel [B, F, M] -> the same with limited steps between patches (``deblock``), with the fluctuation that
-        tokens do not hold (``texture``), and at least the floor.
+        """Decoded mel [B, F, M] -> the same with limited steps between tonal patches (``deblock``), the fluctuation of
+        noise that tokens do not hold (``texture``), and at least the floor.
         """
+        if not (self.deblock or self.texture):
+            return mel.clamp_min(self.floor)
+        size = self.patch[0]
+        noise, expected = self.lost_noise(mel.shape[1], mel.device)
+        expected = expected.to(mel)
         if self.deblock:
-            mel = without_steps(mel, self.patch[0], self.deblock)
+            mel = without_steps(mel, size, self.deblock, noisiness(mel, size, expected))
         if self.texture:
-            noise, expected = self.lost_noise(mel.shape[1], mel.device)
-            mel = mel + self.texture * noisiness(mel, self.patch[0], expected.to(mel)) * noise.to(mel)
+            share = noisiness(mel, size, expected).repeat_interleave(size, dim=1)
+            mel = mel + self.texture * share * noise.to(mel)
         return mel.clamp_min(self.floor)
 
     def lost_noise(self, frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -146,8 +151,10 @@ class PatchVAE(Codec):
         return tokens.transpose(1, 2).unflatten(2, (-1, self.bands))
 
 
-def without_steps(mel: Tensor, size: int, limit: float) -> Tensor:
+def without_steps(mel: Tensor, size: int, limit: float, noisy: Tensor) -> Tensor:
     """Limit the steps of mel [B, F, M] between stretches of ``size`` frames to ``limit``.
+
+    noisy: [B, F', 1], from 0 for a tonal stretch to 1 for noise, whose steps are part of its fluctuation and stay.
 
     A step is the difference across a border minus the mean of the differences just before and after it. The excess over
     the limit is spread over half a stretch on either side, as in the deblocking filters of video codecs. Steps of
@@ -160,7 +167,8 @@ def without_steps(mel: Tensor, size: int, limit: float) -> Tensor:
     before, after = mel[:, borders - 1], mel[:, borders]
     around = (before - mel[:, borders - 2] + mel[:, borders + 1] - after) / 2
     step = after - before - around
-    excess = (step - step.clamp(-limit, limit))[:, :, None]  # [B, borders, 1, M]
+    tonal = 1 - torch.minimum(noisy[:, 1:], noisy[:, :-1])
+    excess = (tonal * (step - step.clamp(-limit, limit)))[:, :, None]  # [B, borders, 1, M]
     ramp = (torch.arange(half, 0, -1, device=mel.device).to(mel)[:, None] - 0.5) / (2 * half)
     change = torch.cat((ramp.flip(0) * excess, -ramp * excess), dim=2).flatten(1, 2)
     smooth = mel.clone()

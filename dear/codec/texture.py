@@ -1,4 +1,4 @@
-"""The fluctuation of noise that a linear codec loses, and where to restore it."""
+"""Which parts of a mel look like noise, whose fluctuation a linear codec loses."""
 
 from __future__ import annotations
 
@@ -29,10 +29,9 @@ def roughness(mel: Tensor, size: int) -> Tensor:
 
 
 def noisiness(mel: Tensor, size: int, expected: Tensor) -> Tensor:
-    """The share [B, F, 1] of lost noise to restore in mel [B, F, M]: 1 where a stretch looks like noise, less where it
-    is tonal.
+    """[B, F', 1] for each stretch of ``size`` frames of mel [B, F, M]: 1 where it looks like noise, towards 0 the more
+    tonal it is.
 
     expected: the roughness of noise.
     """
-    share = (TONAL * expected / roughness(mel, size).clamp_min(1e-9)).clamp(max=1).square()
-    return share.repeat_interleave(size, dim=1)[..., None]
+    return (TONAL * expected / roughness(mel, size).clamp_min(1e-9)).clamp(max=1).square()[..., None]

@@ -12,6 +12,7 @@ from dear.codec import build_vae
 from dear.codec.conv import ConvConfig, ConvVAE
 from dear.codec.mel import MelSpectrogram
 from dear.codec.patch import PatchConfig, PatchVAE, without_steps
+from dear.codec.texture import noisiness
 from dear.config import MelConfig
 from dear.pipeline import AudioDEAR
 from training.engine.codec import RefineCodec, fit_patch_vae, measure_codec
@@ -160,28 +161,38 @@ def test_bad_shapes_and_kinds_are_named():
     assert type(build_vae(ConvConfig(width=8, depth=1), MEL)) is ConvVAE
 
 
+def tonal(mel: torch.Tensor, limit: float, noisy: float = 0.0) -> torch.Tensor:
+    return without_steps(mel, 8, limit, torch.full((1, mel.shape[1] // 8, 1), noisy))
+
+
 class TestDeblocking:
     def test_a_staircase_becomes_straight_but_for_its_ends(self):
         stairs = torch.arange(5.0).repeat_interleave(8)[None, :, None].expand(2, -1, 64)
-        smooth = without_steps(stairs, 8, 0.0)
+        smooth = tonal(stairs, 0.0)
         torch.testing.assert_close(smooth[:, 4:36].diff(dim=1), torch.full((2, 31, 64), 0.125))
         assert torch.equal(smooth[:, :4], stairs[:, :4]) and torch.equal(smooth[:, 36:], stairs[:, 36:])
 
     def test_steps_up_to_the_limit_stay(self):
         stairs = torch.arange(5.0).repeat_interleave(8)[None, :, None].expand(1, -1, 64)
-        torch.testing.assert_close(without_steps(stairs, 8, 1.0), stairs)
-        steps = without_steps(stairs, 8, 0.5).diff(dim=1)
+        torch.testing.assert_close(tonal(stairs, 1.0), stairs)
+        steps = tonal(stairs, 0.5).diff(dim=1)
         torch.testing.assert_close(steps[:, 7::8], torch.full((1, 4, 64), 0.5 + 0.5 / 8))
 
     def test_what_is_smooth_stays(self):
         ramp = torch.linspace(-8, -2, 40)[None, :, None].expand(1, -1, 64)
-        torch.testing.assert_close(without_steps(ramp, 8, 0.0), ramp)
+        torch.testing.assert_close(tonal(ramp, 0.0), ramp)
 
     def test_both_sides_of_a_border_change_by_the_same(self, generator):
         mel = torch.randn(2, 64, 64, generator=generator)
-        change = (without_steps(mel, 8, 0.3) - mel)[:, 4:60].unflatten(1, (-1, 8))
+        change = (tonal(mel, 0.3) - mel)[:, 4:60].unflatten(1, (-1, 8))
         assert change.abs().max() > 0.1
         torch.testing.assert_close(change, -change.flip(2), rtol=0, atol=1e-5)
+
+    def test_steps_of_noise_stay(self, generator):
+        mel = torch.randn(2, 64, 64, generator=generator)
+        assert torch.equal(tonal(mel, 0.3, noisy=1.0), mel)
+        half = (tonal(mel, 0.3) + mel) / 2
+        torch.testing.assert_close(tonal(mel, 0.3, noisy=0.5), half)
 
     def test_it_is_an_option_of_the_decoder_alone(self, generator):
         mels = random_mels(8, generator)
@@ -190,11 +201,13 @@ class TestDeblocking:
         smooth.load_state_dict(plain.state_dict())
         tokens = 2 * torch.randn(2, 8, 24, generator=generator)
         assert torch.equal(smooth.encode(mels), plain.encode(mels))
-        assert torch.equal(smooth.decode(tokens), without_steps(plain.project(tokens), 8, 0.3).clamp_min(smooth.floor))
+        mel = plain.project(tokens)
+        noisy = noisiness(mel, 8, plain.lost_noise(64, mel.device)[1])
+        assert torch.equal(smooth.decode(tokens), without_steps(mel, 8, 0.3, noisy).clamp_min(smooth.floor))
 
     def test_a_single_patch_has_no_border(self, generator):
         mel = random_mels(1, generator)[:, :8]
-        assert torch.equal(without_steps(mel, 8, 0.3), mel)
+        assert torch.equal(tonal(mel, 0.3), mel)
 
 
 class TestTexture:
