@@ -22,13 +22,23 @@ from dear.heads.energy import EnergyConfig
 
 def _mini() -> Config:
     return Config(
-        vae=PatchConfig(deblock=0.3),
+        vae=PatchConfig(deblock=0.1, texture=1.0),
         vocoder=MelGainConfig(),
         conditioning=MiniLMConfig(),
-        backbone=BackboneConfig(positions="both"),
+        backbone=BackboneConfig(positions="both", neighbours=2),
         variants={
             "student": VariantConfig(
-                head=EnergyConfig(width=320, samples=4, groups=(4, 12, 48, 64)),
+                head=EnergyConfig(
+                    width=320,
+                    samples=4,
+                    groups=(4, 12, 48, 64),
+                    relative=True,
+                    channels=2.0,
+                    directions=1.0,
+                    direction_from=16,
+                    direct_noise=True,
+                    direct_context=True,
+                ),
                 sampling=SamplingConfig(cfg_scale=2.0, iterations=32, temperature=0.9),
             ),
             "teacher": VariantConfig(

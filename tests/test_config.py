@@ -17,6 +17,7 @@ from dear.config import (
     VAEConfig,
     as_kind,
 )
+from dear.heads import HEADS
 from dear.heads.energy import EnergyConfig
 from dear.kinds import KINDS
 from dear.presets import PRESETS, preset
@@ -191,7 +192,9 @@ def test_the_first_kind_of_a_registry_is_the_default():
     config = Config.from_dict(data, KINDS)
     assert config.vae == next(iter(CODECS.values())).Config()
     assert config.vocoder == next(iter(VOCODERS.values())).Config()
-    assert config.variants["student"].head == preset("mini").variants["student"].head
+    assert config.variants["student"].head == next(iter(HEADS.values())).Config(
+        width=320, samples=4, groups=(4, 12, 48, 64)
+    )
     with pytest.raises(ConfigError, match="missing field variants"):
         Config.from_dict({}, KINDS)
 
