@@ -181,7 +181,9 @@ class EnergyHead(Head):
             nn.init.zeros_(self.linear.weight)
             nn.init.zeros_(self.linear.bias)
         if config.directions:
-            self.register_buffer("whitening", torch.eye(token_dim - config.direction_from))
+            # Not torch.eye, which on the meta device imports torch's compiler.
+            size = token_dim - config.direction_from
+            self.register_buffer("whitening", torch.zeros(size, size).fill_diagonal_(1))
         if config.modes:
             hidden, logits = nn.Linear(context_dim, config.width), nn.Linear(config.width, config.modes)
             self.pick = nn.Sequential(nn.LayerNorm(context_dim), hidden, GELU(), logits)
