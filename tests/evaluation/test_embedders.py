@@ -90,13 +90,15 @@ def test_vggish_is_that_of_torchvggish():
 
 
 def test_cnn14_hears_what_torchlibrosa_computes():
-    stft = pytest.importorskip("torchlibrosa.stft")
-    weights = cnn14_weights()
-    reference = stft.LogmelFilterBank(sr=16_000, n_fft=512, n_mels=64, fmin=50, fmax=8000, top_db=None)
-    weights["logmel_extractor.melW"] = reference.melW.detach()
-    spectrogram = stft.Spectrogram(n_fft=512, hop_length=160)
-    wanted = reference(spectrogram(sound(16_000)[None]))[:, 0]
-    torch.testing.assert_close(Cnn14(weights, "x").log_mel(sound(16_000)[None]), wanted, rtol=1e-5, atol=1e-4)
+    """Golden values of torchlibrosa 0.1 with the same filters; importing it takes 25 s."""
+    wanted = [
+        [8.89530, 11.19335, 8.99557, 8.32227, 10.00698, 12.17370, 11.62689, 11.46195],
+        [0.69251, 6.63030, 7.43215, 7.09279, 2.06627, 5.15929, 4.25541, 6.76999],
+        [0.72217, 2.77534, 1.23447, 0.01484, 1.41798, 3.67782, 3.18730, 3.04116],
+    ]
+    mel = Cnn14(cnn14_weights(), "x").log_mel(sound(16_000)[None])
+    assert mel.shape == (1, 101, 64)
+    torch.testing.assert_close(mel[0, [0, 50, 100], ::9], torch.tensor(wanted), rtol=1e-5, atol=1e-4)
 
 
 def test_short_and_long_sounds():
