@@ -46,6 +46,7 @@ def served(model: AudioDEAR, source: str | None = None) -> Iterator[gr.Blocks]:
     try:
         yield page
     finally:
+        page.server.force_exit = True  # not after the connections of a browser that is still open
         page.close(verbose=False)
 
 
