@@ -99,6 +99,8 @@ def test_cnn14_hears_what_torchlibrosa_computes():
     mel = Cnn14(cnn14_weights(), "x").log_mel(sound(16_000)[None])
     assert mel.shape == (1, 101, 64)
     torch.testing.assert_close(mel[0, [0, 50, 100], ::9], torch.tensor(wanted), rtol=1e-5, atol=1e-4)
+    # All values count here, not only those of three frames.
+    assert (float(mel.mean()), float(mel.std())) == pytest.approx((5.606282, 3.470988), abs=1e-5)
 
 
 def test_short_and_long_sounds():

@@ -22,14 +22,13 @@ def run_of(page, *arguments):
 def test_all_five_learn_side_by_side_and_alike_for_a_seed(page, monkeypatch):
     for head in HEADS.values():
         monkeypatch.setattr(head, "toy_iterations", 10)
-    two = list(run_of(page, hood.ALL, 3, "swiss-roll", 7, True))
+    usual = list(run_of(page, hood.ALL, 3, "swiss-roll", 7, True))
     monkeypatch.setattr(hood, "PICTURE_INTERVAL", 0)
     monkeypatch.setattr(hood, "PICTURE_SHARE", 1)
-    one = list(run_of(page, hood.ALL, 3, "swiss-roll", 7, True))
-    *shown, last = one
+    *shown, last = run_of(page, hood.ALL, 3, "swiss-roll", 7, True)
     assert len(shown) == 6  # the beginning, then one picture for each head that had its turn
     assert [step["toy-panels"].count("<figure>") for step in shown] == [6] * len(shown)
-    assert shown[-1]["toy-panels"] == two[-2]["toy-panels"] != shown[0]["toy-panels"]
+    assert shown[-1]["toy-panels"] == usual[-2]["toy-panels"] != shown[0]["toy-panels"]
     assert [shown[-1]["toy-panels"].count(f"</strong> {steps}") for steps in ("1 step", "3 steps")] == [1, 4]
     assert "Training: about 0 s left" in shown[-1]["toy-status"]
     assert "Trained in" in last["toy-status"] and not last["toy-train-stop"].interactive
