@@ -46,7 +46,7 @@ def served(model: AudioDEAR, source: str | None = None) -> Iterator[gr.Blocks]:
     try:
         yield page
     finally:
-        page.server.force_exit = True  # does not wait for a browser that is still connected
+        page.server.config.timeout_graceful_shutdown = 0  # does not wait for a browser that is still connected
         page.close(verbose=False)
 
 
