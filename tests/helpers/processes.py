@@ -9,8 +9,9 @@ from multiprocessing.process import BaseProcess
 
 import torch
 
-# The server finds modules of the repository because tests run in its root. The first two import soundfile late.
-IMPORTS = ["training.distill", "training.reproduce", "soundfile"]
+# The server finds modules of the repository because tests run in its root. The first two import soundfile late, and
+# every optimizer imports torch._dynamo.
+IMPORTS = ["training.distill", "training.reproduce", "soundfile", "torch._dynamo"]
 
 
 def start(function: Callable[..., object], *arguments: object) -> BaseProcess:
