@@ -216,7 +216,7 @@ def test_rating_in_a_browser(browser, test):
         return browser.find_element("css selector", selector)
 
     def until(condition):
-        return WebDriverWait(browser, 30, ignored_exceptions=(Exception,)).until(lambda _: condition())
+        return WebDriverWait(browser, 30, poll_frequency=0.05, ignored_exceptions=(Exception,)).until(lambda _: condition())
 
     def choose(name, score):
         find(f"#{name} label:nth-of-type({score})").click()
