@@ -216,7 +216,8 @@ def test_rating_in_a_browser(browser, test):
         return browser.find_element("css selector", selector)
 
     def until(condition):
-        return WebDriverWait(browser, 30, poll_frequency=0.05, ignored_exceptions=(Exception,)).until(lambda _: condition())
+        wait = WebDriverWait(browser, 30, poll_frequency=0.05, ignored_exceptions=(Exception,))
+        return wait.until(lambda _: condition())
 
     def choose(name, score):
         find(f"#{name} label:nth-of-type({score})").click()
