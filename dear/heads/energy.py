@@ -30,8 +30,12 @@ class EnergyConfig(HeadConfig):
     # Weight of the score of a token's direction in its channels from ``direction_from`` on: how they vary together.
     directions: Annotated[float, Range(0, 100)] = 0.0
     direction_from: Annotated[int, Range(0, 2047)] = 0
+    # Weight of the scores of single directions in which stationary noise varies independently, given adjacent tokens.
+    innovations: Annotated[float, Range(0, 100)] = 0.0
     # Add the noise itself to the output, scaled for each channel by the context.
     direct_noise: bool = False
+    # Mix the channels of that noise by a learned matrix after the scaling, so that they depend on each other.
+    mixed_noise: bool = False
     # Add a linear function of the context to the output.
     direct_context: bool = False
     # Number of modes, of which one is drawn before the noise, and of a token's first channels that decide its mode;
@@ -44,6 +48,8 @@ class EnergyConfig(HeadConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.mixed_noise and not self.direct_noise:
+            raise ConfigError("head.mixed_noise needs head.direct_noise, got direct_noise false")
         if self.modes == 1:
             raise ConfigError("head.modes must be 0 or at least 2, got 1")
         if self.modes and not self.mode_channels:
@@ -54,6 +60,8 @@ class EnergyConfig(HeadConfig):
 
 # Smallest distance per channel**0.5 that a relative score is divided by.
 SPREAD_FLOOR = 0.05
+# Directions that share one distance in the score of innovations: those of like variance, since they are sorted by it.
+INNOVATIONS_TOGETHER = 8
 # Two random directions of K dimensions have a squared cosine of 1 / K on average. This many times as much is added to
 # the similarity that a direction score is divided by, because that of a few samples varies by chance.
 ISOTROPIC = 2
@@ -146,6 +154,9 @@ class EnergyHead(Head):
     # [K, K] of K channels from ``direction_from`` on: makes the channels of stationary noise independent and of unit
     # variance. The identity until ``training.engine.directions`` fits it; absent without ``directions``.
     whitening: Tensor
+    # [D, D] whose rows are the directions of ``innovations``, sorted by their variance in stationary noise, which they
+    # divide by its root. The identity and absent likewise.
+    innovation_basis: Tensor
     Config = EnergyConfig
     title = "Energy scoring"
     max_steps = 1
@@ -176,6 +187,10 @@ class EnergyHead(Head):
             self.direct = nn.Linear(context_dim, token_dim)
             nn.init.zeros_(self.direct.weight)
             nn.init.constant_(self.direct.bias, 0.1)
+        if config.mixed_noise:
+            self.mix = nn.Linear(token_dim, token_dim, bias=False)
+            nn.init.zeros_(self.mix.weight)
+            self.mix.weight.data.fill_diagonal_(1)
         if config.direct_context:
             self.linear = nn.Linear(context_dim, token_dim)
             nn.init.zeros_(self.linear.weight)
@@ -184,6 +199,8 @@ class EnergyHead(Head):
             # Not torch.eye, which on the meta device imports torch's compiler.
             size = token_dim - config.direction_from
             self.register_buffer("whitening", torch.zeros(size, size).fill_diagonal_(1))
+        if config.innovations:
+            self.register_buffer("innovation_basis", torch.zeros(token_dim, token_dim).fill_diagonal_(1))
         if config.modes:
             hidden, logits = nn.Linear(context_dim, config.width), nn.Linear(config.width, config.modes)
             self.pick = nn.Sequential(nn.LayerNorm(context_dim), hidden, GELU(), logits)
@@ -208,7 +225,8 @@ class EnergyHead(Head):
             tokens = self.net(context, self.noise_in(noise))
         if self.config.direct_noise:
             size = self.direct(context)
-            tokens = tokens + (size if code is None else size + self.code_sd(code)) * noise
+            added = (size if code is None else size + self.code_sd(code)) * noise
+            tokens = tokens + (self.mix(added) if self.config.mixed_noise else added)
         if self.config.direct_context:
             tokens = tokens + self.linear(context)
         if code is None:
@@ -233,7 +251,7 @@ class EnergyHead(Head):
         scores that includes the score of the whole token has the same minimum and depends on both. A weight that
         depends only on the context would also keep the minimum. ``relative`` estimates such a weight, one over the
         expected distance of two samples, from the samples. Correlations between channels hardly change these scores;
-        they do change the score of directions.
+        they do change the score of directions, and the mean score of single directions that ``innovations`` weighs.
 
         With ``modes``, the samples are of the target's mode, and ``mode_weight`` times the cross-entropy of this mode
         is added. Both are proper scores, so the minimum is the distribution of modes and that of tokens given a mode.
@@ -254,6 +272,12 @@ class EnergyHead(Head):
             varied = slice(self.config.direction_from, None)
             white, wanted = (F.linear(part[..., varied], self.whitening.to(part)) for part in (samples, target))
             loss = loss + self.config.directions * direction_score(white, wanted)
+        if self.config.innovations:
+            basis = self.innovation_basis
+            along = (F.linear(part, basis.to(part))[..., None] for part in (samples, target))
+            drawn, wanted = (part.split(INNOVATIONS_TOGETHER, dim=-2) for part in along)
+            scores = [energy_score(*alike, self.config.relative) for alike in zip(drawn, wanted, strict=True)]
+            loss = loss + self.config.innovations * torch.stack(scores).mean(0)
         if code is not None:
             loss = loss + self.config.mode_weight * F.cross_entropy(self.logits(context), code, reduction="none")
         return loss

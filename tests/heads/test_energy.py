@@ -164,6 +164,28 @@ class TestEnergy:
         noise = torch.randn(N, D, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         torch.testing.assert_close(direct(noise, context) - plain(noise, context), 0.1 * noise)
 
+    def test_mixed_noise_starts_as_direct_noise_and_ties_channels_by_its_matrix(self, context):
+        direct, mixed = build("energy", direct_noise=True), build("energy", direct_noise=True, mixed_noise=True)
+        mixed.load_state_dict(direct.state_dict(), strict=False)
+        noise = torch.randn(N, D, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        assert torch.equal(mixed(noise, context), direct(noise, context))
+        torch.nn.init.normal_(mixed.mix.weight)
+        changed = 0.1 * noise @ (mixed.mix.weight.T - torch.eye(D, dtype=torch.float64))
+        torch.testing.assert_close(mixed(noise, context) - direct(noise, context), changed)
+        with pytest.raises(ConfigError, match="head.mixed_noise needs head.direct_noise"):
+            build("energy", mixed_noise=True)
+
+    def test_innovations_are_scored_along_each_direction(self, context, target):
+        plain, head = build("energy", samples=3), build("energy", samples=3, innovations=2.0)
+        head.load_state_dict(plain.state_dict(), strict=False)
+        head.innovation_basis.copy_(torch.rand(D, D, generator=torch.Generator().manual_seed(1)))
+        given = plain.loss(target, context, torch.Generator().manual_seed(0))
+        samples = head(torch.randn(3, N, D, generator=torch.Generator().manual_seed(0)).double(), context).detach()
+        along = [part @ head.innovation_basis.T for part in (samples, target)]
+        single = [literal_energy(along[0][..., i : i + 1], along[1][..., i : i + 1]) for i in range(D)]
+        loss = head.loss(target, context, torch.Generator().manual_seed(0))
+        torch.testing.assert_close(loss, given + 2.0 * torch.stack(single).mean(0))
+
     def test_direct_context_is_linear_and_starts_at_zero(self, context):
         plain, direct = build("energy"), build("energy", direct_context=True)
         direct.load_state_dict(plain.state_dict(), strict=False)

@@ -14,7 +14,7 @@ SETTINGS |= {
     "energy-noise-as-condition": {"kind": "energy", "noise_as": "condition", "samples": 3},
     "energy-groups": {"kind": "energy", "groups": (1, 3, 2)},
     "energy-relative": {"kind": "energy", "groups": (1, 5), "relative": True, "channels": 2.0},
-    "energy-direct": {"kind": "energy", "direct_noise": True, "direct_context": True},
+    "energy-direct": {"kind": "energy", "direct_noise": True, "mixed_noise": True, "direct_context": True},
     "energy-modes": {"kind": "energy", "modes": 4, "mode_channels": 2, "direct_noise": True},
     "diffusion-ddim": {"kind": "diffusion", "eta": 0.0},
     "diffusion-velocity": {"kind": "diffusion", "prediction": "velocity"},

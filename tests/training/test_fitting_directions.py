@@ -11,7 +11,7 @@ from factory import tiny_config, tiny_models
 from dear.codec.mel import MelSpectrogram
 from dear.config import Config
 from dear.pipeline import AudioDEAR
-from training.engine.directions import fit_directions, noise_whitening
+from training.engine.directions import fit_directions, innovation_basis, noise_whitening
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +38,23 @@ def test_noise_of_another_colour_and_level_is_white_in_the_bundled_codec(bundled
         assert spread.max() / spread.min() > 3 * levels.max() / levels.min()
 
 
+def test_what_adjacent_tokens_leave_open_of_noise_is_white_along_the_directions_of_innovations(bundled):
+    """Other noise, whose regression on adjacent tokens is fitted anew."""
+    mel = bundled.config.mel
+    noise = 0.02 * torch.randn(32, mel.samples, generator=torch.Generator().manual_seed(1))
+    tokens = bundled.vae.encode(MelSpectrogram(mel)(noise))[:, 4:-4] @ innovation_basis(bundled.vae, mel).T
+    tokens = (tokens - tokens.mean(dim=(0, 1))).double()
+    beside = torch.cat((tokens[:, :-2], tokens[:, 2:]), dim=2).flatten(0, 1)
+    token = tokens[:, 1:-1].flatten(0, 1)
+    left = torch.cov((token - beside @ torch.linalg.lstsq(beside, token).solution).T)
+    assert left.diagonal().min() > 0.5 and left.diagonal().max() < 2
+    assert (left - left.diagonal().diag()).abs().mean() < 0.05
+
+
 def directed() -> Config:
     base = tiny_config()
     student = base.variants["student"]
-    head = replace(student.head, directions=1.0, direction_from=4)
+    head = replace(student.head, directions=1.0, direction_from=4, innovations=1.0)
     return replace(base, variants={**base.variants, "student": replace(student, head=head)})
 
 
@@ -53,8 +66,13 @@ def test_only_heads_that_score_directions_are_fitted_and_only_once(bundled):
     assert all(torch.equal(value, teacher[name]) for name, value in models["teacher"].state_dict().items())
     student = models["student"]
     fit_directions(student, bundled.vae)
-    assert torch.equal(student.head.whitening, noise_whitening(bundled.vae, config.mel, 4))
-    student.head.whitening.mul_(2)
-    before = student.head.whitening.clone()
+    fitted = {
+        "whitening": noise_whitening(bundled.vae, config.mel, 4),
+        "innovation_basis": innovation_basis(bundled.vae, config.mel),
+    }
+    for name, matrix in fitted.items():
+        assert torch.equal(getattr(student.head, name), matrix)
+        getattr(student.head, name).mul_(2)
     fit_directions(student, bundled.vae)
-    assert torch.equal(student.head.whitening, before)
+    for name, matrix in fitted.items():
+        assert torch.equal(getattr(student.head, name), 2 * matrix)
