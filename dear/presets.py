@@ -22,7 +22,7 @@ from dear.heads.energy import EnergyConfig
 
 def _mini() -> Config:
     return Config(
-        vae=PatchConfig(deblock=0.1, texture=1.0),
+        vae=PatchConfig(deblock=0.1, texture=1.0, substitution=True),
         vocoder=MelGainConfig(),
         conditioning=MiniLMConfig(),
         backbone=BackboneConfig(positions="both", neighbours=2),

@@ -18,6 +18,7 @@ class ConvConfig(VAEConfig):
     kind: str = "conv"
     deblock: Annotated[float, Range(0, 100)] = 0.0  # as for the linear codec
     texture: Annotated[float, Range(0, 2)] = 0.0  # likewise
+    substitution: bool = False  # likewise
     width: Annotated[int, Range(1, 1024)] = 64  # channels of the refinement
     depth: Annotated[int, Range(1, 32)] = 4  # residual convolution blocks of the refinement
 

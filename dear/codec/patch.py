@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dear.codec.base import Codec
-from dear.codec.texture import noise_mel, noisiness, roughness
+from dear.codec.texture import broad, fine_fluctuation, noise_mel, noisiness, roughness, slow, steadiness
 from dear.config import MelConfig, VAEConfig
 from dear.settings import Range
 
@@ -22,10 +22,13 @@ from dear.settings import Range
 @dataclass(frozen=True)
 class PatchConfig(VAEConfig):
     kind: str = "patch"
-    # Largest step between decoded tonal patches, in the log-mel's unit: the rest of a larger one is spread; 0: none is.
+    # Largest step between decoded patches, in the log-mel's unit: the rest of a larger one is spread; 0: none is. Of
+    # noise it limits only what neighbouring bands do together.
     deblock: Annotated[float, Range(0, 100)] = 0.0
     # Share of the fluctuation of noise to restore, which tokens do not hold, where a spectrum is not tonal; 0: none.
     texture: Annotated[float, Range(0, 2)] = 0.0
+    # Replace what fluctuates in single bands by the fluctuation of noise, where a sound is steady and not tonal.
+    substitution: bool = False
 
 
 class PatchVAE(Codec):
@@ -59,8 +62,10 @@ class PatchVAE(Codec):
         self.floor = math.log(mel.floor)
         self.deblock = getattr(vae, "deblock", 0.0)
         self.texture = getattr(vae, "texture", 0.0)
+        self.substitution = getattr(vae, "substitution", False)
         self.mel = mel
-        self.lost: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}  # results of lost_noise
+        self.frame_rate = mel.sample_rate / mel.hop_length
+        self.noises: dict[tuple[int, torch.device], tuple[Tensor, Tensor, Tensor]] = {}  # results of noise
         self.register_buffer("mean", torch.full((size,), self.floor / 2, dtype=torch.float32))
         # Not torch.eye, which on the meta device imports torch's compiler.
         components = torch.zeros(size, vae.token_dim, dtype=torch.float32).fill_diagonal_(1)
@@ -112,39 +117,42 @@ class PatchVAE(Codec):
         return self.finish(self.project(tokens))
 
     def finish(self, mel: Tensor) -> Tensor:
-        """Decoded mel [B, F, M] -> the same with limited steps between tonal patches (``deblock``), the fluctuation of
-        noise that tokens do not hold (``texture``), and at least the floor.
+        """Decoded mel [B, F, M] -> the same with limited steps between patches (``deblock``), the fluctuation of noise
+        that tokens do not hold (``texture``) or that models draw badly (``substitution``), and at least the floor.
         """
-        if not (self.deblock or self.texture):
+        if not (self.deblock or self.texture or self.substitution):
             return mel.clamp_min(self.floor)
         size = self.patch[0]
-        noise, expected = self.lost_noise(mel.shape[1], mel.device)
-        expected = expected.to(mel)
+        lost, fine, expected = (each.to(mel) for each in self.noise(mel.shape[1], mel.device))
         if self.deblock:
             mel = without_steps(mel, size, self.deblock, noisiness(mel, size, expected))
+        share = noisiness(mel, size, expected).repeat_interleave(size, dim=1)
         if self.texture:
-            share = noisiness(mel, size, expected).repeat_interleave(size, dim=1)
-            mel = mel + self.texture * share * noise.to(mel)
+            mel = mel + self.texture * share * lost
+        if self.substitution:
+            share = slow(share, self.frame_rate) * steadiness(mel, self.frame_rate)
+            mel = mel + share * (fine - fine_fluctuation(mel, self.frame_rate))
         return mel.clamp_min(self.floor)
 
-    def lost_noise(self, frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """What encoding and decoding removes from the log-mel of one fixed white noise [1, F, M], and the roughness of
-        the rest, a scalar.
+    def noise(self, frames: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the log-mel of one fixed white noise: what encoding and decoding removes from it [1, F, M], its fine
+        fluctuation [1, F, M], and the roughness of what encoding and decoding leaves, a scalar.
 
         The log-mel of any stationary noise fluctuates alike. The encoder ignores what is removed, so decoded mels that
-        contain it have the same tokens. It is computed once for clips, and once for each greater length.
+        contain it have the same tokens. All are computed once for clips, and once for each greater length.
         """
         clip, size = self.mel.frames, self.patch[0]
         total = max(frames, clip)
-        if (total, device) not in self.lost:
+        if (total, device) not in self.noises:
             with torch.inference_mode(False), torch.no_grad():
                 mel = noise_mel(self.mel, total, device)
                 kept = self.project(self.encode(mel))
                 lost = (mel - kept).unflatten(1, (-1, size))
                 lost = (lost - lost[:, : clip // size].mean(dim=1, keepdim=True)).flatten(1, 2)
-                self.lost[total, device] = lost, roughness(kept[:, :clip], size).mean()
-        noise, expected = self.lost[total, device]
-        return noise[:, :frames], expected
+                fine = fine_fluctuation(mel, self.frame_rate)
+                self.noises[total, device] = lost, fine, roughness(kept[:, :clip], size).mean()
+        lost, fine, expected = self.noises[total, device]
+        return lost[:, :frames], fine[:, :frames], expected
 
     def latents(self, tokens: Tensor) -> Tensor:
         """tokens [B, L, D] -> [B, Z, F', M'], for pictures: Z = D channels over the grid of patches."""
@@ -154,7 +162,8 @@ class PatchVAE(Codec):
 def without_steps(mel: Tensor, size: int, limit: float, noisy: Tensor) -> Tensor:
     """Limit the steps of mel [B, F, M] between stretches of ``size`` frames to ``limit``.
 
-    noisy: [B, F', 1], from 0 for a tonal stretch to 1 for noise, whose steps are part of its fluctuation and stay.
+    noisy: [B, F', 1], from 0 for a tonal stretch to 1 for noise. A step of noise in a single band is part of its
+    fluctuation and stays; one that neighbouring bands share beats at the rate of the stretches.
 
     A step is the difference across a border minus the mean of the differences just before and after it. The excess over
     the limit is spread over half a stretch on either side, as in the deblocking filters of video codecs. Steps of
@@ -167,8 +176,9 @@ def without_steps(mel: Tensor, size: int, limit: float, noisy: Tensor) -> Tensor
     before, after = mel[:, borders - 1], mel[:, borders]
     around = (before - mel[:, borders - 2] + mel[:, borders + 1] - after) / 2
     step = after - before - around
-    tonal = 1 - torch.minimum(noisy[:, 1:], noisy[:, :-1])
-    excess = (tonal * (step - step.clamp(-limit, limit)))[:, :, None]  # [B, borders, 1, M]
+    noise, shared = torch.minimum(noisy[:, 1:], noisy[:, :-1]), broad(step)
+    excess = (1 - noise) * (step - step.clamp(-limit, limit)) + noise * (shared - shared.clamp(-limit, limit))
+    excess = excess[:, :, None]  # [B, borders, 1, M]
     ramp = (torch.arange(half, 0, -1, device=mel.device).to(mel)[:, None] - 0.5) / (2 * half)
     change = torch.cat((ramp.flip(0) * excess, -ramp * excess), dim=2).flatten(1, 2)
     smooth = mel.clone()

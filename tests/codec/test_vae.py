@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from dear.codec import build_vae
 from dear.codec.conv import ConvConfig, ConvVAE
 from dear.codec.mel import MelSpectrogram
 from dear.codec.patch import PatchConfig, PatchVAE, without_steps
-from dear.codec.texture import noisiness
+from dear.codec.texture import broad, fine_fluctuation, noisiness, slow, steadiness
 from dear.config import MelConfig
 from dear.pipeline import AudioDEAR
 from training.engine.codec import RefineCodec, fit_patch_vae, measure_codec
@@ -188,11 +187,14 @@ class TestDeblocking:
         assert change.abs().max() > 0.1
         torch.testing.assert_close(change, -change.flip(2), rtol=0, atol=1e-5)
 
-    def test_steps_of_noise_stay(self, generator):
-        mel = torch.randn(2, 64, 64, generator=generator)
-        assert torch.equal(tonal(mel, 0.3, noisy=1.0), mel)
-        half = (tonal(mel, 0.3) + mel) / 2
-        torch.testing.assert_close(tonal(mel, 0.3, noisy=0.5), half)
+    def test_of_noise_only_steps_that_neighbouring_bands_share_are_limited(self):
+        stairs = torch.arange(5.0).repeat_interleave(8)[None, :, None].expand(1, -1, 64)
+        signs = 1 - 2 * (torch.arange(64) % 2)  # neighbouring bands step in turn up and down
+        kept = tonal(signs * stairs, 0.3, noisy=1.0)
+        assert torch.equal(kept[..., 4:-4], (signs * stairs)[..., 4:-4])  # the outermost bands are repeated
+        torch.testing.assert_close(tonal(stairs, 0.3, noisy=1.0), tonal(stairs, 0.3))
+        half = (tonal(signs * stairs, 0.3) + kept) / 2
+        torch.testing.assert_close(tonal(signs * stairs, 0.3, noisy=0.5), half)
 
     def test_it_is_an_option_of_the_decoder_alone(self, generator):
         mels = random_mels(8, generator)
@@ -202,7 +204,7 @@ class TestDeblocking:
         tokens = 2 * torch.randn(2, 8, 24, generator=generator)
         assert torch.equal(smooth.encode(mels), plain.encode(mels))
         mel = plain.project(tokens)
-        noisy = noisiness(mel, 8, plain.lost_noise(64, mel.device)[1])
+        noisy = noisiness(mel, 8, plain.noise(64, mel.device)[2])
         assert torch.equal(smooth.decode(tokens), without_steps(mel, 8, 0.3, noisy).clamp_min(smooth.floor))
 
     def test_a_single_patch_has_no_border(self, generator):
@@ -218,7 +220,7 @@ class TestTexture:
         bundled = AudioDEAR.from_pretrained(device="cpu")
         codecs = {}
         for texture in (0.0, 1.0):
-            codecs[texture] = PatchVAE(replace(bundled.config.vae, deblock=0.0, texture=texture), bundled.config.mel)
+            codecs[texture] = PatchVAE(PatchConfig(texture=texture), bundled.config.mel)
             codecs[texture].load_state_dict(bundled.vae.state_dict())
         return codecs
 
@@ -257,3 +259,68 @@ class TestTexture:
     def test_silence_stays_at_the_floor(self, codecs):
         silent = codecs[1.0].encode(torch.full((1, 64, 64), codecs[1.0].floor))
         assert codecs[1.0].decode(silent).max() < codecs[1.0].floor + 1
+
+
+class TestSubstitution:
+    RATE = 100.0  # frames per second
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def codecs(cls):
+        """The codec of the bundled model without and with substitution, and nothing else."""
+        bundled = AudioDEAR.from_pretrained(device="cpu")
+        codecs = [PatchVAE(PatchConfig(substitution=value), bundled.config.mel) for value in (False, True)]
+        for codec in codecs:
+            codec.load_state_dict(bundled.vae.state_dict())
+        return codecs
+
+    @staticmethod
+    def decoded(codecs, waveform):
+        plain, substituted = (codec.decode(codec.encode(MelSpectrogram(MelConfig())(waveform))) for codec in codecs)
+        return plain, substituted
+
+    @pytest.mark.parametrize("hertz", [0.5, 2.0, 6.0])
+    def test_slow_passes_a_frequency_with_the_gain_of_a_gaussian(self, hertz):
+        wave = torch.cos(2 * math.pi * hertz * torch.arange(400) / self.RATE)[None, :, None].expand(1, -1, 3)
+        torch.testing.assert_close(
+            slow(wave, self.RATE)[:, 50:350], math.exp(-((hertz / 2) ** 2)) * wave[:, 50:350], atol=5e-3, rtol=0
+        )
+        torch.testing.assert_close(slow(torch.full((1, 5, 2), 3.0), self.RATE), torch.full((1, 5, 2), 3.0))
+
+    def test_a_fine_fluctuation_is_fast_and_of_single_bands(self):
+        fast = torch.cos(2 * math.pi * 10 * torch.arange(400) / self.RATE)[None, :, None]
+        signs = 1.0 - 2 * (torch.arange(64) % 2)
+        torch.testing.assert_close(broad(torch.linspace(0, 1, 64))[8:-8], torch.linspace(0, 1, 64)[8:-8])
+        assert fine_fluctuation(fast.expand(1, -1, 64), self.RATE).abs().max() < 1e-5
+        assert fine_fluctuation(signs.expand(1, 400, -1), self.RATE).abs().max() < 1e-5
+        fine = fine_fluctuation(signs * fast, self.RATE)[:, 50:350, 8:-8]
+        torch.testing.assert_close(fine, (8 / 9 * signs * fast[:, 50:350])[..., 8:-8], atol=0.15, rtol=0)
+
+    def test_noise_is_steady_and_clicks_are_not(self):
+        noise = 0.1 * torch.randn(1, 40_960, generator=torch.Generator().manual_seed(1))
+        clicks = noise.clone()
+        clicks[:, 4_000::8_000] = 50.0
+        steady, beaten = (
+            steadiness(MelSpectrogram(MelConfig())(each), self.RATE)[0, 20:-20] for each in (noise, clicks)
+        )
+        assert steady.min() == 1 and beaten[5::50].max() == 0
+
+    def test_ridges_of_noise_give_way_to_its_own_fluctuation(self, codecs):
+        """Offsets of single bands that change with each token, as a model draws them."""
+        waveform = 0.1 * torch.randn(2, 40_960, generator=torch.Generator().manual_seed(1))
+        mel = MelSpectrogram(MelConfig())(waveform)
+        ridges = 0.1 * torch.randn(2, 32, 64, generator=torch.Generator().manual_seed(2)).repeat_interleave(8, dim=1)
+        tokens = codecs[0].encode(mel + ridges)
+        of_noise = codecs[1].noise(256, mel.device)[1][:, 8:-8]
+        plain, substituted = (fine_fluctuation(codec.decode(tokens), self.RATE)[:, 8:-8] for codec in codecs)
+        assert (substituted - of_noise).square().mean() < 0.05 * (plain - of_noise).square().mean()
+        slowly = [slow(broad(codec.decode(tokens)), self.RATE)[:, 8:-8] for codec in codecs]
+        torch.testing.assert_close(*slowly, atol=0.05, rtol=0)
+
+    def test_harmonics_and_events_stay(self, codecs):
+        time_axis = torch.arange(40_960) / 16_000
+        harmonics = sum(torch.sin(2 * torch.pi * 400 * k * time_axis) / k for k in range(1, 15))[None] / 4
+        bursts = 0.3 * torch.randn(1, 40_960, generator=torch.Generator().manual_seed(3)) * (time_axis % 0.25 < 0.1)
+        for waveform in (harmonics, bursts):
+            plain, substituted = self.decoded(codecs, waveform)
+            assert (substituted - plain)[:, 30:-30].square().mean().sqrt() < 0.03
