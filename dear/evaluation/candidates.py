@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from dear.cli import Parser, check_json, guarded, save_json
-from dear.evaluation.generation import check_fits, load_prompts
+from dear.evaluation.generation import check_fits, named_prompts
 from dear.evaluation.judge import JUDGE_HELP, Judge, describe, load_judge
 from dear.evaluation.judge.answers import all_choices
 from dear.evaluation.judge.features import embed
@@ -90,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_json(options.json)
         judge = load_judge(options.judge)
         pipeline = AudioDEAR.from_pretrained(options.model, variant=options.variant)
-        result = measure(pipeline, judge, load_prompts(), options.most, options.count, options.seed)
+        prompts = named_prompts(judge, default_judge())
+        result = measure(pipeline, judge, prompts, options.most, options.count, options.seed)
         print(markdown(result))
         save_json(options.json, result)
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from dear.bundled import bundled
 from dear.evaluation.judge import Judge, JudgeError
+from dear.evaluation.judge.answers import load_answers, nameable
 from dear.evaluation.judge.features import SoundsError
 from dear.judge.classifier import SoundClassifier, check_mel
 
@@ -72,4 +73,13 @@ def load_prompts(path: str | Path = PROMPTS) -> dict[str, list[str]]:
         isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts) for texts in prompts.values()
     ):
         raise SoundsError(f"{path} must map each label to a list of at least one prompt")
+    return prompts
+
+
+def named_prompts(*judges: Judge, path: str | Path = PROMPTS) -> dict[str, list[str]]:
+    """Those of :func:`load_prompts` whose label all judges can name."""
+    prompts = load_prompts(path)
+    for judge in judges:
+        named = nameable(judge, list(prompts), {} if judge.exclusive else load_answers())
+        prompts = {label: prompts[label] for label in named}
     return prompts

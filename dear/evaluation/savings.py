@@ -25,7 +25,7 @@ from dear.evaluation.bench.jobs import base_job, checkpoint_job
 from dear.evaluation.bench.machine import describe
 from dear.evaluation.bench.timing import Job, Setting, measure
 from dear.evaluation.bench.tradeoff import tradeoff_figure
-from dear.evaluation.generation import check_fits, generate_for_scoring, load_prompts
+from dear.evaluation.generation import check_fits, generate_for_scoring, named_prompts
 from dear.evaluation.judge import DEFAULT, JUDGE_HELP, load_judge
 from dear.evaluation.score import embed_reference, score_waveforms
 from dear.presets import preset
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace, pipeline: AudioDEAR) -> dict[str, Any]:
     """All rows as plain data."""
     judge = load_judge(args.judge)
     check_fits(judge, pipeline)
-    reference, prompts = embed_reference(args.reference, judge, args.fold), load_prompts()
+    reference, prompts = embed_reference(args.reference, judge, args.fold), named_prompts(judge)
     default = pipeline.sampling.iterations
     options = {name: TRIALS[name].options(default) for name in args.rows}
     timed = {"": {name: checkpoint_job(name, pipeline, 1, **options[name]) for name in args.rows}}

@@ -26,7 +26,7 @@ from torch import Tensor
 from dear.audio import read_sound
 from dear.cli import Parser, guarded
 from dear.config import MelConfig
-from dear.evaluation.generation import PROMPTS, check_fits, generate_for_scoring, load_prompts
+from dear.evaluation.generation import PROMPTS, check_fits, generate_for_scoring, load_prompts, named_prompts
 from dear.evaluation.judge import DEFAULT, JUDGE_HELP, Judge, describe, load_judge
 from dear.evaluation.judge.answers import Choices, all_choices, load_answers, nameable
 from dear.evaluation.judge.features import Embedding, SoundsError, embed, embed_sounds, find_sounds
@@ -216,9 +216,8 @@ def _generated(args: argparse.Namespace, judge: Judge) -> tuple[Tensor, list[str
 
     given = {name: getattr(args, name) for name in ("variant", "device") if getattr(args, name) is not None}
     options = {name: getattr(args, name) for name in ("cfg_scale", "iterations", "temperature", "steps")}
-    asked = load_prompts(args.prompts)
-    named = asked if judge.exclusive else nameable(judge, list(asked), load_answers())
-    prompts = {label: asked[label] for label in named}
+    prompts = named_prompts(judge, path=args.prompts)
+    nameless = [label for label in load_prompts(args.prompts) if label not in prompts]
     all_choices(judge, list(prompts))
     pipeline = AudioDEAR.from_pretrained(args.model, **given)
     check_fits(judge, pipeline)
@@ -230,7 +229,7 @@ def _generated(args: argparse.Namespace, judge: Judge) -> tuple[Tensor, list[str
         "digest": pipeline.digest,
         "seed": args.seed,
         "options": used,
-        "nameless": [label for label in asked if label not in prompts],  # left out: the judge has no name for them
+        "nameless": nameless,
     }
     return waveforms, labels, made_by
 

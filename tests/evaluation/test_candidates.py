@@ -64,7 +64,7 @@ def test_a_judge_must_not_have_chosen_what_it_judges(pipeline, capsys):
 def test_the_command_writes_its_figures(pipeline, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(candidates, "load_judge", lambda _: Ears("a" * 12))
     monkeypatch.setattr(candidates, "default_judge", lambda: Ears("b" * 12))
-    monkeypatch.setattr(candidates, "load_prompts", lambda: PROMPTS)
+    monkeypatch.setattr(candidates, "named_prompts", lambda *_: PROMPTS)
     monkeypatch.setattr(AudioDEAR, "from_pretrained", lambda *_, **__: pipeline)
     path = tmp_path / "figures.json"
     assert main(["--judge", "ears", "--most", "2", "--count", "1", "--json", str(path)]) == 0

@@ -8,9 +8,10 @@ import pytest
 import torch
 from factory import tiny_config
 
-from dear.evaluation.generation import load_prompts
+from dear.evaluation.generation import named_prompts
 from dear.evaluation.savings import base_jobs, time_trials
 from dear.evaluation.savings import main as evaluate
+from dear.ranking import default_judge
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def recordings(tmp_path):
     import soundfile
 
     rows = ["file,label,fold"]
-    for i, label in enumerate(label for label in load_prompts() for _ in range(2)):
+    for i, label in enumerate(label for label in named_prompts(default_judge()) for _ in range(2)):
         noise = np.random.default_rng(i).uniform(-1, 1, 16_000)
         soundfile.write(tmp_path / f"{i}.wav", noise, 16_000)
         rows.append(f"{i}.wav,{label},{4 if i % 2 else 1}")

@@ -263,13 +263,15 @@ def test_command_line_on_a_checkpoint(tmp_path, tiny_folder, capsys):
         torch.manual_seed(0)
         config = ClassifierConfig(labels=labels, mel=tiny_config().mel, channels=(8, 16), width=16)
         save_classifier(tmp_path / "c", SoundClassifier(config))
-    (tmp_path / "p.json").write_text(json.dumps({"rain": ["rain on a roof"], "dog": ["a dog barking", "a hound"]}))
+    prompts = {"rain": ["rain on a roof"], "cat": ["a cat"], "dog": ["a dog barking", "a hound"]}
+    (tmp_path / "p.json").write_text(json.dumps(prompts))
     arguments = ["--model", str(tiny_folder), "--device", "cpu", "--prompts", str(tmp_path / "p.json")]
     arguments += ["--clips-per-class", "3", "--batch", "4", "--classifier", str(tmp_path / "c"), "--iterations", "2"]
     assert main(arguments) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["clips"] == 6 and set(result["per_class"]) == {"rain", "dog"}
     made_by = result["made_by"]
+    assert made_by["nameless"] == ["cat"]  # the classifier has no name for it
     assert (made_by["name"], made_by["variant"], made_by["seed"]) == ("tiny", "student", 0)
     assert made_by["options"]["iterations"] == 2 and made_by["options"]["cfg_scale"] == 2.0
     assert main([*arguments, "--cfg-scale", "1000"]) == 2
