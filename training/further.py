@@ -75,6 +75,13 @@ def grown(config: Config, variant: str, weights: Mapping[str, Tensor]) -> Masked
     return model
 
 
+@torch.no_grad()
+def blended(model: MaskedModel, start: Mapping[str, Tensor], share: float) -> None:
+    """Set the parameters of ``model`` to ``share`` of their values and 1 - ``share`` of those in ``start``."""
+    for name, value in model.named_parameters():
+        value.lerp_(start[name], 1 - share)
+
+
 def joined(known: Vocabulary | None, new: Vocabulary) -> Vocabulary:
     """The sounds of both; ``new`` decides where a sound is in both."""
     families: dict[str, dict[str, KnownSound]] = {}
@@ -99,7 +106,9 @@ def further(options: argparse.Namespace, command: str) -> Path:
     fit_directions(models[recipe.variant], vae)
     settings, variant = recipe.train, recipe.variant
     task = FurtherModelling(models[variant], *caches, recipe.masking, settings.batch_size, settings.seed)
+    before = {name: value.clone() for name, value in models[variant].state_dict().items()}
     models[variant] = train(task, settings, options.out / variant, variant).cpu()
+    blended(models[variant], before, recipe.blend)
 
     heard, sounds = corpus.split(held_out=False), corpus.sounds(held_out=False)
     section = further_section(recipe, fingerprint(folder), command, heard, sounds)

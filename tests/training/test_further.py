@@ -18,12 +18,13 @@ from dear.pipeline import AudioDEAR
 from dear.vocabulary import KnownSound, Vocabulary, load_vocabulary, save_vocabulary
 from training.engine.recipe import FurtherRecipe, load_recipe
 from training.engine.schedule import TrainConfig
-from training.further import grown, joined, main
+from training.further import blended, grown, joined, main
 
 RECIPE = {
     "backbone": {"neighbours": 1},
     "head": {"channels": 1.0, "direct_context": True},
     "sampling": {"temperature": 0.5},
+    "blend": 0.5,
     "scenes": {"count": 12, "validation": 4, "held_out": HELD_OUT, "sounds": [*SOUNDS], "recaption": True},
     "masking": {"ratio": [0.3, 1.0], "shares": "cosine"},
     "train": {"steps": 3, "batch_size": 4, "lr": 1e-3, "warmup": 1, "save_every": 2, "validate_every": 3},
@@ -84,7 +85,7 @@ def test_the_checkpoint_states_its_settings_sounds_and_authors(trained):
     assert card.startswith("# tiny\n")
     assert "## Trained further" in card and "python -m training.further --clips" in card
     assert "3 more steps of 4 scenes on 12 scenes of 5 sounds, composed from 15 recordings" in card
-    assert "sampling: `temperature: 0.5`" in card
+    assert "sampling: `temperature: 0.5`. 50% of each weight are those after the training" in card
     assert all(f'"tone {number}" by nobody' in card for number in range(len(SOUNDS)))
 
 
@@ -157,3 +158,15 @@ def test_the_bundled_recipe_fits_the_bundled_model():
     recipe = load_recipe(root / "training" / "configs" / "further.yaml", FurtherRecipe)
     assert recipe.changed(load_config(root / "assets" / "mini")).length == 128
     assert json.dumps(recipe.head)  # plain data, for the card
+
+
+def test_weights_are_blended_with_those_of_the_start():
+    model, other = tiny_models(tiny_config())["student"], tiny_models(tiny_config(), seed=1)["student"]
+    start = {name: value.clone() for name, value in other.state_dict().items()}
+    trained = {name: value.clone() for name, value in model.named_parameters()}
+    blended(model, start, 0.75)
+    for name, value in model.named_parameters():
+        torch.testing.assert_close(value, 0.75 * trained[name] + 0.25 * start[name])
+    blended(model, start, 1.0)
+    with pytest.raises(ConfigError, match="blend must be above 0 and at most 1, got 0"):
+        FurtherRecipe(TRAIN, blend=0)

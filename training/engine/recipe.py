@@ -204,6 +204,13 @@ class FurtherRecipe:
     sampling: Mapping[str, Any] = field(default_factory=dict)
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
+    # Share of the trained weights in those of the result; the rest are the checkpoint's. Below 1, a model keeps more of
+    # what it knew before.
+    blend: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.blend <= 1:
+            raise ConfigError(f"blend must be above 0 and at most 1, got {self.blend!r}")
 
     def changed(self, start: Config) -> Config:
         """The configuration of a checkpoint with the settings of this recipe.

@@ -211,6 +211,9 @@ def further_section(
     train = recipe.train
     changes = {"backbone": recipe.backbone, "head": recipe.head, "sampling": recipe.sampling}
     changed = "; ".join(f"{name}: {settings(values)}" for name, values in changes.items() if values)
+    blend = ""
+    if recipe.blend < 1:
+        blend = f" {recipe.blend:.0%} of each weight are those after the training, the rest those before it."
     return f"""## Trained further
 
     {command}
@@ -218,7 +221,7 @@ def further_section(
 The figures above are those of the checkpoint before this training (fingerprint {start}). Its {recipe.variant} was trained for
 {train.steps:,} more steps of {train.batch_size} scenes on {recipe.scenes.count:,} scenes of {len(sounds)} sounds, composed from {len(heard):,} recordings
 (without {folds(recipe.scenes)}). In training {hidden(recipe.masking)}. {mixture(recipe.scenes.kinds)} {wordings(recipe.scenes, recipe.masking, len(sounds))}
-{f"New settings: {changed}." if changed else "No setting was changed."}
+{f"New settings: {changed}." if changed else "No setting was changed."}{blend}
 
 {attribution(heard)}
 """
