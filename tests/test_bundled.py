@@ -92,7 +92,7 @@ def test_golden_tokens(student):
 
 GOLDEN = {
     "order": [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0],
-    "tokens": [-12.59, 0.818, -1.99, -11.403, 0.234, -1.416, -11.816, 0.825, -1.925, -11.631, 1.862, -2.013],
+    "tokens": [-12.338, 0.892, -1.782, -10.92, 0.496, -1.622, -11.084, 1.268, -1.938, -10.832, 1.999, -2.099],
 }
 
 
@@ -116,4 +116,4 @@ def test_the_card_names_data_licences_figures_and_command():
     card = (ROOT / "assets" / "mini" / "README.md").read_text()
     for words in ("CC-BY", "CC0", "freesound", "python -m training.further", "accuracy", "FD"):
         assert words in card
-    assert card.count("https://www.freesound.org") + card.count("http://www.freesound.org") > 200
+    assert card.count("\n- ") == 235  # titles; some have several recordings
